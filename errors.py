@@ -1,0 +1,41 @@
+"""What samkd raises for its users. Each error carries the exit code that the command line ends with."""
+
+
+class SamkdError(ValueError):
+    """A fault the user can act on. The message says what, where, what was expected and what to do next."""
+
+    exit_code = 1
+
+
+class UsageError(SamkdError):
+    """Wrong options or a wrong recipe."""
+
+    exit_code = 2
+
+
+class BadInputError(SamkdError):
+    """A scan, mask, dataset or run that cannot be used as it is."""
+
+    exit_code = 3
+
+
+class OutputError(BadInputError):
+    """A file or folder that cannot be written."""
+
+
+class IntegrityError(SamkdError):
+    """A file whose checksum or signature does not match, or that cannot be what it says it is."""
+
+    exit_code = 4
+
+
+class MissingExtraError(SamkdError):
+    """An optional dependency is not installed; the message holds the install command."""
+
+    exit_code = 5
+
+
+class GateRefusedError(SamkdError):
+    """A converted model lost more than was allowed; nothing was packed."""
+
+    exit_code = 6
