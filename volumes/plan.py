@@ -1,0 +1,132 @@
+"""A plan: how a raw scan becomes a network's input, and how the network's answer comes back. It is data."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+import numpy as np
+
+from ..errors import BadInputError
+from .geometry import Geometry, Volume, reorient
+from .intensity import apply_intensity
+from .resample import interpolate, resample, sample_positions, slabs
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """Orientation, grid, intensity and tiling of a network's input. Raises BadInputError for impossible values."""
+
+    orientation: str = "SPL"  # the patient direction in which d, h, w increase
+    spacing: tuple[float | None, float | None, float | None] | None = None  # mm; None keeps the scan's own
+    size: tuple[int | None, int | None, int | None] | None = None  # voxels; wins over spacing
+    intensity: tuple[Mapping[str, Any], ...]  # rules of volumes.intensity, applied in this order
+    patch: tuple[int, int, int]  # voxels
+    overlap: float = 0.5  # of neighbouring patches, as a fraction of the patch
+
+    def __post_init__(self):
+        # Numbers get one type each, so that equal plans have equal digests wherever they were written.
+        values: dict[str, Any] = {
+            "spacing": self.spacing and tuple(None if s is None else float(s) for s in self.spacing),
+            "size": self.size and tuple(None if n is None else int(n) for n in self.size),
+            "intensity": tuple({key: _number(v) for key, v in rule.items()} for rule in self.intensity),
+            "patch": tuple(int(n) for n in self.patch),
+            "overlap": float(self.overlap),
+        }
+        for name, value in values.items():
+            object.__setattr__(self, name, value)
+        pairs = ("LR", "PA", "IS")
+        if len(self.orientation) != 3 or any(sum(c in p for c in self.orientation) != 1 for p in pairs):
+            raise BadInputError(f"plan: orientation {self.orientation!r}; expected one letter each of L/R, P/A, I/S.")
+        for name in ("spacing", "size", "patch"):
+            triple = getattr(self, name)
+            if triple is not None and (len(triple) != 3 or any(n is not None and not n > 0 for n in triple)):
+                raise BadInputError(f"plan: {name} {triple}; expected three positive numbers (d, h, w).")
+        if not 0 <= self.overlap < 1:
+            raise BadInputError(f"plan: overlap {self.overlap}; expected a fraction in [0, 1).")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values; Plan.from_dict reads them back."""
+        return json.loads(json.dumps(asdict(self)))
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Plan:
+        """Raises BadInputError for missing and unknown keys and for values of the wrong kind."""
+        known = {field.name for field in fields(cls)}
+        wrong = sorted(set(values) - known) + sorted({"intensity", "patch"} - set(values))
+        if wrong:
+            raise BadInputError(f"plan: unknown or missing {wrong}; the keys are {sorted(known)}.")
+        try:
+            return cls(**values)
+        except BadInputError:
+            raise
+        except (TypeError, ValueError, AttributeError) as error:
+            raise BadInputError(f"plan: a value is of the wrong kind ({error}) in {dict(values)}.") from error
+
+    def digest(self) -> str:
+        """sha256, in hex, of the plan as canonical JSON."""
+        text = json.dumps(self.to_dict(), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()
+
+
+def grid(plan: Plan, source: Geometry) -> Geometry:
+    """The grid a network sees of a scan on `source`: the same physical extent in the plan's axes and voxels.
+
+    The number of voxels is whole, so the spacing meets the plan's to within half a voxel over the whole extent.
+    """
+    oriented = source.oriented(plan.orientation)
+    shape = list(oriented.shape)
+    for axis in range(3):
+        size = plan.size[axis] if plan.size else None
+        spacing = plan.spacing[axis] if plan.spacing else None
+        if size is not None:
+            shape[axis] = size
+        elif spacing is not None:
+            extent = oriented.shape[axis] * oriented.spacing[axis]
+            shape[axis] = max(1, math.floor(round(extent / spacing, 6) + 0.5))
+    d, h, w = shape
+    return oriented.resized((d, h, w))
+
+
+def prepare(volume: Volume, plan: Plan) -> Volume:
+    """The network's input: intensity rules, axis order, then linear resampling; float32 [C, D, H, W].
+
+    Raises BadInputError as volumes.intensity does.
+    """
+    target = grid(plan, volume.geometry)
+    oriented = volume.geometry.oriented(plan.orientation)
+    values = reorient(apply_intensity(volume.array, plan.intensity), volume.geometry, oriented)
+    return Volume(resample(values, oriented, target, order=1), target)
+
+
+def prepare_labels(labels: np.ndarray, geometry: Geometry, plan: Plan) -> np.ndarray:
+    """Labels [D, H, W] of a scan on the grid the network sees, by nearest neighbour; the dtype is kept."""
+    oriented = geometry.oriented(plan.orientation)
+    return resample(reorient(labels, geometry, oriented), oriented, grid(plan, geometry), order=0)
+
+
+def restore(probabilities: np.ndarray, grid: Geometry, source: Geometry) -> np.ndarray:
+    """Labels [D, H, W] on the scan's own grid `source` from class probabilities [K, D, H, W] on `grid`.
+
+    Each class is resampled linearly and the largest wins, the lowest class in a tie; uint8, or uint16 for more than
+    256 classes. Works in slabs with a running maximum: it holds the labels and no second full-size volume.
+    """
+    assert probabilities.shape[1:] == grid.shape, (probabilities.shape, grid.shape)
+    target = source.aligned(grid)
+    positions = sample_positions(grid, target)
+    labels = np.zeros(target.shape, np.uint8 if len(probabilities) <= 256 else np.uint16)
+    for rows in slabs(target.shape):
+        best = np.array(interpolate(probabilities[0], positions, rows, order=1))
+        for label in range(1, len(probabilities)):
+            values = interpolate(probabilities[label], positions, rows, order=1)
+            np.copyto(labels[rows], label, where=values > best)
+            np.maximum(best, values, out=best)
+    return np.ascontiguousarray(reorient(labels, target, source))
+
+
+def _number(value: Any) -> Any:
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
