@@ -1,0 +1,37 @@
+# Two commands for a stranger: `make demo` and `make test`. Both set up .venv first (uv when present, else pip).
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/.ready
+
+.PHONY: help demo test lint clean
+
+help:
+	@echo "make demo   the whole job on the built-in phantom: teach, distill, deploy, predict, report"
+	@echo "make test   the test suite"
+	@echo "make lint   ruff and pyright"
+
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' \
+	  || { echo "samkd needs Python 3.11 to 3.13; run make PYTHON=python3.12"; exit 1; }
+	@if command -v uv >/dev/null 2>&1; then \
+	  uv venv --quiet --allow-existing --python $(PYTHON) .venv && \
+	  uv pip install --quiet --python $(BIN)/python -c constraints.txt -e '.[openvino,dev]'; \
+	else \
+	  $(PYTHON) -m venv .venv && \
+	  $(BIN)/python -m pip install --quiet -c constraints.txt -e '.[openvino,dev]'; \
+	fi
+	@touch $(READY)
+
+demo: $(READY)
+	$(BIN)/samkd demo
+
+test: $(READY)
+	$(BIN)/python -m pytest
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+
+clean:
+	rm -rf .venv build dist *.egg-info runs

@@ -1,0 +1,233 @@
+"""Recipes: one typed YAML per dataset. Unknown keys and wrong values are reported together, never one at a time."""
+
+import difflib
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from .errors import UsageError
+
+Triple = tuple[int, int, int]
+
+
+class Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Window(Strict):
+    """Clip to [low, high] (HU for CT) and map to [0, 1]."""
+
+    rule: Literal["window"]
+    low: float
+    high: float
+
+    @model_validator(mode="after")
+    def ordered(self):
+        if self.low >= self.high:
+            raise ValueError(f"low ({self.low}) must be below high ({self.high})")
+        return self
+
+
+class Percentile(Strict):
+    """Clip to the scan's own percentiles and map to [0, 1]."""
+
+    rule: Literal["percentile"]
+    low: Annotated[float, Field(ge=0, lt=100)] = 0.5
+    high: Annotated[float, Field(gt=0, le=100)] = 99.5
+
+    @model_validator(mode="after")
+    def ordered(self):
+        if self.low >= self.high:
+            raise ValueError(f"low ({self.low}) must be below high ({self.high})")
+        return self
+
+
+class ZScore(Strict):
+    """Subtract the mean and divide by the standard deviation, over the scan or over its nonzero voxels."""
+
+    rule: Literal["zscore"]
+    nonzero: bool = False
+
+
+Rule = Annotated[Window | Percentile | ZScore, Field(discriminator="rule")]
+
+
+class PlanSettings(Strict):
+    """How a raw scan becomes the network's input: the fields of volumes.plan.Plan, checked."""
+
+    orientation: Annotated[str, Field(pattern="^[LRAPSI]{3}$")] = "SPL"
+    spacing: tuple[float | None, float | None, float | None] | None = None  # mm along d, h, w
+    size: tuple[int | None, int | None, int | None] | None = None  # voxels along d, h, w
+    intensity: tuple[Rule, ...]
+    patch: Triple
+    overlap: Annotated[float, Field(ge=0, lt=1)] = 0.5
+
+    @model_validator(mode="after")
+    def one_axis_each(self):
+        axes = {"LR": 0, "AP": 0, "SI": 0}
+        for pair in axes:
+            if sum(code in pair for code in self.orientation) != 1:
+                raise ValueError(f"orientation {self.orientation!r} must name one of each of L/R, A/P, S/I")
+        return self
+
+
+class Augmentation(Strict):
+    """Random changes of a training patch; 0 or an empty list switches one off."""
+
+    flip: tuple[Literal["d", "h", "w"], ...] = ()
+    rotate_degrees: Annotated[float, Field(ge=0, le=180)] = 0.0  # in the plane of the slice
+    tilt_degrees: Annotated[float, Field(ge=0, le=90)] = 0.0  # about the two in-plane axes
+    scale: Annotated[float, Field(ge=0, lt=1)] = 0.0  # zoom in [1 - scale, 1 + scale]
+    brightness: Annotated[float, Field(ge=0)] = 0.0  # shift, in units of the prepared intensity
+    contrast: Annotated[float, Field(ge=0, lt=1)] = 0.0  # factor in [1 - contrast, 1 + contrast]
+    noise: Annotated[float, Field(ge=0)] = 0.0  # largest standard deviation of Gaussian noise
+
+
+class Training(Strict):
+    """Budget and optimiser of one run (AdamW, linear warm-up, then polynomial decay of power 0.9)."""
+
+    steps: Annotated[int, Field(ge=1)]
+    batch: Annotated[int, Field(ge=1)] = 2
+    accumulate: Annotated[int, Field(ge=1)] = 1
+    learning_rate: Annotated[float, Field(gt=0)] = 1e-3
+    weight_decay: Annotated[float, Field(ge=0)] = 1e-2
+    warmup: Annotated[int, Field(ge=0)] = 10
+    clip_norm: Annotated[float, Field(gt=0)] = 1.0
+    dice_weight: Annotated[float, Field(ge=0)] = 1.0
+    cross_entropy_weight: Annotated[float, Field(ge=0)] = 1.0
+    foreground: Annotated[float, Field(ge=0, le=1)] = 0.5  # share of patches centred on a labelled voxel
+    validate_every: Annotated[int, Field(ge=1)] = 100
+    precision: Literal["32-true", "bf16-mixed"] = "32-true"
+    augmentation: Augmentation = Augmentation()
+
+
+class Teacher(Strict):
+    name: str = "masam"
+    backbone: str = "vit_tiny_p8"
+    options: dict[str, Any] = {}
+    plan: PlanSettings
+    training: Training
+
+
+class Student(Strict):
+    name: str = "swinunetr-tiny"
+    plan: PlanSettings
+    training: Training
+
+
+class Deployment(Strict):
+    precision: Literal["fp32", "fp16", "int8"] = "int8"
+    max_drop: Annotated[float, Field(ge=0, le=1)] = 0.005  # largest loss of Dice per class
+    calibration: Annotated[int, Field(ge=1)] = 32  # patches of training cases
+
+
+class Phantom(Strict):
+    """How many cases of the built-in phantom to make."""
+
+    training: Annotated[int, Field(ge=2)]
+    test: Annotated[int, Field(ge=1)]
+    seed: int = 0
+
+
+class Recipe(Strict):
+    """Everything a dataset needs, from the scan to the package."""
+
+    name: str
+    description: str = ""
+    data: str | None = None  # dataset folder, when none is given on the command line
+    phantom: Phantom | None = None  # make the built-in phantom instead
+    seed: int = 0
+    validation: Annotated[float, Field(gt=0, lt=1)] = 0.15  # share of the training cases
+    teacher: Teacher
+    student: Student
+    lambda_: Annotated[float, Field(ge=0, le=1, alias="lambda")] = 0.5
+    deployment: Deployment = Deployment()
+
+
+def recipe_names() -> list[str]:
+    """Names of the recipes in configs/."""
+    folder = resources.files(f"{__package__}.configs")
+    return sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml"))
+
+
+def load_recipe(source: str = "phantom", overrides: list[str] | None = None) -> Recipe:
+    """Read a recipe by name or path and apply dotted overrides such as ``student.training.steps=50``.
+
+    Raises UsageError naming every fault at once.
+    """
+    if source.endswith((".yaml", ".yml")):
+        path = Path(source)
+        if not path.is_file():
+            raise UsageError(f"{source}: no such recipe file; give a YAML file or one of {recipe_names()}")
+        text = path.read_text(encoding="utf-8")
+    elif source in recipe_names():
+        text = resources.files(f"{__package__}.configs").joinpath(f"{source}.yaml").read_text(encoding="utf-8")
+    else:
+        raise UsageError(f"{source!r} is no recipe; give a YAML file or one of {recipe_names()}")
+    return parse_recipe(_mapping(text, source), overrides=overrides or [], source=source)
+
+
+def parse_recipe(values: dict, *, overrides: list[str] | None = None, source: str = "recipe") -> Recipe:
+    """Validate a mapping as a Recipe. Raises UsageError naming every fault at once."""
+    for override in overrides or []:
+        _apply(values, override)
+    try:
+        return Recipe.model_validate(values)
+    except ValidationError as error:
+        lines = [_explain(fault) for fault in error.errors()]
+        raise UsageError(f"{source}: {len(lines)} fault(s)\n  " + "\n  ".join(lines)) from None
+
+
+def _mapping(text: str, source: str) -> dict:
+    try:
+        values = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise UsageError(f"{source}: not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(values, dict):
+        raise UsageError(f"{source}: expected a mapping of keys, found {type(values).__name__}")
+    return values
+
+
+def _apply(values: dict, override: str) -> None:
+    dotted, separator, text = override.partition("=")
+    if not separator or not dotted:
+        raise UsageError(f"override {override!r}: expected key.path=value, for example student.training.steps=50")
+    *parents, leaf = dotted.split(".")
+    for key in parents:
+        values = values.setdefault(key, {})
+        if not isinstance(values, dict):
+            raise UsageError(f"override {override!r}: {key!r} is not a group of keys")
+    values[leaf] = _value(text, override)
+
+
+def _value(text: str, override: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise UsageError(f"override {override!r}: the value is not valid YAML") from None
+
+
+def _explain(fault: Any) -> str:
+    where = ".".join(str(part) for part in fault["loc"])
+    if fault["type"] != "extra_forbidden":
+        given = "" if fault["type"] == "missing" else f" (given: {fault['input']!r})"
+        return f"{where}: {fault['msg']}{given}"
+    close = difflib.get_close_matches(str(fault["loc"][-1]), _known_keys(), n=1)
+    return f"{where}: unknown key" + (f"; did you mean {close[0]!r}?" if close else "")
+
+
+def _known_keys() -> set[str]:
+    keys: set[str] = set()
+    pending: list[Any] = [Recipe]
+    while pending:
+        kind = pending.pop()
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            for name, field in kind.model_fields.items():
+                keys.add(field.alias or name)
+                pending.append(field.annotation)
+        else:
+            pending.extend(get_args(kind))
+    return keys

@@ -1,0 +1,56 @@
+import pytest
+import yaml
+from samkd.config import load_recipe, recipe_names
+from samkd.errors import UsageError
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_every_shipped_recipe_is_valid_and_named_after_its_file(name):
+    assert load_recipe(name).name == name
+
+
+def test_overrides_are_typed_and_reach_nested_keys():
+    recipe = load_recipe("phantom", ["student.training.steps=7", "lambda=0.25", "teacher.plan.patch=[5,64,64]"])
+    assert recipe.student.training.steps == 7
+    assert recipe.lambda_ == 0.25
+    assert recipe.teacher.plan.patch == (5, 64, 64)
+
+
+def test_all_faults_are_reported_at_once_with_a_suggestion():
+    with pytest.raises(UsageError) as caught:
+        load_recipe("phantom", ["student.training.stepz=7", "lambda=2", "teacher.plan.overlap=1.5"])
+    message = str(caught.value)
+    assert caught.value.exit_code == 2
+    assert "student.training.stepz: unknown key; did you mean 'steps'?" in message
+    assert "lambda: " in message and "teacher.plan.overlap: " in message
+    assert "3 fault(s)" in message
+
+
+@pytest.mark.parametrize("orientation", ["SPP", "XYZ", "LR"])
+def test_an_orientation_that_names_an_axis_twice_is_refused(orientation):
+    with pytest.raises(UsageError, match="orientation"):
+        load_recipe("phantom", [f"student.plan.orientation={orientation}"])
+
+
+def test_a_window_upside_down_is_refused():
+    with pytest.raises(UsageError, match="must be below"):
+        load_recipe("phantom", ["student.plan.intensity=[{rule: window, low: 5, high: 5}]"])
+
+
+@pytest.mark.parametrize(("source", "said"), [("no-such", "no recipe"), ("no-such.yaml", "no such recipe file")])
+def test_an_unknown_recipe_is_named(source, said):
+    with pytest.raises(UsageError, match=said):
+        load_recipe(source)
+
+
+def test_a_file_that_is_no_mapping_is_refused(tmp_path):
+    path = tmp_path / "list.yaml"
+    path.write_text(yaml.safe_dump([1, 2]))
+    with pytest.raises(UsageError, match="expected a mapping"):
+        load_recipe(str(path))
+
+
+@pytest.mark.parametrize("override", ["student", "=3", "seed.deeper=3", "seed={"])
+def test_a_malformed_override_is_refused(override):
+    with pytest.raises(UsageError, match="override"):
+        load_recipe("phantom", [override])

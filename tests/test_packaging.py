@@ -1,0 +1,85 @@
+import shutil
+import subprocess
+import sys
+import tomllib
+import venv
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+SETTINGS = tomllib.loads((ROOT / "pyproject.toml").read_text())
+NOT_PACKAGES = {"tests", "benchmarks", "build", "dist", "runs"}
+
+
+def test_packages_lists_every_folder_with_code():
+    folders = {"samkd"}
+    for path in ROOT.rglob("__init__.py"):
+        parts = path.relative_to(ROOT).parts[:-1]
+        if parts and parts[0] not in NOT_PACKAGES and not parts[0].startswith("."):
+            folders.add(".".join(("samkd", *parts)))
+    assert set(SETTINGS["tool"]["setuptools"]["packages"]) == folders
+
+
+def test_all_extra_leaves_tensorrt_out():
+    extras = SETTINGS["project"]["optional-dependencies"]
+    assert "tensorrt" in extras
+    assert not any("tensorrt" in requirement for requirement in extras["all"])
+
+
+def test_constraints_pin_every_direct_dependency_without_hosts_or_hashes():
+    text = (ROOT / "constraints.txt").read_text()
+    assert "://" not in text and "--hash" not in text
+    pinned = {line.split("==")[0].lower() for line in text.splitlines() if "==" in line}
+    extras = SETTINGS["project"]["optional-dependencies"]
+    wanted = [*SETTINGS["project"]["dependencies"], *extras["openvino"], *extras["dev"]]
+    names = {requirement.split(">")[0].split("<")[0].strip().lower() for requirement in wanted}
+    assert names <= pinned
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory) -> Path:
+    """The wheel, built from a copy of the sources so that nothing is left in the tree."""
+    copy = tmp_path_factory.mktemp("source") / "samkd"
+    ignored = shutil.ignore_patterns(".git", ".venv", "runs", "build", "*.egg-info", "__pycache__", "tests")
+    shutil.copytree(ROOT, copy, ignore=ignored)
+    out = tmp_path_factory.mktemp("dist")
+    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "-o", str(out), str(copy)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return next(out.glob("*.whl"))
+
+
+def test_wheel_holds_samkd_alone_with_its_recipes(wheel):
+    names = zipfile.ZipFile(wheel).namelist()
+    assert {name.split("/")[0].split("-")[0] for name in names} == {"samkd"}
+    assert "samkd/configs/phantom.yaml" in names
+    assert "samkd/deploy/runtime/__main__.py" in names
+    assert not any("/tests/" in name for name in names)
+
+
+def test_installed_wheel_runs(wheel, tmp_path):
+    """Installed into a new environment that borrows only the dependencies of this one."""
+    place = tmp_path / "venv"
+    venv.create(place, with_pip=False)
+    site = next((place / "lib").glob("python3*")) / "site-packages"
+    zipfile.ZipFile(wheel).extractall(site)
+    here = Path(next(path for path in sys.path if path.endswith("site-packages")))
+    (site / "borrowed.pth").write_text(f"{here}\n")
+    python = place / "bin" / "python"
+    where = subprocess.run(
+        [python, "-c", "import samkd; print(samkd.__file__)"],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        check=True,
+    )
+    assert Path(where.stdout.strip()).is_relative_to(site)
+    done = subprocess.run(
+        [python, "-m", "samkd.cli", "--version"], capture_output=True, text=True, cwd=tmp_path, check=True
+    )
+    assert done.stdout.strip() == "0.1.0"
+    recipes = "from samkd.config import load_recipe; print(load_recipe('phantom').student.name)"
+    done = subprocess.run([python, "-c", recipes], capture_output=True, text=True, cwd=tmp_path, check=True)
+    assert done.stdout.strip() == "swinunetr-tiny"
