@@ -1,0 +1,68 @@
+import numpy as np
+import pytest
+import torch
+from samkd.config import Augmentation
+from samkd.training.cases import PreparedCase
+from samkd.training.patches import PatchBatches
+
+
+def case(shape=(12, 20, 24), teacher=False) -> PreparedCase:
+    """Intensity encodes the voxel's position, so that a patch tells where it was cut."""
+    position = np.arange(np.prod(shape), dtype=np.float32).reshape(shape)
+    labels = np.zeros(shape, np.uint8)
+    labels[8:10, 3:6, 15:18] = 1
+    probabilities = None
+    if teacher:
+        probabilities = np.stack([255 * (labels == 0), 255 * (labels == 1)]).astype(np.uint8)
+    anchors = {1: np.argwhere(labels == 1)}
+    return PreparedCase("a", position[None], labels, (1.0, 1.0, 1.0), anchors, 0.0, probabilities)
+
+
+def batches(cases, **changes) -> PatchBatches:
+    options = {"patch": (4, 8, 8), "batch": 3, "steps": 10, "foreground": 0.5, "seed": 5}
+    return PatchBatches(cases, **{"augmentation": Augmentation(), **options, **changes})
+
+
+def test_a_patch_is_a_true_piece_of_its_case():
+    source = case()
+    batch = batches([source])[0]
+    assert batch["image"].shape == (3, 1, 4, 8, 8)
+    for image, labels in zip(batch["image"], batch["labels"], strict=True):
+        d, h, w = np.unravel_index(int(image[0, 0, 0, 0]), source.labels.shape)
+        piece = np.s_[d : d + 4, h : h + 8, w : w + 8]
+        np.testing.assert_array_equal(image[0], source.image[0][piece])
+        np.testing.assert_array_equal(labels, source.labels[piece])
+
+
+def test_a_batch_depends_on_seed_step_and_rank_alone():
+    settings = Augmentation(rotate_degrees=20, scale=0.2, flip=("w",), noise=0.1)
+    one, two = (batches([case(), case()], augmentation=settings) for _ in range(2))
+    _ = one[0], one[1]
+    assert torch.equal(one[7]["image"], two[7]["image"])
+    assert not torch.equal(one[7]["image"], one[8]["image"])
+    other_rank = batches([case(), case()], augmentation=settings, rank=1)
+    assert not torch.equal(one[7]["image"], other_rank[7]["image"])
+
+
+@pytest.mark.parametrize(("share", "least", "most"), [(1.0, 1.0, 1.0), (0.0, 0.0, 0.6)])
+def test_foreground_share_centres_patches_on_labelled_voxels(share, least, most):
+    source = batches([case()], foreground=share, batch=1, steps=60, patch=(2, 4, 4))
+    hits = np.mean([bool(source[step]["labels"].any()) for step in range(60)])
+    assert least <= hits <= most
+
+
+def test_a_scan_smaller_than_the_patch_is_padded_around_its_centre():
+    small = case(shape=(12, 20, 24))
+    batch = batches([small], patch=(16, 24, 32), batch=1)[0]
+    inside = batch["image"][0, 0, 2:14, 2:22, 4:28]
+    np.testing.assert_array_equal(inside, small.image[0])
+    assert float(batch["image"].sum()) == float(inside.sum())
+
+
+def test_teacher_probabilities_follow_the_image_through_the_same_map():
+    settings = Augmentation(flip=("d", "h", "w"))
+    source = batches([case(teacher=True)], augmentation=settings, steps=20)
+    for step in range(20):
+        batch = source[step]
+        assert torch.equal(batch["teacher"].argmax(1), batch["labels"].long())
+        torch.testing.assert_close(batch["teacher"].sum(1), torch.ones(3, 4, 8, 8))

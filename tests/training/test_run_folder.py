@@ -1,0 +1,78 @@
+import json
+
+import pytest
+from samkd.errors import BadInputError
+from samkd.training.run import Run, digest, newest_run
+
+
+def config(**changes) -> dict:
+    made = {
+        "stage": "teach",
+        "network": {"room": "teachers", "name": "masam"},
+        "objective": {"lambda": 1.0},
+        "plan": {},
+        "labels": {"0": "background", "1": "liver"},
+        "channels": ["CT"],
+        "cases": {"train": ["a"]},
+        "seed": 0,
+        "training": {"steps": 3},
+        "data": "/somewhere",
+        "recipe": {"name": "phantom"},
+    }
+    return made | changes
+
+
+def test_the_same_configuration_continues_and_another_is_refused_by_name(tmp_path):
+    first = Run.create(tmp_path / "run", config())
+    again = Run.create(tmp_path / "run", config(data="/elsewhere"))
+    assert again.config == first.config
+    with pytest.raises(BadInputError, match=r"from another recipe \(different: seed, training\.steps\)"):
+        Run.create(tmp_path / "run", config(seed=1, training={"steps": 4}))
+    assert Run.read(tmp_path / "run").config == first.config
+
+
+def test_a_folder_that_holds_something_else_is_left_alone(tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(BadInputError, match="not a run folder and not empty"):
+        Run.create(tmp_path, config())
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+
+
+@pytest.mark.parametrize("text", [None, "[1, 2]", "stage: teach", "a: {"])
+def test_reading_what_is_no_run_is_refused(tmp_path, text):
+    if text is not None:
+        (tmp_path / "config.yaml").write_text(text)
+    with pytest.raises(BadInputError, match=r"config\.yaml"):
+        Run.read(tmp_path)
+
+
+def test_digest_ignores_where_the_data_lies_and_nothing_else():
+    assert digest(config()) == digest(config(data="x", recipe={"name": "y"}))
+    for key in ("stage", "network", "objective", "plan", "labels", "channels", "cases", "seed", "training"):
+        assert digest(config()) != digest(config(**{key: "changed"})), key
+
+
+def test_log_survives_a_torn_last_line_and_forgets_what_was_not_saved(tmp_path):
+    run = Run.create(tmp_path / "run", config())
+    for step in (1, 2, 3):
+        run.log({"step": step, "loss": 1 / step})
+    with (run.path / "log.jsonl").open("a") as stream:
+        stream.write('{"step": 4, "lo')
+    assert [entry["step"] for entry in run.history()] == [1, 2, 3]
+    run.forget_after(2)
+    lines = (run.path / "log.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == [1, 2]
+
+
+def test_newest_run_wants_a_finished_one_of_the_stage_and_recipe(tmp_path):
+    with pytest.raises(BadInputError, match="no finished teach run"):
+        newest_run(tmp_path, "teach")
+    for name, recipe in (("old", "phantom"), ("new", "other")):
+        run = Run.create(tmp_path / name, config(recipe={"name": recipe}))
+        run.weights.write_bytes(b"")
+        run.write_json("metrics.json", {})
+    Run.create(tmp_path / "unfinished", config())
+    assert newest_run(tmp_path, "teach").path.name == "new"
+    assert newest_run(tmp_path, "teach", recipe="phantom").path.name == "old"
+    with pytest.raises(BadInputError, match="of recipe 'third'"):
+        newest_run(tmp_path, "teach", recipe="third")

@@ -1,0 +1,71 @@
+"""Weights and training state as safetensors: one file each, written atomically, no pickle."""
+
+import json
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+
+from ..errors import BadInputError, IntegrityError
+from ..volumes.files import atomic_path
+
+
+def save_weights(network: torch.nn.Module, path: Path) -> None:
+    _save(path, {name: tensor for name, tensor in network.state_dict().items()}, {"format": "samkd-weights-1"})
+
+
+def load_weights(network: torch.nn.Module, path: Path) -> None:
+    """Fill a network exactly. Raises IntegrityError for a broken file, BadInputError when keys or shapes differ."""
+    try:
+        tensors = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise IntegrityError(f"{path}: not a readable safetensors file ({error}); run the stage again") from None
+    try:
+        network.load_state_dict(tensors)
+    except RuntimeError as error:
+        raise BadInputError(f"{path}: these weights are not this network's: {error}") from None
+
+
+def save_state(
+    path: Path,
+    *,
+    network: torch.nn.Module,
+    optimizer: torch.optim.Optimizer,
+    progress: dict[str, float | int],
+) -> None:
+    """Everything a resumed run needs: weights, optimiser moments, and the counters in ``progress``."""
+    tensors = {f"network.{name}": tensor for name, tensor in network.state_dict().items()}
+    for index, values in optimizer.state_dict()["state"].items():
+        for name, value in values.items():
+            tensors[f"optimizer.{index}.{name}"] = torch.as_tensor(value)
+    _save(path, tensors, {"format": "samkd-state-1", "progress": json.dumps(progress)})
+
+
+def load_state(path: Path, *, network: torch.nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, float | int]:
+    """Inverse of save_state; returns ``progress``. Raises IntegrityError for a broken file."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            progress = json.loads((file.metadata() or {})["progress"])
+        tensors = load_file(path)
+    except (OSError, SafetensorError, KeyError, json.JSONDecodeError) as error:
+        raise IntegrityError(f"{path}: not a readable training state ({error}); start a new run") from None
+    moments: dict[int, dict[str, torch.Tensor]] = {}
+    weights = {}
+    for key, tensor in tensors.items():
+        kind, rest = key.split(".", 1)
+        if kind == "network":
+            weights[rest] = tensor
+        else:
+            index, name = rest.split(".")
+            moments.setdefault(int(index), {})[name] = tensor
+    network.load_state_dict(weights)
+    optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})
+    return progress
+
+
+def _save(path: Path, tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> None:
+    # Tensors that share storage (MA-SAM's FacT factors) are written once per name: safetensors wants them apart.
+    apart = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+    with atomic_path(path) as temporary:
+        save_file(apart, temporary, metadata=metadata)

@@ -1,0 +1,169 @@
+"""The one training loop, for teachers and students alike, on Lightning Fabric (1..N devices)."""
+
+import math
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from lightning.fabric import Fabric
+from torch.utils.data import DataLoader
+
+from ..config import Training
+from ..errors import SamkdError
+from .checkpoint import load_state, save_state, save_weights
+from .patches import PatchBatches
+from .progress import Bar, console
+from .run import Run
+from .schedule import learning_rate
+
+Objective = Callable[[torch.Tensor, dict[str, torch.Tensor]], dict[str, torch.Tensor]]
+MAX_SKIPPED = 20  # steps in a row whose loss is not finite
+
+
+class Stopped(SamkdError):
+    """Training was interrupted; the run folder holds a state to continue from."""
+
+    exit_code = 130
+
+
+@dataclass(frozen=True)
+class Summary:
+    steps: int
+    best_dice: float
+    best_step: int
+    skipped: int
+    seconds: float
+
+
+def fit(
+    network: torch.nn.Module,
+    *,
+    batches: PatchBatches,
+    objective: Objective,
+    validate: Callable[[torch.nn.Module], dict[str, float]],
+    settings: Training,
+    run: Run,
+    fabric: Fabric,
+    title: str,
+) -> Summary:
+    """Train, validating every ``validate_every`` steps, and keep the weights of the best validation Dice.
+
+    The run can be resumed exactly from its last state: batches, dropout and learning rate depend on the step alone.
+    Ctrl-C and SIGTERM finish the step, write the state and raise Stopped. A step whose loss is not finite is
+    skipped and counted; MAX_SKIPPED in a row raise SamkdError.
+    """
+    seed = int(run.config["seed"])
+    trainable = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(trainable, lr=settings.learning_rate, weight_decay=settings.weight_decay)
+    progress = {"step": 0, "best_dice": -1.0, "best_step": 0, "skipped": 0, "seconds": 0.0}
+    if run.state.exists():
+        progress = load_state(run.state, network=network, optimizer=optimizer)
+        if fabric.is_global_zero:
+            run.forget_after(int(progress["step"]))
+    first = int(progress["step"])
+    model, wrapped = fabric.setup(network, optimizer)
+    loader = DataLoader(
+        batches,
+        batch_size=None,
+        sampler=range(first * settings.accumulate, settings.steps * settings.accumulate),
+        num_workers=0 if fabric.device.type == "cpu" else 4,
+    )
+    micro_batches = iter(loader)
+    epoch_steps = max(1, math.ceil(len(batches.cases) / (settings.batch * settings.accumulate * fabric.world_size)))
+    failures = 0
+    started = time.monotonic() - progress["seconds"]
+
+    def save() -> None:
+        progress["seconds"] = time.monotonic() - started
+        if fabric.is_global_zero:
+            save_state(run.state, network=network, optimizer=optimizer, progress=progress)
+
+    shown = fabric.is_global_zero
+    with _Interrupt() as interrupt, Bar(title, settings.steps, done=first, enabled=shown) as bar:
+        for step in range(first, settings.steps):
+            torch.manual_seed(seed * 1_000_003 + step * fabric.world_size + fabric.global_rank)
+            rate = learning_rate(step, base=settings.learning_rate, warmup=settings.warmup, total=settings.steps)
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            model.train()
+            terms = _accumulate(model, micro_batches, objective, settings.accumulate, fabric)
+            entry = {"step": step + 1, "learning_rate": rate, **terms}
+            if math.isfinite(terms["loss"]):
+                fabric.clip_gradients(model, wrapped, max_norm=settings.clip_norm)
+                wrapped.step()
+                failures = 0
+            else:
+                failures += 1
+                progress["skipped"] += 1
+                if failures == MAX_SKIPPED:
+                    raise SamkdError(
+                        f"{run.path}: the loss was not finite for {failures} steps in a row (step {step + 1}); "
+                        f"lower training.learning_rate or check the data with `samkd check`"
+                    )
+            wrapped.zero_grad(set_to_none=True)
+            progress["step"] = step + 1
+            due = (step + 1) % settings.validate_every == 0 or step + 1 == settings.steps
+            if due:
+                scores = validate(network)
+                entry |= {"dice": scores["mean"], "dice_per_class": scores}
+                if scores["mean"] > progress["best_dice"]:
+                    progress |= {"best_dice": scores["mean"], "best_step": step + 1}
+                    if fabric.is_global_zero:
+                        save_weights(network, run.weights)
+            if fabric.is_global_zero:
+                run.log(entry | {"seconds": round(time.monotonic() - started, 3)})
+            epoch = f"epoch {step // epoch_steps + 1}/{math.ceil(settings.steps / epoch_steps)}"
+            bar.advance(f"{epoch}  loss {terms['loss']:.4f}  Dice {max(progress['best_dice'], 0):.3f}")
+            stop = interrupt.requested and step + 1 < settings.steps
+            if due or stop:
+                save()
+            if stop:
+                raise Stopped(f"{run.path}: stopped at step {step + 1}; the same command continues from there")
+    if shown and not console.is_terminal:
+        console.print(f"{title}: {settings.steps} steps, validation Dice {progress['best_dice']:.3f}")
+    return Summary(
+        steps=settings.steps,
+        best_dice=float(progress["best_dice"]),
+        best_step=int(progress["best_step"]),
+        skipped=int(progress["skipped"]),
+        seconds=time.monotonic() - started,
+    )
+
+
+def _accumulate(model, micro_batches, objective: Objective, count: int, fabric: Fabric) -> dict[str, float]:
+    """Gradients of ``count`` micro-batches; returns the mean of every loss term over them and over all devices."""
+    sums: dict[str, torch.Tensor] = {}
+    for index in range(count):
+        batch = {name: tensor.to(fabric.device) for name, tensor in next(micro_batches).items()}
+        with fabric.no_backward_sync(model, enabled=index + 1 < count):
+            terms = objective(model(batch["image"]), batch)
+            fabric.backward(terms["loss"] / count)
+        for name, term in terms.items():
+            sums[name] = sums.get(name, 0) + term.detach().float() / count
+    return {name: float(fabric.all_reduce(value, reduce_op="mean")) for name, value in sums.items()}
+
+
+class _Interrupt:
+    """Turns SIGINT and SIGTERM into a flag, so that a step is never torn; a second Ctrl-C raises at once."""
+
+    requested = False
+
+    def __enter__(self) -> "_Interrupt":
+        self._previous = {}
+        try:
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._previous[number] = signal.signal(number, self._flag)
+        except ValueError:  # not the main thread: leave signals alone
+            pass
+        return self
+
+    def _flag(self, number: int, _frame: object) -> None:
+        if self.requested:
+            raise KeyboardInterrupt
+        self.requested = True
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)

@@ -1,0 +1,156 @@
+"""The run folder: what teach and distill leave, and what every later stage reads."""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ..errors import BadInputError
+from ..volumes.files import atomic_path, make_folder
+from ..volumes.plan import Plan
+
+BYSTANDERS = ("data", "recipe")  # where the data lies, and the whole recipe for the stages to come
+
+
+def digest(config: dict[str, Any]) -> str:
+    """sha256 of what decides a run's result: its configuration without the keys in BYSTANDERS."""
+    content = {key: value for key, value in config.items() if key not in BYSTANDERS}
+    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Run:
+    """``config.yaml``, ``weights.safetensors`` (best on validation), ``state/``, ``log.jsonl``, ``metrics.json``."""
+
+    path: Path
+    config: dict[str, Any]
+
+    @classmethod
+    def create(cls, path: Path, config: dict[str, Any]) -> "Run":
+        """Start a run, or continue the one that lies there with the same configuration.
+
+        Raises BadInputError when the folder belongs to another recipe or holds something else.
+        """
+        config = json.loads(json.dumps(config))
+        if (path / "config.yaml").exists():
+            found = cls.read(path)
+            if digest(found.config) != digest(config):
+                changed = _differences(found.config, config)
+                raise BadInputError(
+                    f"{path}: this run folder is from another recipe (different: {', '.join(changed)}); "
+                    f"give another --run folder or the recipe it was started with"
+                )
+            return found
+        if path.exists() and any(path.iterdir()):
+            raise BadInputError(f"{path}: not a run folder and not empty; give a new --run folder")
+        run = cls(make_folder(path), config)
+        make_folder(run.state.parent)
+        run.write_text("config.yaml", yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
+        return run
+
+    @classmethod
+    def read(cls, path: Path) -> "Run":
+        """Read a run folder. Raises BadInputError when it is none."""
+        try:
+            config = yaml.safe_load((path / "config.yaml").read_text(encoding="utf-8"))
+        except (OSError, yaml.YAMLError) as error:
+            raise BadInputError(f"{path}: not a run folder (config.yaml: {error}); give one made by samkd") from None
+        needed = {
+            "stage",
+            "network",
+            "objective",
+            "plan",
+            "labels",
+            "channels",
+            "cases",
+            "seed",
+            "data",
+            "recipe",
+        }
+        if not isinstance(config, dict) or not needed <= config.keys():
+            raise BadInputError(f"{path}: config.yaml is not a run's; expected the keys {sorted(needed)}")
+        return cls(path, config)
+
+    @property
+    def plan(self) -> Plan:
+        return Plan.from_dict(self.config["plan"])
+
+    @property
+    def labels(self) -> dict[int, str]:
+        return {int(value): name for value, name in self.config["labels"].items()}
+
+    @property
+    def weights(self) -> Path:
+        return self.path / "weights.safetensors"
+
+    @property
+    def state(self) -> Path:
+        return self.path / "state" / "last.safetensors"
+
+    @property
+    def finished(self) -> bool:
+        return (self.path / "metrics.json").exists() and self.weights.exists()
+
+    @property
+    def stage(self) -> str:
+        return self.config["stage"]
+
+    def metrics(self) -> dict[str, Any]:
+        return json.loads((self.path / "metrics.json").read_text(encoding="utf-8"))
+
+    def write_json(self, name: str, values: Any) -> None:
+        self.write_text(name, json.dumps(values, indent=1) + "\n")
+
+    def write_text(self, name: str, text: str) -> None:
+        path = self.path / name
+        with atomic_path(path) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+
+    def log(self, entry: dict[str, Any]) -> None:
+        with (self.path / "log.jsonl").open("a", encoding="utf-8") as stream:
+            stream.write(json.dumps(entry) + "\n")
+
+    def history(self) -> Iterator[dict[str, Any]]:
+        """Entries of log.jsonl; a last line cut short by a kill is left out."""
+        path = self.path / "log.jsonl"
+        if not path.exists():
+            return
+        for line in path.read_text(encoding="utf-8").splitlines():
+            try:
+                yield json.loads(line)
+            except json.JSONDecodeError:
+                return
+
+    def forget_after(self, step: int) -> None:
+        """Drop log entries later than the state that training continues from."""
+        kept = [json.dumps(entry) + "\n" for entry in self.history() if entry["step"] <= step]
+        self.write_text("log.jsonl", "".join(kept))
+
+
+def newest_run(root: Path, stage: str, *, recipe: str | None = None) -> Run:
+    """The finished run of a stage (and recipe) that ended last. Raises BadInputError when there is none."""
+    runs = [Run.read(path.parent) for path in sorted(root.glob("*/config.yaml"))]
+    finished = [
+        run for run in runs if run.stage == stage and run.finished and recipe in (None, run.config["recipe"]["name"])
+    ]
+    if not finished:
+        of = f" of recipe {recipe!r}" if recipe else ""
+        raise BadInputError(f"{root}: no finished {stage} run{of} here; run that stage first or name a run")
+    return max(finished, key=lambda run: (run.path / "metrics.json").stat().st_mtime_ns)
+
+
+def _differences(old: dict, new: dict, prefix: str = "") -> list[str]:
+    names = []
+    for key in sorted(old.keys() | new.keys(), key=str):
+        if not prefix and key in BYSTANDERS:
+            continue
+        a, b = old.get(key), new.get(key)
+        if isinstance(a, dict) and isinstance(b, dict):
+            names += _differences(a, b, f"{prefix}{key}.")
+        elif a != b:
+            names.append(f"{prefix}{key}")
+    return names

@@ -1,0 +1,196 @@
+"""What teach and distill share: prepared cases, the loop, and the final scores on whole test scans."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lightning.fabric import Fabric
+from lightning.fabric.strategies import DDPStrategy
+
+from ..config import Recipe, Training
+from ..errors import BadInputError
+from ..evaluation.scores import score_case, summarise
+from ..volumes.dataset import Case, Dataset, read_case, split
+from ..volumes.pipeline import segment
+from ..volumes.plan import Plan
+from ..volumes.tiles import stitched
+from .cases import PreparedCase, fingerprint, prepare_cases
+from .checkpoint import load_weights
+from .inference import patch_function
+from .loop import Objective, fit
+from .patches import PatchBatches
+from .progress import Bar
+from .run import Run, digest
+
+
+@dataclass(frozen=True)
+class Cohort:
+    """The cases of a run: labelled training and validation cases, and the test cases nobody trains on."""
+
+    dataset: Dataset
+    train: tuple[Case, ...]
+    validation: tuple[Case, ...]
+
+    @classmethod
+    def of(cls, dataset: Dataset, *, validation: float, seed: int) -> "Cohort":
+        """Seeded split of the labelled training cases. Raises BadInputError when fewer than two are labelled."""
+        labelled = [case for case in dataset.training if case.label is not None]
+        if len(labelled) < 2:
+            raise BadInputError(
+                f"{dataset.root}: {len(labelled)} labelled training case(s); at least 2 are needed, one of them "
+                f"for validation"
+            )
+        train, held_out = split(labelled, validation=validation, seed=seed)
+        return cls(dataset, tuple(train), tuple(held_out))
+
+    @property
+    def test(self) -> tuple[Case, ...]:
+        return tuple(case for case in self.dataset.test if case.label is not None)
+
+    def describe(self) -> dict[str, Any]:
+        """What a run folder keeps of its cases: names, and a fingerprint of the bytes they were trained from."""
+        prints = sorted(fingerprint(case) for case in (*self.train, *self.validation))
+        return {
+            "dataset": self.dataset.name,
+            "train": [case.name for case in self.train],
+            "validation": [case.name for case in self.validation],
+            "content": digest({"cases": prints}),
+        }
+
+
+def fabric_for(devices: int, precision: str) -> Fabric:
+    """Fabric on the accelerator of this machine; several devices train together through DDP."""
+    strategy = DDPStrategy(find_unused_parameters=True) if devices > 1 else "auto"
+    return Fabric(accelerator="auto", devices=devices, strategy=strategy, precision=precision)  # type: ignore[arg-type]
+
+
+def run_config(
+    *,
+    stage: str,
+    recipe: Recipe,
+    network: dict[str, Any],
+    plan: Plan,
+    cohort: Cohort,
+    training: Training,
+    objective: dict[str, Any],
+) -> dict[str, Any]:
+    """The resolved configuration of one run: all that decides its result, and where its data lies."""
+    dataset = cohort.dataset
+    return {
+        "stage": stage,
+        "network": network,
+        "objective": objective,
+        "plan": plan.to_dict(),
+        "labels": {str(value): name for value, name in dataset.labels.items()},
+        "channels": list(dataset.channels),
+        "training": training.model_dump(mode="json"),
+        "seed": recipe.seed,
+        "cases": cohort.describe(),
+        "data": str(dataset.root.resolve()),
+        "recipe": recipe.model_dump(mode="json", by_alias=True),
+    }
+
+
+def train_network(
+    network: torch.nn.Module,
+    *,
+    run: Run,
+    cohort: Cohort,
+    plan: Plan,
+    settings: Training,
+    objective: Objective,
+    cache: Path,
+    devices: int,
+    title: str,
+    targets: Callable[[Sequence[Case]], Sequence[np.ndarray]] | None = None,
+) -> Run:
+    """Train, then score the best weights on every whole labelled test scan; leaves ``metrics.json``.
+
+    ``targets`` gives the teacher's uint8 probabilities [K, D, H, W] on this plan's grid for the training cases.
+    A finished run is returned as it is.
+    """
+    if run.finished:
+        return run
+    fabric = fabric_for(devices, settings.precision)
+    fabric.launch()
+    with Bar(f"{title}: preparing cases", len(cohort.train) + len(cohort.validation)) as bar:
+        train = prepare_cases(cohort.train, cohort.dataset, plan, cache, on_case=bar.advance)
+        held_out = prepare_cases(cohort.validation, cohort.dataset, plan, cache, on_case=bar.advance)
+    if targets is not None:
+        train = [case.with_teacher(array) for case, array in zip(train, targets(cohort.train), strict=True)]
+    batches = PatchBatches(
+        train,
+        patch=plan.patch,
+        batch=settings.batch,
+        steps=settings.steps * settings.accumulate,
+        foreground=settings.foreground,
+        augmentation=settings.augmentation,
+        seed=run.config["seed"],
+        rank=fabric.global_rank,
+    )
+    summary = fit(
+        network,
+        batches=batches,
+        objective=objective,
+        validate=lambda model: grid_dice(model, held_out, plan=plan, labels=run.labels),
+        settings=settings,
+        run=run,
+        fabric=fabric,
+        title=title,
+    )
+    fabric.barrier()
+    if fabric.is_global_zero:
+        load_weights(network, run.weights)
+        rows = score_scans(network, cohort.test, cohort.dataset, plan=plan, title=f"{title}: test scans")
+        run.write_json(
+            "metrics.json",
+            {
+                "steps": summary.steps,
+                "seconds": round(summary.seconds, 1),
+                "skipped_steps": summary.skipped,
+                "parameters": sum(parameter.numel() for parameter in network.parameters()),
+                "trained_parameters": sum(p.numel() for p in network.parameters() if p.requires_grad),
+                "validation": {"dice": summary.best_dice, "step": summary.best_step},
+                "test": {"summary": summarise(rows), "cases": rows} if rows else None,
+            },
+        )
+    fabric.barrier()
+    return run
+
+
+def grid_dice(
+    network: torch.nn.Module, cases: Sequence[PreparedCase], *, plan: Plan, labels: dict[int, str]
+) -> dict[str, float]:
+    """Dice per class and their mean on the plan's grid: the quick score that training steers by.
+
+    Pooled over cases (voxels of all cases together), so that an organ absent from one case needs no rule.
+    """
+    infer = patch_function(network)
+    overlap, total = np.zeros(len(labels)), np.zeros(len(labels))
+    for case in cases:
+        found = stitched(np.asarray(case.image), plan.patch, plan.overlap, infer, classes=len(labels)).argmax(0)
+        for value in range(len(labels)):
+            predicted, true = found == value, case.labels == value
+            overlap[value] += np.count_nonzero(predicted & true)
+            total[value] += np.count_nonzero(predicted) + np.count_nonzero(true)
+    dice = {labels[value]: float(2 * overlap[value] / total[value]) for value in labels if value and total[value]}
+    return {"mean": float(np.mean(list(dice.values()))) if dice else 0.0, **dice}
+
+
+def score_scans(
+    network: torch.nn.Module, cases: Sequence[Case], dataset: Dataset, *, plan: Plan, title: str
+) -> dict[str, list[dict[str, Any]]]:
+    """Scores of a torch network on whole scans, on their own grids, by case name."""
+    infer = patch_function(network)
+    rows = {}
+    with Bar(title, len(cases)) as bar:
+        for case in cases:
+            volume, truth = read_case(case, dataset)
+            assert truth is not None
+            found = segment(volume, plan, infer, classes=len(dataset.labels))
+            rows[case.name] = score_case(found, truth, spacing=volume.geometry.spacing, labels=dataset.labels)
+            bar.advance(case.name)
+    return rows
