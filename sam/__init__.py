@@ -1,0 +1,1 @@
+"""SAM's parts: image encoder, prompt encoder, mask decoder, sizes, and the reading of published checkpoints."""

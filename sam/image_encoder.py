@@ -1,0 +1,122 @@
+"""SAM's ViT image encoder for any width, depth, image size and token size, on `segment_anything`'s modules."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from segment_anything.modeling import image_encoder as published
+from segment_anything.modeling.common import LayerNorm2d
+from torch import Tensor, nn
+from torch.nn.functional import scaled_dot_product_attention
+from torch.utils.checkpoint import checkpoint
+
+from ..errors import UsageError
+from .presets import Backbone
+
+encoder_norm = partial(nn.LayerNorm, eps=1e-6)
+
+
+class Attention(published.Attention):
+    """SAM's attention with decomposed relative positions, through `scaled_dot_product_attention`.
+
+    softmax(scale * q k^T + rel_h + rel_w) v, where rel_h and rel_w use the unscaled q. State-dict keys are SAM's.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x [N, h, w, C] -> [N, h, w, C]."""
+        n, h, w, c = x.shape
+        q, k, v = self.qkv(x).reshape(n, h * w, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
+        grid = q.reshape(n, self.num_heads, h, w, -1)
+        rel_h = torch.einsum("nahwc,hkc->nahwk", grid, published.get_rel_pos(h, h, self.rel_pos_h))
+        rel_w = torch.einsum("nahwc,wkc->nahwk", grid, published.get_rel_pos(w, w, self.rel_pos_w))
+        bias = (rel_h[..., :, None] + rel_w[..., None, :]).reshape(n, self.num_heads, h * w, h * w)
+        out = scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=self.scale)
+        return self.proj(out.transpose(1, 2).reshape(n, h, w, c))
+
+
+class Block(nn.Module):
+    """A pre-norm transformer block whose two halves can be called apart, so that adapters fit between them."""
+
+    def __init__(self, *, dim: int, heads: int, mlp_ratio: float, window: int, grid: tuple[int, int]) -> None:
+        super().__init__()
+        self.norm1 = encoder_norm(dim)
+        self.attn = Attention(dim, num_heads=heads, use_rel_pos=True, input_size=(window, window) if window else grid)
+        self.norm2 = encoder_norm(dim)
+        self.mlp = published.MLPBlock(embedding_dim=dim, mlp_dim=int(dim * mlp_ratio))
+        self.window = window
+
+    def attend(self, x: Tensor) -> Tensor:
+        """The attention half, residual included: [N, h, w, C] -> [N, h, w, C]."""
+        y = self.norm1(x)
+        if not self.window:
+            return x + self.attn(y)
+        windows, padded = published.window_partition(y, self.window)
+        h, w = x.shape[1:3]
+        return x + published.window_unpartition(self.attn(windows), self.window, padded, (h, w))
+
+    def feed(self, x: Tensor) -> Tensor:
+        """The MLP half, residual included."""
+        return x + self.mlp(self.norm2(x))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Tokens [N, h, w, C] -> [N, h, w, C]."""
+        return self.feed(self.attend(x))
+
+
+class ImageEncoder(nn.Module):
+    """ViT-Det encoder of SAM (Kirillov et al. 2023). State-dict keys are SAM's.
+
+    `image_size` is (H, W) in pixels, each a multiple of the backbone's `patch_size` (else UsageError).
+    `make_block` builds each block: `Block`, or a subclass with adapters that takes the same keywords.
+    `checkpointing` recomputes every block in the backward pass, which trades time for memory.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        *,
+        image_size: tuple[int, int],
+        make_block: Callable[..., Block] = Block,
+        checkpointing: bool = False,
+    ) -> None:
+        super().__init__()
+        size = backbone.patch_size
+        if any(pixels < size or pixels % size for pixels in image_size):
+            raise UsageError(
+                f"image size {image_size[0]}x{image_size[1]} does not fit backbone {backbone.name}: "
+                f"height and width must be multiples of {size}; change the patch of the plan"
+            )
+        self.backbone = backbone
+        self.image_size = image_size
+        self.checkpointing = checkpointing
+        self.grid = (image_size[0] // size, image_size[1] // size)
+        self.patch_embed = published.PatchEmbed((size, size), (size, size), embed_dim=backbone.dim)
+        self.pos_embed = nn.Parameter(torch.zeros(1, *self.grid, backbone.dim))
+        nn.init.trunc_normal_(self.pos_embed, std=0.02)
+        self.blocks = nn.ModuleList(
+            make_block(
+                dim=backbone.dim,
+                heads=backbone.heads,
+                mlp_ratio=backbone.mlp_ratio,
+                window=0 if index in backbone.global_attn_indexes else backbone.window,
+                grid=self.grid,
+            )
+            for index in range(backbone.depth)
+        )
+        self.neck = nn.Sequential(
+            nn.Conv2d(backbone.dim, backbone.out_chans, kernel_size=1, bias=False),
+            LayerNorm2d(backbone.out_chans),
+            nn.Conv2d(backbone.out_chans, backbone.out_chans, kernel_size=3, padding=1, bias=False),
+            LayerNorm2d(backbone.out_chans),
+        )
+
+    def forward(self, images: Tensor, *context: Any) -> Tensor:
+        """images [N, 3, H, W] -> embedding [N, out_chans, h, w]; `context` goes to every block as it is."""
+        tokens = self.patch_embed(images) + self.pos_embed
+        for block in self.blocks:
+            if self.checkpointing and torch.is_grad_enabled():
+                tokens = checkpoint(block, tokens, *context, use_reentrant=False)
+            else:
+                tokens = block(tokens, *context)
+        return self.neck(tokens.permute(0, 3, 1, 2))
