@@ -1,0 +1,79 @@
+"""samkd teach: fit a SAM-adapter teacher to a dataset."""
+
+from pathlib import Path
+
+import torch
+
+from ..config import Recipe
+from ..training.losses import segmentation_loss
+from ..training.run import Run, digest
+from ..training.stage import Cohort, run_config, train_network
+from ..volumes.dataset import Dataset
+from ..volumes.plan import Plan
+from . import build_teacher
+
+
+def teach(
+    recipe: Recipe,
+    dataset: Dataset,
+    *,
+    runs: Path,
+    run: Path | None = None,
+    weights: Path | None = None,
+    devices: int = 1,
+) -> Run:
+    """Train the recipe's teacher and leave its run folder; the same call continues an interrupted run.
+
+    With published ``weights`` the image encoder is frozen and only adapters and decoder learn (Chen et al. 2023);
+    without, there is nothing to keep and everything learns.
+    """
+    plan = Plan.from_dict(recipe.teacher.plan.model_dump(mode="json"))
+    cohort = Cohort.of(dataset, validation=recipe.validation, seed=recipe.seed)
+    settings = recipe.teacher.training
+    spec = {
+        "room": "teachers",
+        "name": recipe.teacher.name,
+        "backbone": recipe.teacher.backbone,
+        "in_channels": len(dataset.channels),
+        "num_classes": len(dataset.labels),
+        "patch": list(plan.patch),
+        "options": recipe.teacher.options,
+    }
+    config = run_config(
+        stage="teach",
+        recipe=recipe,
+        network=spec,
+        plan=plan,
+        cohort=cohort,
+        training=settings,
+        objective={"lambda": 1.0, "pretrained": weights.name if weights else None},
+    )
+    torch.manual_seed(recipe.seed)
+    network = build_teacher(
+        **{key: value for key, value in spec.items() if key not in ("room", "options")}, **spec["options"]
+    )
+    if weights is not None:
+        network.load_base(weights)
+        network.freeze_base()
+
+    def objective(logits: torch.Tensor, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        loss = segmentation_loss(
+            logits,
+            batch["labels"],
+            dice_weight=settings.dice_weight,
+            cross_entropy_weight=settings.cross_entropy_weight,
+        )
+        return {"loss": loss}
+
+    name = f"teach-{recipe.name}-{recipe.teacher.name}-{digest(config)[:8]}"
+    return train_network(
+        network,
+        run=Run.create(run or runs / name, config),
+        cohort=cohort,
+        plan=plan,
+        settings=settings,
+        objective=objective,
+        cache=runs / "cache",
+        devices=devices,
+        title=f"teacher {recipe.teacher.name}",
+    )
