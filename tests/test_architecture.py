@@ -17,7 +17,7 @@ ALLOWED = {
     "teachers": GROUND | {"config", "sam", "training", "volumes"},
     "students": GROUND | {"config", "sam", "training", "volumes"},
     "distill": GROUND | {"config", "teachers", "students", "training", "evaluation", "volumes"},
-    "deploy": GROUND | {"config", "students", "training", "evaluation", "volumes"},
+    "deploy": GROUND | {"deploy.runtime", "students", "training", "evaluation", "volumes"},
     "deploy.runtime": GROUND | {"volumes"},
 }
 FENCES = {

@@ -1,5 +1,6 @@
 import pytest
 import yaml
+
 from samkd.config import load_recipe, recipe_names
 from samkd.errors import UsageError
 

@@ -3,6 +3,7 @@ import io
 import numpy as np
 import pytest
 from PIL import Image
+
 from samkd.evaluation.overlay import colours, comparison_png
 
 

@@ -4,6 +4,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+
 from samkd.errors import OutputError
 from samkd.evaluation.chart import _ticks, line_chart
 from samkd.evaluation.overlay import comparison_png

@@ -3,9 +3,10 @@ import math
 
 import numpy as np
 import pytest
+from scipy.ndimage import gaussian_filter
+
 from samkd.errors import BadInputError
 from samkd.evaluation.scores import score_case, summarise
-from scipy.ndimage import gaussian_filter
 
 LABELS = {0: "background", 1: "liver", 2: "spleen"}
 SPACING = (5.0, 2.0, 1.5)

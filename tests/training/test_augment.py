@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import torch
+
 from samkd.config import Augmentation
 from samkd.training.augment import random_affine, random_intensity, reach, warp
 

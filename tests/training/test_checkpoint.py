@@ -1,6 +1,7 @@
 import pytest
 import torch
 from safetensors.torch import load_file
+
 from samkd.errors import BadInputError, IntegrityError, OutputError
 from samkd.training.checkpoint import load_weights, save_weights
 

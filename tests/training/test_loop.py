@@ -12,6 +12,7 @@ import pytest
 import torch
 from lightning.fabric import Fabric
 from safetensors.torch import load_file
+
 from samkd.config import Augmentation, Training
 from samkd.errors import IntegrityError, SamkdError
 from samkd.training.cases import PreparedCase

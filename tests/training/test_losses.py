@@ -1,5 +1,6 @@
 import pytest
 import torch
+
 from samkd.training.losses import distillation_loss, probability_mse, segmentation_loss
 
 

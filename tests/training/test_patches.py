@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import torch
+
 from samkd.config import Augmentation
 from samkd.training.cases import PreparedCase
 from samkd.training.patches import PatchBatches

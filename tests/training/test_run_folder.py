@@ -1,6 +1,7 @@
 import json
 
 import pytest
+
 from samkd.errors import BadInputError
 from samkd.training.run import Run, digest, newest_run
 

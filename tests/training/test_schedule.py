@@ -1,4 +1,5 @@
 import pytest
+
 from samkd.training.schedule import learning_rate
 
 

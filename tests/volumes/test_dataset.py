@@ -3,6 +3,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from samkd.errors import BadInputError
 from samkd.volumes import Geometry, Volume
 from samkd.volumes.dataset import Case, check_dataset, read_case, read_dataset, split

@@ -2,6 +2,7 @@ from itertools import permutations, product
 
 import numpy as np
 import pytest
+
 from samkd.volumes.geometry import Geometry, Volume, reorient
 
 CODES = [

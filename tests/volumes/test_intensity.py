@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+
 from samkd.errors import BadInputError
 from samkd.volumes.intensity import apply_intensity
 

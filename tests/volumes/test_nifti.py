@@ -6,6 +6,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+
 from samkd.errors import BadInputError, OutputError
 from samkd.volumes import Geometry, Volume, files, nifti
 from samkd.volumes.nifti import read_labels, read_scan, write_labels, write_scan

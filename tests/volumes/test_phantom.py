@@ -3,6 +3,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from samkd.errors import OutputError, UsageError
 from samkd.volumes import phantom
 from samkd.volumes.dataset import check_dataset, read_case, read_dataset

@@ -6,6 +6,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 from nibabel.orientations import apply_orientation, inv_ornt_aff
+
 from samkd.errors import BadInputError
 from samkd.volumes import Plan
 from samkd.volumes.nifti import read_scan, write_labels

@@ -4,6 +4,7 @@ import tracemalloc
 
 import numpy as np
 import pytest
+
 from samkd.errors import BadInputError
 from samkd.volumes import Geometry, Plan, Volume
 from samkd.volumes.plan import grid, prepare, prepare_labels, restore

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+
 from samkd.volumes import resample as module
 from samkd.volumes.geometry import Geometry
 from samkd.volumes.resample import resample, sample_positions

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+
 from samkd.volumes.tiles import gaussian_weights, pad_to_patch, stitched, tile_starts
 
 

@@ -1,0 +1,88 @@
+import numpy as np
+import pytest
+import torch
+
+from samkd.deploy.openvino_target import convert, save, share_repeated_columns
+from samkd.deploy.quantize import RUNGS, _attention, _ends, quantize
+from samkd.deploy.runtime.engine_openvino import Engine
+from samkd.students import build_student
+
+PATCH = (32, 32, 64)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def student():
+    torch.manual_seed(0)
+    return build_student("swinunetr-tiny", in_channels=1, num_classes=3, patch=PATCH).eval()
+
+
+@pytest.fixture(scope="module")
+def model(student):
+    return convert(student, patch=PATCH, in_channels=1)
+
+
+@pytest.fixture(scope="module")
+def images():
+    return np.random.default_rng(0).random((4, 1, *PATCH), dtype=np.float32)
+
+
+@pytest.fixture(scope="module")
+def expected(student, images):
+    with torch.inference_mode():
+        return student(torch.from_numpy(images)).softmax(1).numpy()
+
+
+def test_fp32_equals_torch(model, images, expected, tmp_path):
+    save(model, tmp_path / "model.xml", half=False)
+    engine = Engine(tmp_path / "model.xml", precision="f32", threads=1)
+    assert engine.precision == "f32" and engine.threads == 1
+    found = engine(images)
+    assert found.dtype == np.float32 and found.shape == (4, 3, *PATCH)
+    assert np.abs(found - expected).max() <= 1e-4
+    assert engine.seconds > 0
+    assert set(engine.layer_precisions()) == {"f32"}
+
+
+def test_fp16_halves_the_file_and_stays_close(model, images, expected, tmp_path):
+    for half in (False, True):
+        save(model, tmp_path / f"{half}.xml", half=half)
+    sizes = {half: (tmp_path / f"{half}.bin").stat().st_size for half in (False, True)}
+    assert sizes[True] < 0.6 * sizes[False]
+    assert np.abs(Engine(tmp_path / "True.xml", precision="f32", threads=1)(images[:1]) - expected[:1]).max() <= 5e-3
+
+
+def test_shared_position_bias_changes_the_file_only(model, images, tmp_path):
+    before = Engine(model, precision="f32", threads=1)(images[:1])
+    smaller = model.clone()
+    assert share_repeated_columns(smaller) == 6  # the last stage has one window of 8 tokens: nothing to share
+    assert np.array_equal(Engine(smaller, precision="f32", threads=1)(images[:1]), before)
+    constants = [layer.get_byte_size() for layer in model.get_ops() if layer.get_type_name() == "Constant"]
+    save(model, tmp_path / "model.xml", half=False)
+    assert (tmp_path / "model.bin").stat().st_size < 0.7 * sum(constants)
+
+
+def test_int8_computes_in_int8_and_still_looks_at_its_input(model, images, expected, tmp_path):
+    save(quantize(model, list(images), RUNGS[0]), tmp_path / "model.xml", half=False)
+    engine = Engine(tmp_path / "model.xml", precision="f32", threads=1)
+    found = engine(images[:2])
+    assert engine.precision == "f32" and engine.layer_precisions()["i8"] > 20
+    assert np.isfinite(found).all() and np.abs(found[0] - found[1]).max() > 1e-2
+    agree = (found.argmax(1) == expected[:2].argmax(1)).mean()
+    assert agree > 0.9  # random weights: nearly every voxel is a close call
+    assert (tmp_path / "model.bin").stat().st_size < 6e6
+
+
+def test_rungs_keep_what_they_name_in_float(model):
+    kinds = {layer.get_friendly_name(): layer.get_type_name() for layer in model.get_ordered_ops()}
+    assert sorted(kinds[name] for name in _attention(model)) == ["ScaledDotProductAttention"] * 8
+    ends = {kinds[name] for name in _ends(model)}
+    assert ends == {"Convolution"} and 3 <= len(list(_ends(model))) <= 4  # embedding, two of encoder 1, the output
+    assert len({rung.name for rung in RUNGS}) == len(RUNGS)

@@ -1,0 +1,197 @@
+import json
+import os
+
+import numpy as np
+import pytest
+import torch
+from samkd.deploy import recipe
+from samkd.deploy.runtime.package import Package
+from samkd.errors import BadInputError, GateRefusedError, OutputError
+from samkd.volumes.geometry import Geometry, Volume
+from samkd.volumes.nifti import read_labels, read_scan
+from torch import nn
+
+FILES = {
+    *("MODEL_CARD.md", "manifest.json", "model.bin", "model.xml", "requirements.txt", "runtime.pyz", "sbom.cdx.json"),
+    *("sample/expected.nii.gz", "sample/scan.nii.gz"),
+}
+
+
+def files(folder):
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+
+
+def nothing_left(tmp_path):
+    return list((tmp_path / "packages").iterdir()) == []
+
+
+class Constant(nn.Module):
+    """A student whose encoder is dead: only its last bias speaks."""
+
+    def __init__(self):
+        super().__init__()
+        self.encoder = nn.Conv3d(1, 3, 1)
+        nn.init.zeros_(self.encoder.weight)
+
+    def forward(self, image):
+        return self.encoder(image)
+
+
+class Shifted(nn.Module):
+    """Sees class 2 where the student sees background and class 1 where it sees class 2."""
+
+    def __init__(self, network):
+        super().__init__()
+        self.network = network
+
+    def forward(self, image):
+        return self.network(image).roll(1, 1)
+
+
+def test_package_holds_everything_and_says_what_it_is(built):
+    assert files(built) == FILES
+    manifest = json.loads((built / "manifest.json").read_text())
+    assert set(manifest["files"]) == FILES - {"manifest.json"}
+    assert (manifest["precision"], manifest["inference_precision"]) == ("fp32", "f32")
+    assert manifest["labels"]["1"]["name"] == "liver" and manifest["labels"]["0"]["colour"] == [0, 0, 0]
+    assert manifest["provenance"]["run"] == "run-7"
+    liver = manifest["scores"]["per_class"]["liver"]
+    assert liver["torch"] == 1.0 and liver["package"] > 0.999 and liver["cases"] == 3
+    assert liver["drop"] == pytest.approx(1 - liver["package"])
+    pins = (built / "requirements.txt").read_text().split()
+    assert [pin.split("==")[0] for pin in pins] == ["numpy", "nibabel", "openvino"]
+    assert "://" not in (built / "requirements.txt").read_text()
+
+
+def test_papers(built):
+    card = (built / "MODEL_CARD.md").read_text()
+    assert "Not a medical device" in card and "| left kidney | 1.0000 |" in card and "two bodies" in card
+    bill = json.loads((built / "sbom.cdx.json").read_text())
+    assert (bill["bomFormat"], bill["specVersion"]) == ("CycloneDX", "1.6")
+    listed = {part["name"]: part for part in bill["components"]}
+    assert {"numpy", "nibabel", "openvino", "openvino-telemetry", "samkd", "model.bin"} <= set(listed)
+    assert listed["openvino"]["licenses"] == [{"expression": "Apache-2.0"}] and listed["numpy"]["version"]
+    references = {part["bom-ref"] for part in bill["components"]} | {bill["metadata"]["component"]["bom-ref"]}
+    for edge in bill["dependencies"]:
+        assert {edge["ref"], *edge["dependsOn"]} <= references
+
+
+def test_package_gives_the_masks_of_the_network(built, levels, scan):
+    package = Package.open(built, threads=1)
+    assert package.labels == {0: "background", 1: "liver", 2: "left kidney"}
+    volume = scan(7)
+    mask = package.segment(volume)
+    assert mask.shape == volume.geometry.shape and mask.dtype == np.uint8
+    values = volume.array[0]
+    assert (mask[values > 85] == 2).mean() > 0.95 and (mask[np.abs(values - 60) < 5] == 1).mean() > 0.95
+    assert (mask[values < 8] == 0).mean() > 0.95
+    with pytest.raises(BadInputError, match="2 channels"):
+        package.segment(Volume(np.repeat(volume.array, 2, 0), volume.geometry))
+
+
+def test_sample_carries_no_remarks_and_the_mask_of_the_package(built):
+    volume = read_scan(built / "sample/scan.nii.gz")
+    expected, geometry = read_labels(built / "sample/expected.nii.gz")
+    assert geometry.same_grid(volume.geometry)
+    assert np.array_equal(Package.open(built, threads=1).segment(volume), expected) and set(np.unique(expected)) == {
+        0,
+        1,
+        2,
+    }
+
+
+def test_equal_students_give_equal_bytes(built, job, levels):
+    again = job(levels)
+    for name in FILES:
+        assert (again / name).read_bytes() == (built / name).read_bytes(), name
+    assert again.with_name("student.zip").read_bytes() == built.with_name("student.zip").read_bytes()
+
+
+def test_int8_package_passes_the_gate_and_says_how(job, levels):
+    made = job(levels, precision="int8", max_drop=0.05)
+    manifest = json.loads((made / "manifest.json").read_text())
+    assert manifest["precision"] == "int8" and manifest["quantization"] == "plain"
+    assert manifest["versions"]["nncf"] and manifest["refused_quantizations"] == []
+    assert Package.open(made, threads=1).engine.layer_precisions()["u8"] > 0
+
+
+def test_dead_student_is_refused_and_leaves_nothing(job, tmp_path):
+    with pytest.raises(GateRefusedError, match="the student answers 8 different patches with the same"):
+        job(Constant(), max_drop=1)
+    assert nothing_left(tmp_path)
+
+
+def test_drop_above_the_limit_is_refused_and_leaves_nothing(job, levels, tmp_path):
+    with pytest.raises(GateRefusedError, match=r"refused, nothing was packed(.|\n)*left kidney: Dice 1.0000 -> 0"):
+        job(Shifted(levels))
+    assert nothing_left(tmp_path)
+
+
+def test_refusal_keeps_the_package_that_was_there(job, levels, tmp_path):
+    before = (job(levels) / "manifest.json").read_bytes()
+    with pytest.raises(GateRefusedError):
+        job(Shifted(levels))
+    assert sorted(p.name for p in (tmp_path / "packages").iterdir()) == ["student", "student.zip"]
+    assert (tmp_path / "packages/student/manifest.json").read_bytes() == before
+    assert (job(levels, max_drop=0.01) / "manifest.json").read_bytes() != before
+
+
+def test_the_next_rung_is_tried_when_the_gate_refuses_one(job, levels, monkeypatch):
+    broken = recipe.convert(Shifted(levels), patch=(16, 16, 16), in_channels=1)
+    tried = []
+
+    def quantize(model, calibration, rung):
+        tried.append(rung.name)
+        return broken if len(tried) < 3 else model
+
+    monkeypatch.setattr(recipe, "quantize", quantize)
+    manifest = json.loads((job(levels, precision="int8") / "manifest.json").read_text())
+    assert tried == [rung.name for rung in recipe.RUNGS[:3]] and manifest["quantization"] == tried[-1]
+    assert len(manifest["refused_quantizations"]) == 2 and "liver" in manifest["refused_quantizations"][0]
+
+
+def test_every_rung_refused_names_every_rung(job, levels, monkeypatch, tmp_path):
+    broken = recipe.convert(Shifted(levels), patch=(16, 16, 16), in_channels=1)
+    monkeypatch.setattr(recipe, "quantize", lambda model, calibration, rung: broken)
+    with pytest.raises(GateRefusedError) as refused:
+        job(levels, precision="int8")
+    assert all(f"int8 ({rung.name}): " in str(refused.value) for rung in recipe.RUNGS)
+    assert nothing_left(tmp_path)
+
+
+def test_something_else_at_the_destination_is_not_touched(job, levels, tmp_path):
+    (tmp_path / "packages/student").mkdir(parents=True)
+    (tmp_path / "packages/student/thesis.txt").write_text("mine")
+    with pytest.raises(OutputError, match="is no package"):
+        job(levels)
+    assert (tmp_path / "packages/student/thesis.txt").read_text() == "mine"
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root writes everywhere")
+def test_folder_that_cannot_be_written(job, levels, tmp_path):
+    (tmp_path / "packages").mkdir(mode=0o500)
+    with pytest.raises(OutputError, match="student"):
+        job(levels)
+
+
+def test_without_a_held_out_case_nothing_is_packed(job, levels):
+    with pytest.raises(BadInputError, match="no held-out case"):
+        job(levels, held_out=[], reference=[])
+
+
+def test_class_that_never_occurs_is_not_judged(job, levels):
+    volume = Volume(np.full((1, 16, 16, 16), 60, np.float32), Geometry(np.eye(4), (16, 16, 16)))
+    ones = np.ones((16, 16, 16), np.uint8)
+    made = job(levels, held_out=[("all liver", volume, ones)], reference=[ones])
+    kidney = json.loads((made / "manifest.json").read_text())["scores"]["per_class"]["left kidney"]
+    assert kidney["cases"] == 0 and kidney["drop"] is None
+    assert "| left kidney | - | - | - | 0 |" in (made / "MODEL_CARD.md").read_text()
+
+
+def test_the_network_is_left_as_it_was(job, levels):
+    levels.train()
+    before = {name: value.clone() for name, value in levels.state_dict().items()}
+    job(levels)
+    assert levels.training
+    assert all(torch.equal(before[name], value) for name, value in levels.state_dict().items())
+    levels.eval()
