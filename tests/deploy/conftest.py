@@ -22,6 +22,7 @@ class Levels(nn.Module):
         super().__init__()
         self.features = nn.Conv3d(1, 4, 3, padding=1)
         self.head = nn.Conv3d(4, 3, 1)
+        assert self.head.bias is not None
         with torch.no_grad():
             for parameter in self.parameters():
                 parameter.zero_()

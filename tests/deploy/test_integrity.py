@@ -4,6 +4,7 @@ import stat
 import zipfile
 
 import pytest
+
 from samkd.deploy.runtime.integrity import digest, extract, render, verify
 from samkd.deploy.runtime.package import Package
 from samkd.errors import BadInputError, IntegrityError

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from samkd.deploy.runtime.__main__ import main
 from samkd.deploy.runtime.cli import SAMPLE_DICE
 from samkd.deploy.runtime.package import Package
@@ -104,6 +105,7 @@ def test_device_verifies_and_describes(device, built, tmp_path):
     zipped = run(device, built, "info", "--package", built.with_name("student.zip"), cwd=tmp_path)
     assert zipped.returncode == 0, zipped.stderr
     assert "classes: liver, left kidney" in zipped.stdout and "computes in f32" in zipped.stdout
+    assert "on 3 held-out scans (torch: 1.0000)" in zipped.stdout
 
 
 def test_runtime_alone_explains_what_is_missing(built, tmp_path):

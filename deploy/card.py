@@ -1,0 +1,70 @@
+"""The model card of a package (Mitchell et al. 2019): what it is, how good it was, what it must not be used for."""
+
+from typing import Any
+
+
+def model_card(manifest: dict[str, Any]) -> str:
+    """Markdown from a manifest; every number in it is one of the manifest's."""
+    scores, plan, about = manifest["scores"], manifest["plan"], manifest["description"]
+    rows = [
+        f"| {name} | {_number(row['torch'])} | {_number(row['package'])} | {_number(row['drop'])} | {row['cases']} |"
+        for name, row in scores["per_class"].items()
+    ]
+    quantization = f", quantization: {manifest['quantization']}" if manifest["quantization"] else ""
+    return "\n".join(
+        [
+            f"# {manifest['name']}",
+            "",
+            f"Segments {', '.join(scores['per_class'])} in {', '.join(about.get('channels', ['a scan']))} scans. "
+            f"Made by samkd {manifest['samkd']}.",
+            "",
+            "**For research only. Not a medical device: its masks must not guide diagnosis or treatment.**",
+            "",
+            "## Use",
+            "",
+            "    python -m pip install -r requirements.txt",
+            "    python runtime.pyz verify",
+            "    python runtime.pyz predict scan.nii.gz -o mask.nii.gz",
+            "",
+            "`verify` checks every file and that this machine reproduces the sample's mask. A mask lies on its "
+            "scan's own grid. No GPU, PyTorch or network connection is needed.",
+            "",
+            "## Scores",
+            "",
+            "Dice on the held-out scans, before conversion (torch) and with this package; the gate allowed a drop of "
+            f"{scores['max_drop']:g} per class. A class without a case was not judged.",
+            "",
+            "| class | torch | package | drop | cases |",
+            "|---|---|---|---|---|",
+            *rows,
+            "",
+            "## Data",
+            "",
+            f"{about.get('dataset', 'Not named')}. {about.get('text', '')}".strip(),
+            "",
+            "The scores come from scans of that dataset. Nothing is known about other scanners, protocols, "
+            "ages or diseases: measure on your own labelled scans first.",
+            "",
+            "## Model",
+            "",
+            f"- precision: {manifest['precision']}{quantization}; everything that is not int8 is computed in "
+            f"{manifest['inference_precision']}, whatever the CPU could do faster",
+            f"- input: {manifest['in_channels']} channel(s), orientation {plan['orientation']}, "
+            f"spacing {plan['spacing']} mm, size {plan['size']}, patch {plan['patch']}, overlap {plan['overlap']}",
+            *(f"- {key}: {value}" for key, value in manifest["provenance"].items() if isinstance(value, str)),
+            f"- made with {', '.join(f'{name} {version}' for name, version in manifest['versions'].items())}",
+            "",
+            "## Limits",
+            "",
+            "- Every voxel gets one of the classes above, whatever the scan shows: a scan of another body part or "
+            "another modality is segmented without a warning.",
+            "- int8 was measured on one kind of CPU. Run `verify` on each machine it is used on.",
+            "- The sample is one scan of the dataset, voxels and geometry only. Whoever passes the package on "
+            "passes it on.",
+            "",
+        ]
+    )
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"

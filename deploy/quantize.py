@@ -1,0 +1,109 @@
+"""int8 by post-training quantization (NNCF), and what is tried in turn when plain int8 loses too much."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ..errors import MissingExtraError
+from .runtime.engine_openvino import load_openvino
+
+_WEIGHTED = ("Convolution", "ConvolutionBackpropData", "GroupConvolution", "GroupConvolutionBackpropData", "MatMul")
+
+
+@dataclass(frozen=True)
+class Rung:
+    """One way to quantize. Each rung of RUNGS gives up less than the one before; the same gate judges all."""
+
+    name: str
+    float_attention: bool = False  # products of two activations: queries with keys, weights with values
+    float_ends: bool = False  # the layers next to the image and next to the probabilities
+    full_bias_correction: bool = False  # layer by layer on the quantized network; minutes instead of seconds
+
+
+RUNGS = (
+    Rung("plain"),
+    Rung("attention in float", float_attention=True),
+    Rung("attention and both ends in float", float_attention=True, float_ends=True),
+    Rung(
+        "attention and both ends in float, full bias correction",
+        float_attention=True,
+        float_ends=True,
+        full_bias_correction=True,
+    ),
+)
+
+
+def quantize(model: Any, calibration: Sequence[np.ndarray], rung: Rung) -> Any:
+    """A quantized copy of an openvino.Model; `calibration` are prepared patches [C, *patch] of training cases.
+
+    Weights symmetric per channel, activations asymmetric where they need it (NNCF's MIXED preset), SmoothQuant as for
+    transformers (Xiao et al. 2022). Raises MissingExtraError without NNCF.
+    """
+    load_openvino()  # first: it keeps NNCF from reporting home as well
+    try:
+        import nncf
+    except ImportError as error:
+        raise MissingExtraError(
+            f"nncf cannot be imported ({error}); run: python -m pip install 'samkd[openvino]'"
+        ) from error
+
+    nncf.set_log_level(logging.ERROR)
+    names = [*(_attention(model) if rung.float_attention else ()), *(_ends(model) if rung.float_ends else ())]
+    with contextlib.redirect_stdout(sys.stderr):  # its progress bars
+        return nncf.quantize(
+            model.clone(),
+            nncf.Dataset([patch[None] for patch in calibration]),
+            preset=nncf.QuantizationPreset.MIXED,
+            target_device=nncf.TargetDevice.CPU,
+            model_type=nncf.ModelType.TRANSFORMER,
+            subset_size=len(calibration),
+            fast_bias_correction=not rung.full_bias_correction,
+            ignored_scope=nncf.IgnoredScope(names=sorted(set(names))),
+        )
+
+
+def _attention(model: Any) -> Iterable[str]:
+    for layer in model.get_ordered_ops():
+        kind = layer.get_type_name()
+        if kind == "ScaledDotProductAttention" or (kind == "MatMul" and not any(map(_is_weight, _inputs(layer)))):
+            yield layer.get_friendly_name()
+
+
+def _ends(model: Any) -> Iterable[str]:
+    first = _nearest(model.get_parameters(), _readers)
+    last = _nearest(model.get_results(), _inputs)
+    return [layer.get_friendly_name() for layer in (*first, *last)]
+
+
+def _nearest(start: Iterable[Any], neighbours: Callable[[Any], list[Any]]) -> list[Any]:
+    """The first layers with weights on every way from `start`; ways that only carry sizes do not count."""
+    found, seen, stack = [], set(), list(start)
+    while stack:
+        for layer in neighbours(stack.pop()):
+            name = layer.get_friendly_name()
+            if name in seen or layer.get_type_name() == "ShapeOf":
+                continue
+            seen.add(name)
+            (found if layer.get_type_name() in _WEIGHTED else stack).append(layer)
+    return found
+
+
+def _inputs(layer: Any) -> list[Any]:
+    return [value.get_node() for value in layer.input_values()]
+
+
+def _readers(layer: Any) -> list[Any]:
+    return [reader.get_node() for output in layer.outputs() for reader in output.get_target_inputs()]
+
+
+def _is_weight(layer: Any) -> bool:
+    while layer.get_input_size() == 1:
+        layer = layer.input_value(0).get_node()
+    return layer.get_type_name() == "Constant"

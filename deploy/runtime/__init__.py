@@ -1,0 +1,1 @@
+"""The device side of a package: numpy, nibabel and one inference engine. No torch, nothing from the network."""

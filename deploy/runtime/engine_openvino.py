@@ -1,0 +1,72 @@
+"""OpenVINO on the CPU: the one place of the runtime that knows the engine."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ...errors import IntegrityError, MissingExtraError
+
+if TYPE_CHECKING:
+    import openvino
+
+
+def load_openvino() -> ModuleType:
+    """The module `openvino`, with its telemetry off. Raises MissingExtraError.
+
+    On import OpenVINO, and NNCF with it, report to Google Analytics unless the user opted out before. Both do without
+    when the package `openvino_telemetry` cannot be imported, so it is hidden from them.
+    """
+    sys.modules.setdefault("openvino_telemetry", None)  # pyright: ignore[reportArgumentType]
+    try:
+        import openvino
+    except ImportError as error:
+        raise MissingExtraError(
+            f"openvino cannot be imported ({error}); run: python -m pip install openvino "
+            "(the version a package was measured with stands in its requirements.txt)"
+        ) from error
+    return openvino
+
+
+class Engine:
+    """A compiled model; calling it turns patches float32 [N, C, *patch] into class probabilities [N, K, *patch].
+
+    `precision` is the arithmetic demanded of the engine ("f32"): left alone, OpenVINO computes in bfloat16 wherever
+    the CPU can, and then answers differently from machine to machine. `seconds` adds up the time spent inferring.
+    Raises IntegrityError for a model OpenVINO cannot read and when it would compute in another precision.
+    """
+
+    def __init__(self, model: Path | openvino.Model, *, precision: str, threads: int | None = None):
+        ov = load_openvino()
+        options: dict[str, str | int] = {"INFERENCE_PRECISION_HINT": precision, "PERFORMANCE_HINT": "LATENCY"}
+        if threads is not None:
+            options["INFERENCE_NUM_THREADS"] = threads
+        name = model if isinstance(model, Path) else "the converted model"
+        try:
+            self._compiled = ov.Core().compile_model(model, "CPU", options)
+        except RuntimeError as error:
+            raise IntegrityError(f"{name}: OpenVINO {ov.__version__} cannot run this model ({error}).") from error
+        self.version = f"openvino {ov.__version__}"
+        self.precision: str = self._compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
+        self.threads: int = self._compiled.get_property("INFERENCE_NUM_THREADS")
+        self.seconds = 0.0
+        if self.precision != precision:
+            raise IntegrityError(f"{name}: measured in {precision}, but this machine would infer in {self.precision}.")
+
+    def __call__(self, patches: np.ndarray) -> np.ndarray:
+        started = time.perf_counter()
+        answers = [self._compiled(patch[None])[0][0] for patch in np.ascontiguousarray(patches, np.float32)]
+        self.seconds += time.perf_counter() - started
+        return np.stack(answers)
+
+    def layer_precisions(self) -> dict[str, int]:
+        """How many of the layers that compute with the image run in each precision, e.g. {"i8": 101, "f32": 543}."""
+        layers = self._compiled.get_runtime_model().get_ops()
+        found = Counter(str(layer.get_rt_info()["runtimePrecision"].astype(str)) for layer in layers)
+        return {name: count for name, count in found.most_common() if name not in ("dynamic", "i32", "i64")}
