@@ -1,0 +1,390 @@
+"""What a verb does that no single room can: find the dataset, pack a run, segment with any model, score, compare."""
+
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .config import Recipe, load_recipe, parse_recipe
+from .errors import BadInputError, SamkdError, UsageError
+from .volumes.dataset import Case, Dataset, read_case, read_dataset
+from .volumes.files import atomic_path
+
+if TYPE_CHECKING:
+    from .training.run import Run
+
+
+def open_dataset(recipe: Recipe, data: Path | None, *, runs: Path) -> Dataset:
+    """The dataset of a recipe: the folder given, the recipe's own, or the built-in phantom, made on first use."""
+    folder = data or (Path(recipe.data) if recipe.data else None)
+    if folder is not None:
+        return read_dataset(folder)
+    if recipe.phantom is None:
+        raise UsageError(f"recipe {recipe.name!r} needs a dataset; give --data DIR")
+    from .volumes.phantom import write_phantom
+
+    made = recipe.phantom
+    name = f"phantom-{made.training}-{made.test}-{made.seed}"
+    return read_dataset(write_phantom(runs / "data" / name, **made.model_dump()))
+
+
+def recipe_for(config: str | None, source: "Run | None", overrides: list[str]) -> Recipe:
+    """The recipe named, else the one the source run was made with, else the phantom's."""
+    if config is None and source is not None:
+        return parse_recipe(source.config["recipe"], overrides=overrides, source=f"{source.path}/config.yaml")
+    return load_recipe(config or "phantom", overrides)
+
+
+def deploy_run(
+    run: "Run", *, target: str, data: Path | None, out: Path | None, runs: Path, overrides: list[str]
+) -> Path:
+    """Pack a run for a device and return the package folder; the gate judges it on the run's validation cases.
+
+    Raises UsageError for an unknown target, GateRefusedError when the converted model lost too much.
+    """
+    if target != "openvino":
+        raise UsageError(f"target {target!r} is not available; choose openvino")
+    from .deploy.recipe import deploy_student
+    from .distill.networks import load_network
+    from .training.cases import prepare_case
+    from .training.inference import patch_function
+    from .training.patches import PatchBatches
+    from .training.progress import Bar
+    from .training.stage import Cohort
+    from .volumes.pipeline import segment
+
+    recipe = recipe_for(None, run, overrides)
+    settings = recipe.deployment
+    dataset = read_dataset(data or Path(run.config["data"]))
+    cohort = Cohort.of(dataset, validation=recipe.validation, seed=recipe.seed)
+    network, plan = load_network(run), run.plan
+    train = [prepare_case(case, dataset, plan, runs / "cache") for case in cohort.train[: settings.calibration]]
+    patches = PatchBatches.plain(train, patch=plan.patch, count=settings.calibration, seed=recipe.seed)
+    held_out, reference = [], []
+    with Bar("held-out scans, torch", len(cohort.validation)) as bar:
+        for case in cohort.validation:
+            volume, truth = read_case(case, dataset)
+            held_out.append((case.name, volume, truth))
+            reference.append(segment(volume, plan, patch_function(network), classes=len(run.labels)))
+            bar.advance(case.name)
+    name = f"{run.path.name.removeprefix('distill-')}-{target}-{settings.precision}"
+    return deploy_student(
+        network,
+        plan=plan,
+        dataset_labels=run.labels,
+        in_channels=len(run.config["channels"]),
+        calibration=patches,
+        held_out=held_out,
+        reference=reference,
+        precision=settings.precision,
+        max_drop=settings.max_drop,
+        destination=out or runs / "packages" / name,
+        sample=cohort.validation[0].image,
+        provenance={
+            "run": run.path.name,
+            "stage": run.stage,
+            "recipe": recipe.name,
+            "network": run.config["network"]["name"],
+            "objective": run.config["objective"],
+            "test": (run.metrics()["test"] or {}).get("summary"),
+        },
+        description={
+            "dataset": dataset.name,
+            "text": dataset.description,
+            "channels": list(dataset.channels),
+        },
+    )
+
+
+def is_package(path: Path) -> bool:
+    return path.suffix == ".zip" or (path / "manifest.json").exists()
+
+
+def predict(model: Path, scan: Path, out: Path) -> list[Path]:
+    """Write the masks of one scan, or of every NIfTI in a folder; masks keep their scan's file name.
+
+    Raises BadInputError for a scan that cannot be used; a folder is refused before anything is written when a
+    scan in it is missing.
+    """
+    scans = nifti_files(scan)
+    targets = [out] if scan.is_file() else [out / path.name for path in scans]
+    from .volumes.nifti import read_scan, write_labels
+
+    segment_scan, channels = _segmenter(model)
+    for source, target in zip(scans, targets, strict=True):
+        volume = read_scan(source, channels=channels)
+        write_labels(target, segment_scan(volume), volume.geometry, like=source)
+    return targets
+
+
+def nifti_files(path: Path) -> list[Path]:
+    """The NIfTI file itself, or all in a folder. Raises BadInputError when there is none."""
+    if path.is_file():
+        return [path]
+    found = sorted(entry for entry in path.glob("*") if entry.name.endswith((".nii", ".nii.gz")))
+    if not found:
+        raise BadInputError(f"{path}: no NIfTI scan (.nii, .nii.gz) here")
+    return found
+
+
+def _segmenter(model: Path) -> tuple[Callable[[Any], Any], int]:
+    """A function from a scan to its mask, and the number of channels it expects."""
+    if is_package(model):
+        from .deploy.runtime.package import Package
+
+        package = Package.open(model)
+        return package.segment, package.in_channels
+    from .distill.networks import load_network
+    from .training.inference import patch_function
+    from .training.run import Run
+    from .volumes.pipeline import segment
+
+    run = Run.read(model)
+    infer = patch_function(load_network(run))
+    return lambda volume: segment(volume, run.plan, infer, classes=len(run.labels)), len(run.config["channels"])
+
+
+def evaluate(model: Path, data: Path) -> dict[str, Any]:
+    """Scores of a model, or of a folder of masks named like the scans, on the labelled test cases of a dataset."""
+    from .evaluation.scores import score_case, summarise
+    from .training.progress import Bar
+    from .volumes.nifti import read_labels
+
+    dataset = read_dataset(data)
+    cases = labelled_test(dataset)
+    masks = model.is_dir() and not is_package(model) and not (model / "config.yaml").exists()
+    segment_scan = None if masks else _segmenter(model)[0]
+    rows = {}
+    with Bar("test scans", len(cases)) as bar:
+        for case in cases:
+            volume, truth = read_case(case, dataset)
+            if segment_scan is not None:
+                found = segment_scan(volume)
+            else:
+                found, geometry = read_labels(model / case.image.name)
+                if not geometry.same_grid(volume.geometry):
+                    raise BadInputError(f"{model / case.image.name}: this mask is not on the grid of {case.image}")
+            rows[case.name] = score_case(found, truth, spacing=volume.geometry.spacing, labels=dataset.labels)
+            bar.advance(case.name)
+    return {"summary": summarise(rows), "cases": rows}
+
+
+def write_json(path: Path, values: Any) -> None:
+    with atomic_path(path) as temporary:
+        temporary.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
+
+
+def labelled_test(dataset: Dataset) -> list[Case]:
+    cases = [case for case in dataset.test if case.label is not None]
+    if not cases:
+        raise BadInputError(f"{dataset.root}: no labelled test case to score on")
+    return cases
+
+
+@dataclass(frozen=True)
+class DeviceRun:
+    """What runtime.pyz, in a process of its own, did with some scans."""
+
+    masks: dict[str, Path]
+    report: dict[str, Any]
+
+
+def on_device(package: Path, scans: Sequence[Path], out: Path, *, threads: int | None = None) -> DeviceRun:
+    """Segment scans with the package's own runtime, as the device would: another process, no torch in it."""
+    report = out / "report.json"
+    command = [sys.executable, str(package / "runtime.pyz"), "predict", *map(str, scans)]
+    command += ["-o", str(out / "masks"), "--report", str(report)]
+    command += ["--threads", str(threads)] if threads else []
+    (out / "masks").mkdir(parents=True, exist_ok=True)
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SamkdError(f"{package}: its runtime failed with exit {done.returncode}: {done.stderr.strip()}")
+    return DeviceRun(
+        {path.name: out / "masks" / path.name for path in scans},
+        json.loads(report.read_text(encoding="utf-8")),
+    )
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Teacher, control, student and package side by side on the test scans."""
+
+    columns: dict[str, dict[str, float]]  # column -> class name (and "mean") -> Dice
+    package: Path
+    html: Path
+    facts: dict[str, str]
+
+
+COLUMNS = ("teacher", "student without teacher", "student with teacher", "package")
+
+
+def report(package: Path | None, *, out: Path, data: Path | None, runs: Path) -> Comparison:
+    """Compare a package with the runs it comes from and write one offline HTML file.
+
+    The package's masks are made by its own runtime in a process of its own. Raises BadInputError when one of the
+    runs is not in ``runs``.
+    """
+    from .distill.networks import load_network
+    from .evaluation.overlay import comparison_png
+    from .evaluation.report import write_report
+    from .evaluation.scores import score_case, summarise
+    from .training.inference import patch_function
+    from .training.run import Run, newest_run
+    from .volumes.geometry import reorient
+    from .volumes.nifti import read_labels
+    from .volumes.pipeline import segment
+
+    package = package or newest_package(runs)
+    manifest = json.loads((package / "manifest.json").read_text(encoding="utf-8"))
+    origin = manifest["provenance"]
+    student = Run.read(runs / origin["run"])
+    stages: dict[str, Run] = {"student with teacher": student}
+    if "teacher" in student.config["objective"]:
+        stages["teacher"] = Run.read(runs / student.config["objective"]["teacher"])
+    stages["student without teacher"] = newest_run(runs, "control", recipe=origin["recipe"])
+    stages = {name: stages[name] for name in COLUMNS if name in stages}
+
+    dataset = read_dataset(data or Path(student.config["data"]))
+    cases = labelled_test(dataset)
+    with tempfile.TemporaryDirectory() as scratch:
+        device = on_device(package, [case.image for case in cases], Path(scratch))
+        rows, masks = {}, {}
+        for case in cases:
+            volume, truth = read_case(case, dataset)
+            masks[case.name] = read_labels(device.masks[case.image.name])[0]
+            rows[case.name] = score_case(
+                masks[case.name], truth, spacing=volume.geometry.spacing, labels=dataset.labels
+            )
+    summaries = {name: (run.metrics()["test"] or {}).get("summary") for name, run in stages.items()}
+    summaries["package"] = summarise(rows)
+
+    networks = {name: (run.plan, patch_function(load_network(run))) for name, run in stages.items()}
+    pictures = {}
+    for case in cases[:3]:
+        volume, truth = read_case(case, dataset)
+        upright = volume.geometry.oriented("SPL")
+        labels = {"truth": truth}
+        for name, (plan, infer) in networks.items():
+            labels[name] = segment(volume, plan, infer, classes=len(dataset.labels))
+        labels["package"] = masks[case.name]
+        pictures[case.name] = comparison_png(
+            reorient(volume.array[0], volume.geometry, upright),
+            {name: reorient(mask, volume.geometry, upright) for name, mask in labels.items()},
+            spacing=upright.spacing,
+        )
+    columns = {
+        name: {
+            **{label: scores["dice"] for label, scores in summary["per_class"].items()},
+            "mean": summary["mean"]["dice"],
+        }
+        for name, summary in summaries.items()
+        if summary
+    }
+    facts = {
+        "recipe": origin["recipe"],
+        "dataset": f"{dataset.name}: {len(cases)} test scans",
+        "package": f"{package.name}, {size_of(package) / 1e6:.1f} MB, {manifest['precision']}",
+        "device": (
+            f"{device.report['seconds_per_scan']:.2f} s and {device.report['peak_memory_mb']:.0f} MB per scan "
+            f"(median time, peak memory of the whole process)"
+        ),
+        **{
+            f"{name} run": f"{run.path.name}, {run.metrics()['steps']} steps, {run.metrics()['seconds']:.0f} s, "
+            f"{run.metrics()['parameters'] / 1e6:.2f} M parameters"
+            for name, run in stages.items()
+        },
+    }
+    curves = {
+        "training loss": {name: smoothed(run, "loss") for name, run in stages.items()},
+        "validation Dice": {name: points(run, "dice") for name, run in stages.items()},
+    }
+    write_report(
+        out,
+        title=f"samkd: {origin['recipe']}",
+        facts=facts,
+        curves=curves,
+        columns=columns,
+        pictures=pictures,
+    )
+    return Comparison(columns, package, out, facts)
+
+
+def newest_package(runs: Path) -> Path:
+    found = sorted((runs / "packages").glob("*/manifest.json"), key=lambda path: path.stat().st_mtime_ns)
+    if not found:
+        raise BadInputError(f"{runs}: no package here; run `samkd deploy` first or name one")
+    return found[-1].parent
+
+
+def size_of(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def points(run: "Run", key: str) -> list[tuple[float, float]]:
+    return [(entry["step"], entry[key]) for entry in run.history() if key in entry]
+
+
+def smoothed(run: "Run", key: str, window: int = 10) -> list[tuple[float, float]]:
+    """Mean over ``window`` steps, one point per window, so that a curve can be read."""
+    raw = points(run, key)
+    chunks = [raw[start : start + window] for start in range(0, len(raw), window)]
+    return [(chunk[-1][0], sum(value for _, value in chunk) / len(chunk)) for chunk in chunks]
+
+
+def demo(runs: Path, overrides: list[str]) -> Comparison:
+    """Teach, distil (with the control), deploy and report on the built-in phantom."""
+    from .distill.recipe import distill
+    from .teachers.recipe import teach
+
+    recipe = load_recipe("phantom", overrides)
+    dataset = open_dataset(recipe, None, runs=runs)
+    teacher = teach(recipe, dataset, runs=runs)
+    distill(recipe, dataset, teacher=None, runs=runs, lambda_=1.0)
+    student = distill(recipe, dataset, teacher=teacher, runs=runs)
+    package = deploy_run(student, target="openvino", data=None, out=None, runs=runs, overrides=overrides)
+    return report(package, out=runs / "report.html", data=None, runs=runs)
+
+
+def bench(package: Path, *, shape: tuple[int, int, int], threads: int | None) -> dict[str, Any]:
+    """Segment one generated CT of ``shape`` (slices, rows, columns) with a package's runtime; its run report."""
+    from .volumes.nifti import write_scan
+    from .volumes.phantom import make_case
+
+    with tempfile.TemporaryDirectory() as scratch:
+        scan = Path(scratch) / "scan.nii.gz"
+        volume, _ = make_case(0, shape=shape)
+        write_scan(scan, volume)
+        return on_device(package, [scan], Path(scratch), threads=threads).report
+
+
+def doctor() -> list[tuple[str, str, str]]:
+    """(what, state, what to do) for everything samkd can use on this machine."""
+    import importlib.metadata
+    import importlib.util
+    import os
+
+    rows = [("python", sys.version.split()[0], ""), ("cores", str(os.cpu_count()), "")]
+    extras = {
+        "torch": "",
+        "monai": "",
+        "segment-anything": "",
+        "openvino": "openvino",
+        "nncf": "openvino",
+        "onnxruntime": "onnx",
+        "torch-tensorrt": "tensorrt",
+        "pydicom": "dicom",
+    }
+    for name, extra in extras.items():
+        try:
+            rows.append((name, importlib.metadata.version(name), ""))
+        except importlib.metadata.PackageNotFoundError:
+            rows.append((name, "missing", f"pip install 'samkd[{extra}]'" if extra else f"pip install {name}"))
+    import torch
+
+    devices = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+    rows.append(("GPU", ", ".join(devices) or "none", "" if devices else "training runs on the CPU"))
+    return rows
