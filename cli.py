@@ -172,9 +172,9 @@ def report(
     runs: Runs = Path("runs"),
 ) -> None:
     """Compare teacher, control, student and package in one offline HTML file."""
-    from . import session
+    from . import comparison
 
-    _print_comparison(session.report(package, out=out or runs / "report.html", data=data, runs=runs))
+    _print_comparison(comparison.report(package, out=out or runs / "report.html", data=data, runs=runs))
 
 
 @app.command()
@@ -235,9 +235,9 @@ def demo(
     override: Overrides = None,
 ) -> None:
     """The whole job on the built-in phantom: teach, distill, deploy, predict, report."""
-    from . import session
+    from . import comparison
 
-    _print_comparison(session.demo(runs, override or []))
+    _print_comparison(comparison.demo(runs, override or []))
 
 
 @app.callback(invoke_without_command=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..volumes.dataset import Case, Dataset, read_case
+from ..volumes.dataset import Case, Dataset, read_labelled_case
 from ..volumes.files import atomic_path, make_folder
 from ..volumes.geometry import Geometry
 from ..volumes.plan import Plan, prepare, prepare_labels
@@ -49,8 +49,7 @@ def prepare_case(case: Case, dataset: Dataset, plan: Plan, cache: Path) -> Prepa
     stem = fingerprint(case)[:32]
     files = [folder / f"{stem}.{part}.npy" for part in ("image", "labels", "affine")]
     if not all(path.exists() for path in files):
-        volume, mask = read_case(case, dataset)
-        assert mask is not None
+        volume, mask = read_labelled_case(case, dataset)
         prepared = prepare(volume, plan)
         labels = prepare_labels(mask, volume.geometry, plan)
         make_folder(folder)

@@ -142,7 +142,7 @@ def _accumulate(model, micro_batches, objective: Objective, count: int, fabric: 
             fabric.backward(terms["loss"] / count)
         for name, term in terms.items():
             sums[name] = sums.get(name, 0) + term.detach().float() / count
-    return {name: float(fabric.all_reduce(value, reduce_op="mean")) for name, value in sums.items()}
+    return {name: torch.as_tensor(fabric.all_reduce(value, reduce_op="mean")).item() for name, value in sums.items()}
 
 
 class _Interrupt:

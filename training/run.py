@@ -131,16 +131,31 @@ class Run:
         self.write_text("log.jsonl", "".join(kept))
 
 
-def newest_run(root: Path, stage: str, *, recipe: str | None = None) -> Run:
-    """The finished run of a stage (and recipe) that ended last. Raises BadInputError when there is none."""
-    runs = [Run.read(path.parent) for path in sorted(root.glob("*/config.yaml"))]
-    finished = [
+def finished_runs(root: Path, stage: str, *, recipe: str | None = None) -> list[Run]:
+    """The finished runs of a stage (and recipe) in a run root, the one that ended last at the end."""
+    runs = [Run.read(path.parent) for path in root.glob("*/config.yaml")]
+    wanted = [
         run for run in runs if run.stage == stage and run.finished and recipe in (None, run.config["recipe"]["name"])
     ]
+    return sorted(wanted, key=lambda run: (run.path / "metrics.json").stat().st_mtime_ns)
+
+
+def newest_run(root: Path, stage: str, *, recipe: str | None = None) -> Run:
+    """The last of finished_runs. Raises BadInputError when there is none."""
+    finished = finished_runs(root, stage, recipe=recipe)
     if not finished:
         of = f" of recipe {recipe!r}" if recipe else ""
         raise BadInputError(f"{root}: no finished {stage} run{of} here; run that stage first or name a run")
-    return max(finished, key=lambda run: (run.path / "metrics.json").stat().st_mtime_ns)
+    return finished[-1]
+
+
+def control_of(student: Run, root: Path) -> Run | None:
+    """The finished lambda = 1 run with the student's network, plan, cases, seed and budget, if there is one."""
+    decisive = ("network", "plan", "cases", "seed", "training", "labels")
+    for run in finished_runs(root, "control"):
+        if all(run.config[key] == student.config[key] for key in decisive):
+            return run
+    return None
 
 
 def _differences(old: dict, new: dict, prefix: str = "") -> list[str]:

@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import torch
 from lightning.fabric import Fabric
-from lightning.fabric.strategies import DDPStrategy
+from lightning.fabric.strategies.ddp import DDPStrategy
 
 from ..config import Recipe, Training
 from ..errors import BadInputError
 from ..evaluation.scores import score_case, summarise
-from ..volumes.dataset import Case, Dataset, read_case, split
+from ..volumes.dataset import Case, Dataset, read_labelled_case, split
 from ..volumes.pipeline import segment
 from ..volumes.plan import Plan
 from ..volumes.tiles import stitched
@@ -188,8 +188,7 @@ def score_scans(
     rows = {}
     with Bar(title, len(cases)) as bar:
         for case in cases:
-            volume, truth = read_case(case, dataset)
-            assert truth is not None
+            volume, truth = read_labelled_case(case, dataset)
             found = segment(volume, plan, infer, classes=len(dataset.labels))
             rows[case.name] = score_case(found, truth, spacing=volume.geometry.spacing, labels=dataset.labels)
             bar.advance(case.name)

@@ -144,9 +144,9 @@ class Abdomen:
         canvas.paint(block, np.minimum(z - dome, self.room - 2), LUNG + 25 * canvas.waves(block, rng, 30))
 
     def _stomach_and_bowel(self) -> None:
-        """Not labelled; their HU are those of the gallbladder, the kidneys and the liver."""
+        """Not labelled; their HU are near those of the gallbladder, the kidneys and the liver."""
         rng = self.rng
-        for _ in range(20):
+        for _ in range(14):
             centre = (rng.uniform(-80, 80), rng.uniform(-8, 64), rng.uniform(-125, -18))
             turn = (rng.uniform(-40, 40), rng.uniform(-90, 90), rng.uniform(-60, 60))
             self._gut(centre, (13, 13, rng.uniform(26, 46)), turn, bend=rng.uniform(-12, 12))
@@ -161,7 +161,7 @@ class Abdomen:
     def _gut(self, centre: Vector, radii: Vector, turn: Vector, *, bend: float, kidney_like: float = 0.4) -> None:
         rng = self.rng
         like_kidney = rng.uniform() < kidney_like
-        hu = self._kidney_hu() + rng.normal(0, 12) if like_kidney else rng.uniform(-5, 40)
+        hu = self._kidney_hu() + rng.normal(0, 12) if like_kidney else rng.uniform(15, 60)
         gas = rng.uniform() < 0.3
         block, depth, centre = self._organ(centre, radii, turn, hu, bend=bend, shift=8)
         if gas:  # rises to the front: the patient lies on the back
@@ -236,7 +236,7 @@ class Abdomen:
             self._organ((42, 42, -16), radii, (25, 0, 0), hu, label=5, shift=6, ripple=1)
 
     def _vessels(self) -> None:
-        """The vena cava, right of the midline, is as bright as the aorta and not labelled."""
+        """The vena cava, right of the midline, fills later than the aorta beside it and is not labelled."""
         canvas, rng = self.canvas, self.rng
         hu = 180 + 35 * self.enhancement
         front = self.spine[1] + 19
@@ -250,7 +250,8 @@ class Abdomen:
             away_x = (x - np.float32(x0) - lean * z - bow * z * z) / wide
             away_y = (y - np.float32(y0) + tilt * z) / deep
             depth = (1 - np.hypot(away_x, away_y)) * math.sqrt(wide * deep) + 0.8 * canvas.waves(block, rng, 50)
-            blood = hu + rng.normal(0, 10) + 4 * canvas.waves(block, rng, 40)
+            late = rng.uniform(30, 70) if side > 0 else 0.0
+            blood = hu - late + rng.normal(0, 10) + 4 * canvas.waves(block, rng, 40)
             canvas.paint(block, depth, blood, label=label)
 
     def _kidney_hu(self) -> float:

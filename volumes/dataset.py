@@ -87,6 +87,14 @@ def read_case(case: Case, dataset: Dataset) -> tuple[Volume, np.ndarray | None]:
     return volume, _read_mask(case.label, case, dataset, volume.geometry)
 
 
+def read_labelled_case(case: Case, dataset: Dataset) -> tuple[Volume, np.ndarray]:
+    """Scan and mask of a case that must have one. Raises BadInputError."""
+    volume, mask = read_case(case, dataset)
+    if mask is None:
+        raise BadInputError(f"{case.image}: this case has no mask; name one in dataset.json, or leave the case out.")
+    return volume, mask
+
+
 def split(cases: Sequence[Case], *, validation: float, seed: int) -> tuple[tuple[Case, ...], tuple[Case, ...]]:
     """Cut cases into training and validation, each sorted by name.
 

@@ -3,7 +3,7 @@ import json
 import pytest
 
 from samkd.errors import BadInputError
-from samkd.training.run import Run, digest, newest_run
+from samkd.training.run import Run, control_of, digest, newest_run
 
 
 def config(**changes) -> dict:
@@ -77,3 +77,19 @@ def test_newest_run_wants_a_finished_one_of_the_stage_and_recipe(tmp_path):
     assert newest_run(tmp_path, "teach", recipe="phantom").path.name == "old"
     with pytest.raises(BadInputError, match="of recipe 'third'"):
         newest_run(tmp_path, "teach", recipe="third")
+
+
+def test_a_control_has_the_students_budget(tmp_path):
+    def finished(name, **changes) -> Run:
+        run = Run.create(tmp_path / name, config(**changes))
+        run.weights.write_bytes(b"")
+        run.write_json("metrics.json", {})
+        return run
+
+    student = finished("student", stage="distill", objective={"lambda": 0.5})
+    assert control_of(student, tmp_path) is None
+    finished("shorter", stage="control", training={"steps": 2})
+    finished("other seed", stage="control", seed=1)
+    assert control_of(student, tmp_path) is None
+    control = finished("control", stage="control")
+    assert control_of(student, tmp_path) == control
