@@ -1,5 +1,6 @@
 """The verbs. Each imports what it needs inside its body, so that `samkd --help` answers at once."""
 
+import signal
 import sys
 from collections import Counter
 from pathlib import Path
@@ -336,6 +337,7 @@ def _add_range(table: Table, title: str, values: list[float]) -> None:
 
 
 def main() -> None:
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # unwinds, so that nothing half-written stays behind
     app(prog_name="samkd")
 
 

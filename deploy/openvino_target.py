@@ -31,6 +31,7 @@ def convert(network: nn.Module, *, patch: tuple[int, int, int], in_channels: int
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore", TracerWarning)  # a fixed size is what is wanted
         warnings.simplefilter("ignore", UserWarning)
+        warnings.simplefilter("ignore", FutureWarning)  # tracing is deprecated; torch.export's graph is slower here
         model = ov.convert_model(_Probabilities(network), example_input=torch.zeros(shape), input=[shape])
     model.inputs[0].set_names({"image"})
     model.outputs[0].set_names({"probabilities"})
