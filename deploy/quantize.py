@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import MissingExtraError
-from .runtime.engine_openvino import load_openvino
+from .runtime.engine_openvino import core
 
 _WEIGHTED = ("Convolution", "ConvolutionBackpropData", "GroupConvolution", "GroupConvolutionBackpropData", "MatMul")
 
@@ -46,7 +46,7 @@ def quantize(model: Any, calibration: Sequence[np.ndarray], rung: Rung) -> Any:
     Weights symmetric per channel, activations asymmetric where they need it (NNCF's MIXED preset), SmoothQuant as for
     transformers (Xiao et al. 2022). Raises MissingExtraError without NNCF.
     """
-    load_openvino()  # first: it keeps NNCF from reporting home as well
+    core()  # before NNCF is imported: it keeps it from reporting home, and its cores from unmapping our signal stack
     try:
         import nncf
     except ImportError as error:

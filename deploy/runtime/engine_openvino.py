@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 import time
 from collections import Counter
@@ -34,6 +35,18 @@ def load_openvino() -> ModuleType:
     return openvino
 
 
+@functools.cache
+def core() -> openvino.Core:
+    """The one OpenVINO core of this process, its CPU plugin loaded. Never freed.
+
+    Each core's CPU plugin installs an alternate signal stack and unmaps it when it is freed. With two cores, the first
+    one freed first, the thread is left with an unmapped signal stack and the next Ctrl-C ends in a segmentation fault.
+    """
+    made = load_openvino().Core()
+    made.get_property("CPU", "FULL_DEVICE_NAME")  # loads the plugin
+    return made
+
+
 class Engine:
     """A compiled model; calling it turns patches float32 [N, C, *patch] into class probabilities [N, K, *patch].
 
@@ -49,7 +62,7 @@ class Engine:
             options["INFERENCE_NUM_THREADS"] = threads
         name = model if isinstance(model, Path) else "the converted model"
         try:
-            self._compiled = ov.Core().compile_model(model, "CPU", options)
+            self._compiled = core().compile_model(model, "CPU", options)
         except RuntimeError as error:
             raise IntegrityError(f"{name}: OpenVINO {ov.__version__} cannot run this model ({error}).") from error
         self.version = f"openvino {ov.__version__}"

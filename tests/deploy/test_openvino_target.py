@@ -1,3 +1,7 @@
+import subprocess
+import sys
+import textwrap
+
 import numpy as np
 import pytest
 import torch
@@ -86,3 +90,21 @@ def test_rungs_keep_what_they_name_in_float(model):
     ends = {kinds[name] for name in _ends(model)}
     assert ends == {"Convolution"} and 3 <= len(list(_ends(model))) <= 4  # embedding, two of encoder 1, the output
     assert len({rung.name for rung in RUNGS}) == len(RUNGS)
+
+
+def test_signals_arrive_after_engines_are_freed_in_any_order():
+    """OpenVINO's CPU plugin unmaps the signal stack it installed; a Ctrl-C after `samkd deploy` must not crash."""
+    program = """
+        import signal
+        import numpy as np
+        from samkd.deploy.runtime.engine_openvino import Engine, load_openvino
+        ov = load_openvino()
+        image = ov.opset13.parameter([1, 2, 4, 4, 4], np.float32, name="image")
+        engines = [Engine(ov.Model([ov.opset13.softmax(image, 1)], [image]), precision="f32") for _ in range(3)]
+        while engines:
+            engines.pop(0)
+        signal.signal(signal.SIGINT, lambda *_: print("arrived"))
+        signal.raise_signal(signal.SIGINT)
+    """
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(program)], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "arrived\n"), done.stderr
