@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
 from typing import TYPE_CHECKING, Any
 
@@ -9,7 +10,7 @@ from ..errors import UsageError
 
 if TYPE_CHECKING:
     from ..sam.presets import Backbone
-    from .masam import MASAM
+    from .teacher import Teacher
 
 TEACHERS = ("masam",)
 
@@ -22,17 +23,16 @@ def build_teacher(
     num_classes: int,
     patch: tuple[int, int, int],
     **options: Any,
-) -> MASAM:
+) -> Teacher:
     """The teacher `name` for patches (D, H, W) of `in_channels` channels and `num_classes` classes with background.
 
     `options` are those of the teacher's own builder. UsageError for an unknown name, backbone or option.
     """
     if name not in TEACHERS:
         raise UsageError(f"unknown teacher {name!r}: choose one of {', '.join(TEACHERS)}")
-    from .masam import build_masam
-
+    build = getattr(importlib.import_module(f".{name}", __package__), f"build_{name}")
     fixed = {"backbone": backbone, "in_channels": in_channels, "num_classes": num_classes, "patch": patch}
-    known = [option for option in inspect.signature(build_masam).parameters if option not in fixed]
+    known = [option for option in inspect.signature(build).parameters if option not in fixed]
     if unknown := sorted(set(options) - set(known)):
         raise UsageError(f"teacher {name!r} has no option {', '.join(unknown)}: choose among {', '.join(known)}")
-    return build_masam(**fixed, **options)
+    return build(**fixed, **options)

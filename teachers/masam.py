@@ -1,18 +1,17 @@
 """MA-SAM (Chen et al. 2024): SAM's encoder with FacT and 3-D adapters, and a decoder that ends at full size."""
 
 from functools import partial
-from pathlib import Path
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..errors import UsageError
-from ..sam.checkpoints import LoadReport, load_published
 from ..sam.image_encoder import Block, ImageEncoder
 from ..sam.mask_decoder import MaskDecoder
 from ..sam.presets import Backbone, get_backbone
 from ..sam.prompt_encoder import PromptEncoder, build_prompt_encoder
-from .adapters import Adapter3D, FacT, SharedFactors, adapter_names, freeze
+from .adapters import Adapter3D, FacT, SharedFactors
+from .teacher import Teacher
 
 # The authors' state-dict keys -> ours, for `sam.checkpoints.canonical_state`.
 AUTHORS_KEYS = (
@@ -52,7 +51,7 @@ class AdaptedBlock(Block):
         return self.feed(self.adapter2(x, depth))
 
 
-class MASAM(nn.Module):
+class MASAM(Teacher):
     """Fully automatic MA-SAM over stacks of neighbouring slices.
 
     The D slices fold into the batch and meet in the 3-D adapters; every class has a mask token, background first.
@@ -94,15 +93,6 @@ class MASAM(nn.Module):
         sparse, dense = self.prompt_encoder(None, None, None)
         logits, _ = self.mask_decoder(embedding, self.prompt_encoder.get_dense_pe(), sparse, dense)
         return logits.unflatten(0, (-1, depth)).transpose(1, 2)
-
-    def freeze_base(self) -> None:
-        """Freeze SAM's image encoder: adapters, prompt encoder and mask decoder stay trainable, as in MA-SAM."""
-        tuned = {name for name, _ in self.named_parameters() if name.startswith(("prompt_encoder.", "mask_decoder."))}
-        freeze(self, keep=adapter_names(self) | tuned)
-
-    def load_base(self, path: str | Path) -> LoadReport:
-        """Fill SAM's parts from a published checkpoint; errors as in `sam.checkpoints.load_published`."""
-        return load_published(self, path, added=adapter_names(self))
 
 
 def build_masam(

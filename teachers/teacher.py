@@ -1,0 +1,30 @@
+"""What every teacher is: a network around SAM's parts, most of it frozen."""
+
+from pathlib import Path
+from typing import ClassVar
+
+from torch import nn
+
+from ..sam.checkpoints import LoadReport, load_published
+from .adapters import adapter_names, freeze
+
+
+class Teacher(nn.Module):
+    """forward(image [B, C, D, H, W], prompts=None) -> logits [B, K, D, H, W], background first.
+
+    `patch` is (D, H, W). `tuned` names, by prefix, the parts that are trained besides the adapters.
+    """
+
+    tuned: ClassVar[tuple[str, ...]] = ("prompt_encoder.", "mask_decoder.")
+    in_channels: int
+    num_classes: int
+    patch: tuple[int, int, int]
+
+    def freeze_base(self) -> None:
+        """Freeze SAM's image encoder; the adapters and the parts named in `tuned` stay trainable."""
+        tuned = {name for name, _ in self.named_parameters() if name.startswith(self.tuned)}
+        freeze(self, keep=adapter_names(self) | tuned)
+
+    def load_base(self, path: str | Path) -> LoadReport:
+        """Fill SAM's parts from a published checkpoint; errors as in `sam.checkpoints.load_published`."""
+        return load_published(self, path, added=adapter_names(self))
