@@ -1,11 +1,14 @@
 """samkd teach: fit a SAM-adapter teacher to a dataset."""
 
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
 
 from ..config import Recipe
+from ..training.checkpoint import sha256
 from ..training.losses import segmentation_loss
+from ..training.progress import console
 from ..training.run import Run, digest
 from ..training.stage import Cohort, run_config, train_network
 from ..volumes.dataset import Dataset
@@ -46,15 +49,27 @@ def teach(
         plan=plan,
         cohort=cohort,
         training=settings,
-        objective={"lambda": 1.0, "pretrained": weights.name if weights else None},
+        objective={
+            "lambda": 1.0,
+            "pretrained": {"name": weights.name, "sha256": sha256(weights)} if weights else None,
+        },
     )
+    config["base"] = str(weights.resolve()) if weights else None
     torch.manual_seed(recipe.seed)
     network = build_teacher(
         **{key: value for key, value in spec.items() if key not in ("room", "options")}, **spec["options"]
     )
-    if weights is not None:
-        network.load_base(weights)
+    report = network.load_base(weights) if weights else None
+    name = f"teach-{recipe.name}-{recipe.teacher.name}-{digest(config)[:8]}"
+    folder = Run.create(run or runs / name, config)
+    if report is not None:
         network.freeze_base()
+        folder.write_json("base.json", asdict(report))
+        console.print(
+            f"{weights} ({report.variant}): {len(report.loaded)} tensors loaded, {len(report.interpolated)} of them "
+            f"interpolated; {len(report.reinitialised)} re-initialised by design, {len(report.added)} added, "
+            f"{len(report.dropped)} dropped; each by name in {folder.path / 'base.json'}"
+        )
 
     def objective(logits: torch.Tensor, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         loss = segmentation_loss(
@@ -65,10 +80,9 @@ def teach(
         )
         return {"loss": loss}
 
-    name = f"teach-{recipe.name}-{recipe.teacher.name}-{digest(config)[:8]}"
     return train_network(
         network,
-        run=Run.create(run or runs / name, config),
+        run=folder,
         cohort=cohort,
         plan=plan,
         settings=settings,

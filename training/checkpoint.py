@@ -1,5 +1,9 @@
-"""Weights and training state as safetensors: one file each, written atomically, no pickle."""
+"""Weights and training state as safetensors: one file each, written atomically, no pickle.
 
+Frozen parameters are not written: a run that adapts a published checkpoint keeps what it tuned and the base's hash.
+"""
+
+import hashlib
 import json
 from pathlib import Path
 
@@ -11,20 +15,35 @@ from ..errors import BadInputError, IntegrityError
 from ..volumes.files import atomic_path
 
 
+def sha256(path: Path) -> str:
+    """Raises BadInputError for a file that cannot be read."""
+    try:
+        with path.open("rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+    except OSError as error:
+        raise BadInputError(f"{path}: cannot be read ({error.strerror}); give the path of a weights file") from None
+
+
+def tuned_state(network: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """The state without frozen parameters: those stay in the file of the published base they came from."""
+    frozen = _frozen(network)
+    return {name: tensor for name, tensor in network.state_dict().items() if name not in frozen}
+
+
 def save_weights(network: torch.nn.Module, path: Path) -> None:
-    _save(path, {name: tensor for name, tensor in network.state_dict().items()}, {"format": "samkd-weights-1"})
+    _save(path, tuned_state(network), {"format": "samkd-weights-1"})
 
 
 def load_weights(network: torch.nn.Module, path: Path) -> None:
-    """Fill a network exactly. Raises IntegrityError for a broken file, BadInputError when keys or shapes differ."""
+    """Fill all of a network but its frozen parameters.
+
+    Raises IntegrityError for a broken file, BadInputError when keys or shapes differ.
+    """
     try:
         tensors = load_file(path)
     except (OSError, SafetensorError) as error:
         raise IntegrityError(f"{path}: not a readable safetensors file ({error}); run the stage again") from None
-    try:
-        network.load_state_dict(tensors)
-    except RuntimeError as error:
-        raise BadInputError(f"{path}: these weights are not this network's: {error}") from None
+    _fill(network, tensors, path)
 
 
 def save_state(
@@ -35,7 +54,7 @@ def save_state(
     progress: dict[str, float | int],
 ) -> None:
     """Everything a resumed run needs: weights, optimiser moments, and the counters in ``progress``."""
-    tensors = {f"network.{name}": tensor for name, tensor in network.state_dict().items()}
+    tensors = {f"network.{name}": tensor for name, tensor in tuned_state(network).items()}
     for index, values in optimizer.state_dict()["state"].items():
         for name, value in values.items():
             tensors[f"optimizer.{index}.{name}"] = torch.as_tensor(value)
@@ -59,9 +78,27 @@ def load_state(path: Path, *, network: torch.nn.Module, optimizer: torch.optim.O
         else:
             index, name = rest.split(".")
             moments.setdefault(int(index), {})[name] = tensor
-    network.load_state_dict(weights)
+    _fill(network, weights, path)
     optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})
     return progress
+
+
+def _frozen(network: torch.nn.Module) -> set[str]:
+    return {name for name, parameter in network.named_parameters() if not parameter.requires_grad}
+
+
+def _fill(network: torch.nn.Module, tensors: dict[str, torch.Tensor], path: Path) -> None:
+    try:
+        missing, unexpected = network.load_state_dict(tensors, strict=False)
+    except RuntimeError as error:
+        raise BadInputError(f"{path}: these weights are not this network's: {error}") from None
+    if unexpected or set(missing) != _frozen(network):
+        missing = sorted(set(missing) - _frozen(network))
+        twice = sorted(_frozen(network) & tensors.keys())
+        raise BadInputError(
+            f"{path}: these weights are not this network's: missing {missing}, unexpected {unexpected}, "
+            f"in the file though frozen {twice}"
+        )
 
 
 def _save(path: Path, tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> None:

@@ -13,7 +13,7 @@ from ..errors import BadInputError
 from ..volumes.files import atomic_path, make_folder
 from ..volumes.plan import Plan
 
-BYSTANDERS = ("data", "recipe")  # where the data lies, and the whole recipe for the stages to come
+BYSTANDERS = ("data", "recipe", "base")  # where data and base weights lie, and the whole recipe for later stages
 
 
 def digest(config: dict[str, Any]) -> str:

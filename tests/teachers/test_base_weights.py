@@ -1,0 +1,82 @@
+"""A teacher that adapts a published file: what its run keeps, and how it is put together again."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+from samkd.config import load_recipe
+from samkd.distill.networks import load_network
+from samkd.errors import BadInputError, IntegrityError
+from samkd.sam.image_encoder import ImageEncoder
+from samkd.sam.mask_decoder import MaskDecoder
+from samkd.sam.presets import get_backbone
+from samkd.sam.prompt_encoder import build_prompt_encoder
+from samkd.teachers.recipe import teach
+from samkd.volumes.dataset import read_dataset
+from samkd.volumes.phantom import write_phantom
+
+SMALL = [
+    "phantom.training=3",
+    "phantom.test=1",
+    "teacher.plan.size=[null,32,32]",
+    "teacher.plan.patch=[3,32,32]",
+    "teacher.training.steps=2",
+    "teacher.training.batch=1",
+    "teacher.training.validate_every=2",
+]
+
+
+def published(path, seed: int):
+    """A file with the keys and shapes of SAM's, at the size of vit_tiny_p8."""
+    torch.manual_seed(seed)
+    backbone = get_backbone("vit_tiny_p8")
+    sam = nn.ModuleDict(
+        {
+            "image_encoder": ImageEncoder(backbone, image_size=(64, 64)),
+            "prompt_encoder": build_prompt_encoder(backbone, image_size=(64, 64)),
+            "mask_decoder": MaskDecoder(backbone.decoder, channels=backbone.out_chans, masks=4, stages=2),
+        }
+    )
+    torch.save(sam.state_dict(), path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def taught(tmp_path_factory):
+    root = tmp_path_factory.mktemp("base")
+    recipe = load_recipe("phantom", SMALL)
+    dataset = read_dataset(write_phantom(root / "data", training=3, test=1, seed=0))
+    base = published(root / "sam.pth", seed=0)
+    return teach(recipe, dataset, runs=root / "runs", weights=base), base
+
+
+def test_the_run_keeps_what_was_tuned_and_the_hash_of_the_base(taught):
+    run, base = taught
+    kept = load_file(run.weights)
+    frozen = [name for name in kept if name.startswith("image_encoder.") and (".attn.proj." in name or ".mlp." in name)]
+    assert frozen == [] and any("adapter1" in name for name in kept) and any("mask_decoder" in name for name in kept)
+    state = load_file(run.state)
+    assert not any(".mlp." in name and "image_encoder" in name for name in state)
+    assert run.config["objective"]["pretrained"]["name"] == "sam.pth"
+    report = json.loads((run.path / "base.json").read_text())
+    assert report["variant"] == "vit_tiny_p8" and "image_encoder.pos_embed" in report["interpolated"]
+    network = load_network(run)
+    theirs = torch.load(base, weights_only=True)
+    assert torch.equal(
+        network.image_encoder.blocks[0].mlp.lin1.weight, theirs["image_encoder.blocks.0.mlp.lin1.weight"]
+    )
+
+
+def test_another_base_is_refused_and_a_moved_one_can_be_named(taught, tmp_path):
+    run, base = taught
+    with pytest.raises(IntegrityError, match=r"other\.pth: not the weights that .* adapts \(sam\.pth, sha256"):
+        load_network(run, base=published(tmp_path / "other.pth", seed=1))
+    moved = tmp_path / "moved.pth"
+    moved.write_bytes(base.read_bytes())
+    again = load_network(run, base=moved).state_dict()
+    assert all(torch.equal(value, again[name]) for name, value in load_network(run).state_dict().items())
+    with pytest.raises(BadInputError, match=r"gone\.pth: .* adapts this file .* --weights"):
+        load_network(run, base=tmp_path / "gone.pth")
