@@ -2,13 +2,14 @@
 
 from collections.abc import Callable
 from functools import partial
+from types import MethodType
 from typing import Any
 
 import torch
 from segment_anything.modeling import image_encoder as published
 from segment_anything.modeling.common import LayerNorm2d
 from torch import Tensor, nn
-from torch.nn.functional import scaled_dot_product_attention
+from torch.nn.functional import pad, scaled_dot_product_attention
 from torch.utils.checkpoint import checkpoint
 
 from ..errors import UsageError
@@ -18,9 +19,11 @@ encoder_norm = partial(nn.LayerNorm, eps=1e-6)
 
 
 class Attention(published.Attention):
-    """SAM's attention with decomposed relative positions, through `scaled_dot_product_attention`.
+    """SAM's attention with decomposed relative positions, without a score matrix in memory.
 
-    softmax(scale * q k^T + rel_h + rel_w) v, where rel_h and rel_w use the unscaled q. State-dict keys are SAM's.
+    softmax(scale * q k^T + rel_h + rel_w) v, where rel_h and rel_w use the unscaled q. The two terms are folded into
+    the inner product (q gets the h + w terms of its token, k the one-hot row and column of its own), so that
+    `scaled_dot_product_attention` needs no mask and its fused kernels apply. State-dict keys are SAM's.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -30,9 +33,23 @@ class Attention(published.Attention):
         grid = q.reshape(n, self.num_heads, h, w, -1)
         rel_h = torch.einsum("nahwc,hkc->nahwk", grid, published.get_rel_pos(h, h, self.rel_pos_h))
         rel_w = torch.einsum("nahwc,wkc->nahwk", grid, published.get_rel_pos(w, w, self.rel_pos_w))
-        bias = (rel_h[..., :, None] + rel_w[..., None, :]).reshape(n, self.num_heads, h * w, h * w)
-        out = scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=self.scale)
+        place = torch.cat([_one_hot(h, x).repeat_interleave(w, 0), _one_hot(w, x).repeat(h, 1)], dim=1)
+        q = torch.cat([q * self.scale, rel_h.flatten(2, 3), rel_w.flatten(2, 3)], dim=-1)
+        k = torch.cat([k, place.expand(n, self.num_heads, -1, -1)], dim=-1)
+        v = pad(v, (0, h + w))  # the fused CPU kernel wants one width
+        out = scaled_dot_product_attention(q, k, v, scale=1.0)[..., : c // self.num_heads]
         return self.proj(out.transpose(1, 2).reshape(n, h, w, c))
+
+
+def _one_hot(size: int, like: Tensor) -> Tensor:
+    return torch.eye(size, dtype=like.dtype, device=like.device)
+
+
+def use_published_attention(model: nn.Module) -> None:
+    """Let every attention in `model` compute as SAM's code does: the same numbers, slower; for comparison."""
+    for module in model.modules():
+        if isinstance(module, Attention):
+            module.forward = MethodType(published.Attention.forward, module)
 
 
 class Block(nn.Module):
