@@ -1,4 +1,4 @@
-"""Reading published SAM weights into our models, with a report that accounts for every key."""
+"""Reading published weights into our models, with a report that accounts for every key."""
 
 import pickle
 import re
@@ -13,22 +13,26 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 from ..errors import BadInputError, IntegrityError
-from .image_encoder import ImageEncoder
-from .presets import BACKBONES
+from .encoder import Encoder
+from .families import family, recognise
+from .presets import ENCODERS
 
 WRAPPERS = ((r"^module\.", ""), (r"^sam\.", ""))  # DistributedDataParallel's prefix and that of models around SAM
 
-# What a decoder for K classes replaces: tokens and heads are per mask, stages beyond SAM's two are new.
+# What a decoder for K classes replaces: tokens and heads are per mask, stages beyond the published two are new.
 REPLACED = re.compile(
     r"mask_decoder\.(mask_tokens|output_hypernetworks_mlps|iou_prediction_head)\."
     r"|mask_decoder\.output_upscaling\.([4-9]|\d\d)\."
+    r"|mask_decoder\.final_output_upscaling_layers\.([2-9]\.|1\.1\.)"
 )
+NOTHING = re.compile(r"(?!)")
 
 
 @dataclass(frozen=True)
 class LoadReport:
     """Where every key went. `loaded` holds the interpolated ones too; `dropped` are the file's keys that the model
-    replaces by design (`reinitialised`, on the model's side); `added` are parts that SAM does not have."""
+    replaces by design (`reinitialised`, on the model's side) or that no embedding depends on (MobileSAM's classifier);
+    `added` are the model's parts that the file does not have."""
 
     variant: str
     loaded: tuple[str, ...]
@@ -39,14 +43,16 @@ class LoadReport:
 
 
 def read_state(path: str | Path) -> dict[str, Tensor]:
-    """The tensors of a `.pth` or `.safetensors` file, on the CPU, without running any pickled code.
+    """The tensors of a `.pth`, `.pt` or `.safetensors` file, on the CPU, without running any pickled code.
+
+    EfficientSAM's and MedSAM's training files hold them under the key "model"; what lies beside it is no weights.
 
     BadInputError: no such file, or not a flat mapping of names to tensors. IntegrityError: truncated or damaged,
     or only readable by running code from inside it.
     """
     path = Path(path)
     if not path.is_file():
-        raise BadInputError(f"{path}: no such weights file; give the path of a SAM checkpoint (.pth, .safetensors)")
+        raise BadInputError(f"{path}: no such weights file; give the path of a .pth, .pt or .safetensors file")
     state: Any
     try:
         if path.suffix == ".safetensors":
@@ -62,6 +68,8 @@ def read_state(path: str | Path) -> dict[str, Tensor]:
         raise IntegrityError(
             f"{path}: truncated or damaged weights file ({_first_line(error)}); download it again"
         ) from error
+    if isinstance(state, Mapping) and isinstance(state.get("model"), Mapping):
+        state = state["model"]
     if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
         raise BadInputError(f"{path}: expected a flat mapping of names to tensors, as SAM's published files hold")
     return dict(state)
@@ -84,35 +92,36 @@ def canonical_state(state: Mapping[str, Tensor], *, renames: Iterable[tuple[str,
     return result
 
 
-def recognise(state: Mapping[str, Tensor]) -> str:
-    """The name of the backbone these weights belong to, by keys and shapes; a description if it is none of ours."""
-    blocks = {match[1] for key in state if (match := re.match(r"image_encoder\.blocks\.(\d+)\.", key))}
-    patch = state.get("image_encoder.patch_embed.proj.weight")
-    if patch is None or not blocks:
-        return "not a SAM image encoder"
-    dim, depth, size = patch.shape[0], len(blocks), patch.shape[-1]
-    for backbone in BACKBONES.values():
-        if (backbone.dim, backbone.depth, backbone.patch_size) == (dim, depth, size):
-            return backbone.name
-    return f"a ViT of width {dim}, depth {depth}, patch size {size}"
-
-
 def match_published(
-    model: nn.Module, state: Mapping[str, Tensor], *, added: Collection[str] = ()
+    model: nn.Module,
+    state: Mapping[str, Tensor],
+    *,
+    added: Collection[str] = (),
+    replaced: re.Pattern[str] = REPLACED,
 ) -> tuple[dict[str, Tensor], LoadReport]:
-    """What to write into `model` (with SAM's parts `image_encoder`, `prompt_encoder`, `mask_decoder`) from SAM's state.
+    """What to write into `model` (its `image_encoder` is an `Encoder`) from a published state or one of our own.
 
-    `added` names the model's keys that SAM does not have (adapters). Position tables are interpolated to the
-    model's token grid as MA-SAM does. Every other difference is named in one BadInputError.
+    `added` names the model's keys that published files do not have (adapters); our own have them. `replaced` matches
+    the keys of parts that the model exchanges for its own: `NOTHING` for a model that is the published one throughout.
+    Position tables are interpolated to the model's token grid as MA-SAM does. Every other difference is named in one
+    BadInputError.
     """
     state = canonical_state(state)
-    own = {key: value for key, value in model.state_dict().items() if key not in added}
-    variant = recognise(state)
-    tables = _position_tables(model)
+    encoder = model.get_submodule("image_encoder")
+    assert isinstance(encoder, Encoder)
+    full = model.state_dict()
+    _check_backbone(state, full)
+    ours = bool(added) and state.keys() >= set(added)
+    own = {key: value for key, value in full.items() if ours or key not in added}
+    if ours and _shapes(own, replaced) == _shapes(state, replaced):
+        replaced = NOTHING
+    tables = {f"image_encoder.{name}" for name in encoder.position_tables()}
+    unused = tuple(f"image_encoder.{name}" for name in encoder.unused)
     values: dict[str, Tensor] = {}
-    interpolated, missing, wrong = [], [], []
+    interpolated, reinitialised, missing, wrong = [], [], [], []
     for key, target in own.items():
-        if REPLACED.match(key):
+        if replaced.match(key):
+            reinitialised.append(key)
             continue
         if key not in state:
             missing.append(key)
@@ -125,8 +134,13 @@ def match_published(
             interpolated.append(key)
         else:
             wrong.append(f"{key} is {list(value.shape)}, expected {list(target.shape)}")
-    dropped = [key for key in state if REPLACED.match(key)]
+    dropped = [key for key in state if key.startswith(unused) or replaced.match(key)]
     unexpected = [key for key in state if key not in own and key not in dropped]
+    if ours and missing and family(state) is None:
+        raise BadInputError(
+            f"these are the tuned parts of one of our runs, without the published weights that it adapts "
+            f"({len(missing)} tensors, such as {missing[0]}): give the published file"
+        )
     faults = [
         f"{kind}: {', '.join(keys)}"
         for kind, keys in (("missing", missing), ("unexpected", unexpected), ("wrong shape", wrong))
@@ -134,41 +148,55 @@ def match_published(
     ]
     if faults:
         raise BadInputError(
-            f"these weights ({variant}) do not fit the model; {'; '.join(faults)}. Choose the backbone that the "
-            "weights belong to, or download the file again"
+            f"these weights ({recognise(state)}) do not fit the model; {'; '.join(faults)}. Choose the backbone that "
+            "the weights belong to, or download the file again"
         )
     report = LoadReport(
-        variant=variant,
+        variant=recognise(state),
         loaded=tuple(values),
         interpolated=tuple(interpolated),
-        reinitialised=tuple(key for key in own if REPLACED.match(key)),
-        added=tuple(added),
+        reinitialised=tuple(reinitialised),
+        added=() if ours else tuple(added),
         dropped=tuple(dropped),
     )
     return values, report
 
 
-def load_published(model: nn.Module, path: str | Path, *, added: Collection[str] = ()) -> LoadReport:
-    """Fill `model` from a published SAM checkpoint (sam_vit_b.pth ...) and say where every key went.
+def load_published(
+    model: nn.Module, path: str | Path, *, added: Collection[str] = (), replaced: re.Pattern[str] = REPLACED
+) -> LoadReport:
+    """Fill `model` from a file of SAM, MedSAM, MobileSAM or EfficientSAM, or of our own; say where every key went.
 
     Nothing is written into the model unless everything fits; errors as in `read_state` and `match_published`.
     """
     state = read_state(path)
     try:
-        values, report = match_published(model, state, added=added)
+        values, report = match_published(model, state, added=added, replaced=replaced)
     except BadInputError as error:
         raise BadInputError(f"{path}: {error}") from None
     model.load_state_dict(values, strict=False)  # `report` is the strict account
     return report
 
 
-def _position_tables(model: nn.Module) -> set[str]:
-    """The keys whose size follows the token grid: absolute positions, and relative ones of the global blocks."""
-    encoder = model.get_submodule("image_encoder")
-    assert isinstance(encoder, ImageEncoder)
-    indexes = encoder.backbone.global_attn_indexes
-    tables = {f"image_encoder.blocks.{index}.attn.rel_pos_{axis}" for index in indexes for axis in "hw"}
-    return {"image_encoder.pos_embed", *tables}
+def _check_backbone(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> None:
+    """BadInputError when file and model have nothing in common, or are known and not the same."""
+    theirs, ours = family(state), family(own)
+    if not state.keys() & own.keys():
+        raise BadInputError(
+            f"none of these {len(state)} tensors (such as {next(iter(state), 'none at all')}) is one of the model's: "
+            f"give weights of {recognise(own)}"
+        )
+    if theirs is None or ours is None or recognise(state) == recognise(own):
+        return
+    if theirs != ours or {recognise(state), recognise(own)} <= ENCODERS.keys():
+        raise BadInputError(
+            f"these are weights of {theirs} ({recognise(state)}), the model is built on {ours} ({recognise(own)}): "
+            "choose the backbone that the weights belong to, or give other weights"
+        )
+
+
+def _shapes(state: Mapping[str, Tensor], keys: re.Pattern[str]) -> dict[str, torch.Size]:
+    return {key: value.shape for key, value in state.items() if keys.match(key)}
 
 
 def _to_grid(table: Tensor, shape: torch.Size) -> Tensor:

@@ -7,12 +7,11 @@ from typing import Any
 
 import torch
 from segment_anything.modeling import image_encoder as published
-from segment_anything.modeling.common import LayerNorm2d
 from torch import Tensor, nn
 from torch.nn.functional import pad, scaled_dot_product_attention
 from torch.utils.checkpoint import checkpoint
 
-from ..errors import UsageError
+from .encoder import Encoder, build_neck
 from .presets import Backbone
 
 encoder_norm = partial(nn.LayerNorm, eps=1e-6)
@@ -63,14 +62,18 @@ class Block(nn.Module):
         self.mlp = published.MLPBlock(embedding_dim=dim, mlp_dim=int(dim * mlp_ratio))
         self.window = window
 
-    def attend(self, x: Tensor) -> Tensor:
-        """The attention half, residual included: [N, h, w, C] -> [N, h, w, C]."""
+    def look(self, x: Tensor) -> Tensor:
+        """What the attention finds, without the residual: [N, h, w, C] -> [N, h, w, C]."""
         y = self.norm1(x)
         if not self.window:
-            return x + self.attn(y)
+            return self.attn(y)
         windows, padded = published.window_partition(y, self.window)
         h, w = x.shape[1:3]
-        return x + published.window_unpartition(self.attn(windows), self.window, padded, (h, w))
+        return published.window_unpartition(self.attn(windows), self.window, padded, (h, w))
+
+    def attend(self, x: Tensor) -> Tensor:
+        """The attention half, residual included."""
+        return x + self.look(x)
 
     def feed(self, x: Tensor) -> Tensor:
         """The MLP half, residual included."""
@@ -81,7 +84,7 @@ class Block(nn.Module):
         return self.feed(self.attend(x))
 
 
-class ImageEncoder(nn.Module):
+class ImageEncoder(Encoder):
     """ViT-Det encoder of SAM (Kirillov et al. 2023). State-dict keys are SAM's.
 
     `image_size` is (H, W) in pixels, each a multiple of the backbone's `patch_size` (else UsageError).
@@ -97,17 +100,10 @@ class ImageEncoder(nn.Module):
         make_block: Callable[..., Block] = Block,
         checkpointing: bool = False,
     ) -> None:
-        super().__init__()
         size = backbone.patch_size
-        if any(pixels < size or pixels % size for pixels in image_size):
-            raise UsageError(
-                f"image size {image_size[0]}x{image_size[1]} does not fit backbone {backbone.name}: "
-                f"height and width must be multiples of {size}; change the patch of the plan"
-            )
+        super().__init__(name=backbone.name, image_size=image_size, token=size, out_chans=backbone.out_chans)
         self.backbone = backbone
-        self.image_size = image_size
         self.checkpointing = checkpointing
-        self.grid = (image_size[0] // size, image_size[1] // size)
         self.patch_embed = published.PatchEmbed((size, size), (size, size), embed_dim=backbone.dim)
         self.pos_embed = nn.Parameter(torch.zeros(1, *self.grid, backbone.dim))
         nn.init.trunc_normal_(self.pos_embed, std=0.02)
@@ -121,12 +117,12 @@ class ImageEncoder(nn.Module):
             )
             for index in range(backbone.depth)
         )
-        self.neck = nn.Sequential(
-            nn.Conv2d(backbone.dim, backbone.out_chans, kernel_size=1, bias=False),
-            LayerNorm2d(backbone.out_chans),
-            nn.Conv2d(backbone.out_chans, backbone.out_chans, kernel_size=3, padding=1, bias=False),
-            LayerNorm2d(backbone.out_chans),
-        )
+        self.neck = build_neck(backbone.dim, backbone.out_chans)
+
+    def position_tables(self) -> set[str]:
+        """Absolute positions, and the relative ones of the global blocks."""
+        indexes = self.backbone.global_attn_indexes
+        return {"pos_embed"} | {f"blocks.{index}.attn.rel_pos_{axis}" for index in indexes for axis in "hw"}
 
     def forward(self, images: Tensor, *context: Any) -> Tensor:
         """images [N, 3, H, W] -> embedding [N, out_chans, h, w]; `context` goes to every block as it is."""

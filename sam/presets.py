@@ -1,4 +1,4 @@
-"""The sizes of SAM's image encoders and of the decoder that goes with each."""
+"""The sizes of the image encoders of SAM and its small relatives, and of the decoder that goes with each."""
 
 from dataclasses import dataclass
 
@@ -37,6 +37,55 @@ class Backbone:
     decoder: DecoderSize = DecoderSize()
 
 
+@dataclass(frozen=True)
+class TinyViTSize:
+    """Sizes of MobileSAM's TinyViT, one number per stage; the first stage is convolutional, its head and window unused.
+
+    The last merge keeps the resolution (stride 1), so that tokens are SAM's 16 x 16 pixels.
+    """
+
+    name: str
+    dims: tuple[int, ...]
+    depths: tuple[int, ...]
+    heads: tuple[int, ...]
+    windows: tuple[int, ...]
+    expand_ratio: float = 4.0
+    local_conv: int = 3
+    mlp_ratio: float = 4.0
+    out_chans: int = 256
+    decoder: DecoderSize = DecoderSize()
+
+    @property
+    def merge_strides(self) -> tuple[int, ...]:
+        return (2,) * (len(self.dims) - 2) + (1,)
+
+    @property
+    def patch_size(self) -> int:
+        return 2 ** len(self.dims)
+
+
+@dataclass(frozen=True)
+class EfficientViTSize:
+    """Sizes of EfficientSAM's plain ViT: every block is global, without relative positions.
+
+    `upscaling` holds the widths of its own mask decoder's x2 stages, `max_points` the points of one prompt.
+    """
+
+    name: str
+    dim: int
+    depth: int
+    heads: int
+    patch_size: int = 16
+    mlp_ratio: float = 4.0
+    out_chans: int = 256
+    decoder: DecoderSize = DecoderSize()
+    upscaling: tuple[int, ...] = (64, 32)
+    max_points: int = 6
+
+
+EncoderSize = Backbone | TinyViTSize | EfficientViTSize
+
+
 def _tiny(name: str, patch_size: int) -> Backbone:
     return Backbone(
         name,
@@ -64,10 +113,46 @@ BACKBONES = {
 }
 
 
-def get_backbone(backbone: str | Backbone) -> Backbone:
-    """The sizes behind a name; sizes given as such come back unchanged. UsageError for an unknown name."""
-    if isinstance(backbone, Backbone):
-        return backbone
-    if backbone not in BACKBONES:
+MOBILE_VITS = {
+    size.name: size
+    for size in (
+        TinyViTSize(
+            "mobile_vit_t", dims=(64, 128, 160, 320), depths=(2, 2, 6, 2), heads=(2, 4, 5, 10), windows=(7, 7, 14, 7)
+        ),
+    )
+}
+
+EFFICIENT_VITS = {
+    size.name: size
+    for size in (
+        EfficientViTSize("efficient_vit_ti", dim=192, depth=12, heads=3),
+        EfficientViTSize("efficient_vit_s", dim=384, depth=12, heads=6),
+    )
+}
+
+ENCODERS: dict[str, EncoderSize] = {**BACKBONES, **MOBILE_VITS, **EFFICIENT_VITS}
+
+
+def get_encoder_size(encoder: str | EncoderSize) -> EncoderSize:
+    """The sizes behind the name of any image encoder; sizes given as such come back. UsageError for an unknown name."""
+    if not isinstance(encoder, str):
+        return encoder
+    if encoder not in ENCODERS:
+        raise UsageError(f"unknown backbone {encoder!r}: choose one of {', '.join(ENCODERS)}")
+    return ENCODERS[encoder]
+
+
+def get_backbone(backbone: str | EncoderSize) -> Backbone:
+    """The sizes of a plain SAM ViT, for models that adapt its blocks; sizes given as such come back unchanged.
+
+    UsageError for an unknown name, and for MobileSAM's and EfficientSAM's encoders.
+    """
+    if isinstance(backbone, str) and backbone not in ENCODERS:
         raise UsageError(f"unknown backbone {backbone!r}: choose one of {', '.join(BACKBONES)}")
-    return BACKBONES[backbone]
+    size = get_encoder_size(backbone)
+    if not isinstance(size, Backbone):
+        raise UsageError(
+            f"backbone {size.name!r} is not one of SAM's own ViTs, which this model adapts: "
+            f"choose one of {', '.join(BACKBONES)}"
+        )
+    return size

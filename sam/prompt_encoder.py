@@ -2,10 +2,10 @@
 
 from segment_anything.modeling import PromptEncoder
 
-from .presets import Backbone
+from .presets import EncoderSize
 
 
-def build_prompt_encoder(backbone: Backbone, *, image_size: tuple[int, int]) -> PromptEncoder:
+def build_prompt_encoder(backbone: EncoderSize, *, image_size: tuple[int, int]) -> PromptEncoder:
     """SAM's own `PromptEncoder` for images of (H, W) pixels; `encoder(None, None, None)` means no prompt."""
     height, width = image_size
     return PromptEncoder(

@@ -14,7 +14,7 @@ import pytest
 from safetensors.torch import load_file
 from torch import Tensor
 
-from samkd.sam.presets import Backbone, DecoderSize
+from samkd.sam.presets import Backbone, DecoderSize, EfficientViTSize, TinyViTSize
 
 TOLERANCE = 2e-5
 FOLDER = Path(
@@ -65,6 +65,40 @@ def backbone_of(sizes: dict[str, Any]) -> Backbone:
             iou_hidden=sizes["iou_head_hidden_dim"],
             mask_in_chans=sizes.get("mask_in_chans", 16),
         ),
+    )
+
+
+def tiny_vit_of(sizes: dict[str, Any]) -> TinyViTSize:
+    return TinyViTSize(
+        "conformance",
+        dims=tuple(sizes["embed_dims"]),
+        depths=tuple(sizes["depths"]),
+        heads=tuple(sizes["num_heads"]),
+        windows=tuple(sizes["window_sizes"]),
+        mlp_ratio=sizes["mlp_ratio"],
+        expand_ratio=sizes["mbconv_expand_ratio"],
+        local_conv=sizes["local_conv_size"],
+        out_chans=sizes["neck_chans"],
+    )
+
+
+def efficient_vit_of(sizes: dict[str, Any]) -> EfficientViTSize:
+    return EfficientViTSize(
+        "conformance",
+        dim=sizes["patch_embed_dim"],
+        depth=sizes["depth"],
+        heads=sizes["num_heads"],
+        patch_size=sizes["patch_size"],
+        mlp_ratio=sizes["mlp_ratio"],
+        out_chans=sizes["neck_dims"][0],
+        decoder=DecoderSize(
+            depth=sizes.get("decoder_depth", 2),
+            heads=sizes["decoder_heads"],
+            mlp_dim=sizes["decoder_mlp_dim"],
+            iou_hidden=sizes["iou_head_hidden_dim"],
+        ),
+        upscaling=tuple(sizes["upscaling_layer_dims"]),
+        max_points=sizes["decoder_max_num_input_points"],
     )
 
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 from samkd.errors import BadInputError, IntegrityError
-from samkd.sam.checkpoints import canonical_state, load_published, match_published, read_state, recognise
+from samkd.sam.checkpoints import NOTHING, canonical_state, load_published, match_published, read_state, recognise
 from samkd.sam.image_encoder import ImageEncoder
 from samkd.sam.mask_decoder import MaskDecoder
 from samkd.sam.presets import BACKBONES, Backbone, DecoderSize
@@ -93,6 +93,54 @@ def test_published_sizes_match_without_a_rest(name: str):
     assert len(report.interpolated) == 1 + 2 * len(BACKBONES[name].global_attn_indexes)
 
 
+def adapted() -> nn.ModuleDict:
+    """SAM's own decoder, and an adapter that published files do not have."""
+    model = sam(SMALL, 64, masks=4, stages=2)
+    model["adapter"] = nn.Linear(3, 3)
+    return model
+
+
+ADAPTER = {"adapter.weight", "adapter.bias"}
+
+
+@pytest.mark.parametrize("masks", [4, 5])  # whether the classes happen to be as many as SAM's masks changes nothing
+def test_what_is_replaced_is_said_by_the_caller(masks: int):
+    model, state = sam(SMALL, 64, masks=masks, stages=2), published()
+    _, report = match_published(model, state)
+    heads = re.compile(r"mask_decoder\.(mask_tokens|output_hypernetworks_mlps|iou_prediction_head)\.")
+    assert set(report.reinitialised) == {key for key in model.state_dict() if heads.match(key)}
+    assert set(report.dropped) == {key for key in state if heads.match(key)}
+
+
+def test_a_whole_model_and_a_decoder_of_ones_own():
+    model, state = adapted(), published()
+    _, report = match_published(model, state, added=ADAPTER, replaced=NOTHING)
+    assert report.reinitialised == report.dropped == ()
+    assert set(report.added) == ADAPTER and set(report.loaded) == set(state)
+    decoder = re.compile(r"mask_decoder\.")
+    model["mask_decoder"] = nn.ModuleDict({"head": nn.Conv2d(32, 5, 1)})
+    _, report = match_published(model, state, added=ADAPTER, replaced=decoder)
+    assert set(report.reinitialised) == {"mask_decoder.head.weight", "mask_decoder.head.bias"}
+    assert set(report.dropped) == {key for key in state if decoder.match(key)}
+
+
+def test_our_own_weights_are_loaded_whole(tmp_path: Path):
+    torch.manual_seed(2)
+    before, after = adapted(), adapted()
+    save_file(before.state_dict(), tmp_path / "weights.safetensors")
+    report = load_published(after, tmp_path / "weights.safetensors", added=ADAPTER)
+    assert set(report.loaded) == set(before.state_dict())
+    assert report.interpolated == report.reinitialised == report.added == report.dropped == ()
+    assert all(torch.equal(value, before.state_dict()[key]) for key, value in after.state_dict().items())
+
+
+def test_the_tuned_parts_alone_are_refused(tmp_path: Path):
+    state = {key: value for key, value in adapted().state_dict().items() if not key.startswith("image_encoder.blocks")}
+    save_file(state, tmp_path / "weights.safetensors")
+    with pytest.raises(BadInputError, match=r"weights\.safetensors: these are the tuned parts of one of our runs"):
+        load_published(adapted(), tmp_path / "weights.safetensors", added=ADAPTER)
+
+
 def test_wrappers_are_stripped_and_twins_must_agree(model: nn.ModuleDict):
     state = {f"module.sam.{key}": value for key, value in published().items()}
     _, report = match_published(model, state)
@@ -158,7 +206,7 @@ def test_pickled_code_is_not_run(tmp_path: Path, write):
 def test_not_a_checkpoint(tmp_path: Path):
     with pytest.raises(BadInputError, match=r"missing\.pth: no such weights file"):
         read_state(tmp_path / "missing.pth")
-    torch.save({"model": {"a": torch.zeros(1)}}, tmp_path / "nested.pth")
+    torch.save({"weights": {"a": torch.zeros(1)}}, tmp_path / "nested.pth")
     with pytest.raises(BadInputError, match="flat mapping"):
         read_state(tmp_path / "nested.pth")
     (tmp_path / "text.pth").write_text("these are no weights")

@@ -1,0 +1,59 @@
+"""Whose weights these are, by keys and shapes."""
+
+import re
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from .presets import BACKBONES, EFFICIENT_VITS, MOBILE_VITS
+
+# Keys that only one family's encoder has. MedSAM's files are SAM's in keys and shapes, and count as SAM.
+MARKS = {
+    "SAM": re.compile(r"image_encoder\.blocks\.\d+\.mlp\.lin1\."),
+    "MobileSAM": re.compile(r"image_encoder\.layers\.\d+\.blocks\.\d+\.mlp\.fc1\."),
+    "EfficientSAM": re.compile(r"image_encoder\.blocks\.\d+\.mlp\.fc1\."),
+}
+
+
+def family(state: Mapping[str, Tensor]) -> str | None:
+    """SAM, MobileSAM or EfficientSAM; None if it is none of them."""
+    found = [name for name, mark in MARKS.items() if any(mark.match(key) for key in state)]
+    return found[0] if len(found) == 1 else None
+
+
+def recognise(state: Mapping[str, Tensor]) -> str:
+    """The name of the image encoder these weights belong to; a description if it is none of ours."""
+    whose = family(state)
+    if whose is None:
+        return "not a SAM image encoder"
+    return _tiny_vit(state) if whose == "MobileSAM" else _plain_vit(state, whose)
+
+
+def _plain_vit(state: Mapping[str, Tensor], whose: str) -> str:
+    patch = state.get("image_encoder.patch_embed.proj.weight")
+    depth = _count(state, r"image_encoder\.blocks\.(\d+)\.")
+    if patch is None:
+        return f"{whose}'s ViT of depth {depth} without its patch embedding"
+    dim, token = patch.shape[0], patch.shape[-1]
+    for size in (BACKBONES if whose == "SAM" else EFFICIENT_VITS).values():
+        if (size.dim, size.depth, size.patch_size) == (dim, depth, token):
+            return size.name
+    return f"a ViT of width {dim}, depth {depth}, patch size {token}"
+
+
+def _tiny_vit(state: Mapping[str, Tensor]) -> str:
+    stages = _count(state, r"image_encoder\.layers\.(\d+)\.")
+    depths = tuple(_count(state, rf"image_encoder\.layers\.{stage}\.blocks\.(\d+)\.") for stage in range(stages))
+    widths = {  # of every stage but the first, by its blocks
+        int(match[1]): value.shape[0]
+        for key, value in state.items()
+        if (match := re.fullmatch(r"image_encoder\.layers\.(\d+)\.blocks\.0\.mlp\.fc2\.bias", key))
+    }
+    for size in MOBILE_VITS.values():
+        if size.depths == depths and widths == dict(enumerate(size.dims[1:], start=1)):
+            return size.name
+    return f"a TinyViT of widths {list(widths.values())}, depths {list(depths)}"
+
+
+def _count(state: Mapping[str, Tensor], pattern: str) -> int:
+    return len({match[1] for key in state if (match := re.match(pattern, key))})
