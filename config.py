@@ -104,10 +104,30 @@ class Training(Strict):
     augmentation: Augmentation = Augmentation()
 
 
+class PromptTraining(Strict):
+    """Which prompts a teacher is trained with, drawn from the labels of its training patches."""
+
+    kind: Literal["none", "point", "points", "box"] = "none"  # one click; clicks that correct the mask; a box
+    count: Annotated[int, Field(ge=1)] = 1  # points: at most so many per class
+    # Share of the steps with prompts. Never all: without prompts a teacher must segment too, or it cannot teach.
+    share: Annotated[float, Field(ge=0, lt=1)] = 0.5
+    overlap: Annotated[float, Field(gt=0, le=1)] = 1.0  # box: share of the tight box that it covers
+    relax: Annotated[float, Field(ge=0, le=1)] = 0.0  # box: its sides are longer by this share
+
+    @model_validator(mode="after")
+    def options_fit_the_kind(self):
+        if (self.count > 1) != (self.kind == "points"):
+            raise ValueError(f"kind {self.kind!r} with count {self.count}: kind 'points' has a count of 2 or more")
+        if (self.overlap < 1 or self.relax > 0) and self.kind != "box":
+            raise ValueError(f"kind {self.kind!r} takes neither overlap nor relax; they belong to kind 'box'")
+        return self
+
+
 class Teacher(Strict):
     name: str = "masam"
     backbone: str = "vit_tiny_p8"
     options: dict[str, Any] = {}
+    prompts: PromptTraining = PromptTraining()
     plan: PlanSettings
     training: Training
 

@@ -4,18 +4,21 @@ import json
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .config import Recipe, load_recipe, parse_recipe
 from .errors import BadInputError, SamkdError, UsageError
+from .models import Model, is_package, load_model
 from .volumes.dataset import Case, Dataset, read_dataset, read_labelled_case
 from .volumes.files import atomic_path
+from .volumes.prompt_input import Request
 
 if TYPE_CHECKING:
     from .training.run import Run
+    from .volumes.geometry import Volume
 
 
 def open_dataset(recipe: Recipe, data: Path | None, *, runs: Path) -> Dataset:
@@ -100,24 +103,27 @@ def deploy_run(
     )
 
 
-def is_package(path: Path) -> bool:
-    return path.suffix == ".zip" or (path / "manifest.json").exists()
-
-
-def predict(model: Path, scan: Path, out: Path) -> list[Path]:
+def predict(model: Path, scan: Path, out: Path, *, prompts: Request | None = None) -> list[Path]:
     """Write the masks of one scan, or of every NIfTI in a folder; masks keep their scan's file name.
 
     Raises BadInputError for a scan that cannot be used; a folder is refused before anything is written when a
-    scan in it is missing.
+    scan in it is missing. UsageError for prompts with several scans, or with a network that takes none.
     """
     scans = nifti_files(scan)
     targets = [out] if scan.is_file() else [out / path.name for path in scans]
+    if prompts is not None and len(scans) > 1:
+        raise UsageError(f"{scan}: {len(scans)} scans, but prompts belong to one; give them with that scan")
     from .volumes.nifti import read_scan, write_labels
 
-    segment_scan, channels = _segmenter(model)
+    loaded = load_model(model)
+    asked = None
+    if prompts is not None:
+        loaded.accept()
+        asked = prompts.resolve(loaded.labels)
+        loaded.accept(asked.kinds)
     for source, target in zip(scans, targets, strict=True):
-        volume = read_scan(source, channels=channels)
-        write_labels(target, segment_scan(volume), volume.geometry, like=source)
+        volume = read_scan(source, channels=loaded.channels)
+        write_labels(target, loaded.segment(volume, prompts=asked), volume.geometry, like=source)
     return targets
 
 
@@ -131,46 +137,48 @@ def nifti_files(path: Path) -> list[Path]:
     return found
 
 
-def _segmenter(model: Path) -> tuple[Callable[[Any], Any], int]:
-    """A function from a scan to its mask, and the number of channels it expects."""
-    if is_package(model):
-        from .deploy.runtime.package import Package
+def evaluate(model: Path, data: Path, *, prompt_from_truth: str | None = None) -> dict[str, Any]:
+    """Scores of a model, or of a folder of masks named like the scans, on the labelled test cases of a dataset.
 
-        package = Package.open(model)
-        return package.segment, package.in_channels
-    from .distill.networks import load_network
-    from .training.inference import patch_function
-    from .training.run import Run
-    from .volumes.pipeline import segment
-
-    run = Run.read(model)
-    infer = patch_function(load_network(run))
-    return lambda volume: segment(volume, run.plan, infer, classes=len(run.labels)), len(run.config["channels"])
-
-
-def evaluate(model: Path, data: Path) -> dict[str, Any]:
-    """Scores of a model, or of a folder of masks named like the scans, on the labelled test cases of a dataset."""
+    With `prompt_from_truth` ("point" or "box") the network is shown where each class is: scores of a user who knows,
+    and the result says so. UsageError for a network that takes no prompts.
+    """
     from .evaluation.scores import score_case, summarise
     from .training.progress import Bar
     from .volumes.nifti import read_labels
 
+    if prompt_from_truth not in (None, "point", "box"):
+        raise UsageError(f"--prompt-from-truth {prompt_from_truth!r}: choose point or box")
     dataset = read_dataset(data)
     cases = labelled_test(dataset)
     masks = model.is_dir() and not is_package(model) and not (model / "config.yaml").exists()
-    segment_scan = None if masks else _segmenter(model)[0]
+    if masks and prompt_from_truth:
+        raise UsageError(f"{model}: a folder of masks takes no prompts")
+    loaded = None if masks else load_model(model)
+    if loaded and prompt_from_truth:
+        loaded.accept(frozenset({prompt_from_truth}))
     rows = {}
     with Bar("test scans", len(cases)) as bar:
         for case in cases:
             volume, truth = read_labelled_case(case, dataset)
-            if segment_scan is not None:
-                found = segment_scan(volume)
-            else:
+            if loaded is None:
                 found, geometry = read_labels(model / case.image.name)
                 if not geometry.same_grid(volume.geometry):
                     raise BadInputError(f"{model / case.image.name}: this mask is not on the grid of {case.image}")
+            elif prompt_from_truth:
+                found = _prompted_by_truth(loaded, volume, truth, prompt_from_truth)
+            else:
+                found = loaded.segment(volume)
             rows[case.name] = score_case(found, truth, spacing=volume.geometry.spacing, labels=dataset.labels)
             bar.advance(case.name)
-    return {"summary": summarise(rows), "cases": rows}
+    return {"summary": summarise(rows), "cases": rows, "prompts_from_truth": prompt_from_truth}
+
+
+def _prompted_by_truth(loaded: Model, volume: "Volume", truth: Any, kind: str) -> Any:
+    from .training.prompts import prompts_from_truth
+
+    prompts = prompts_from_truth(kind, truth, labels=loaded.labels, spacing=volume.geometry.spacing)
+    return loaded.segment(volume, prompts=prompts)
 
 
 def write_json(path: Path, values: Any) -> None:

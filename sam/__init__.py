@@ -1,1 +1,1 @@
-"""SAM's parts: image encoder, prompt encoder, mask decoder, sizes, and the reading of published checkpoints."""
+"""SAM's parts: image encoders, prompt encoders, mask decoders, sizes, and the reading of published checkpoints."""

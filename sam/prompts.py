@@ -1,11 +1,13 @@
 """Prompts: what a user points at, in the frame of the patch that the network sees."""
 
-from dataclasses import dataclass
+from __future__ import annotations
 
+import torch
 from torch import Tensor
 
+from ..volumes.prompts import PatchPrompts
 
-@dataclass(frozen=True)
+
 class Prompts:
     """Points and boxes per foreground class; row k - 1 belongs to class k.
 
@@ -14,6 +16,14 @@ class Prompts:
     (d0, h0, w0, d1, h1, w1), both ends included; NaN where a class has none.
     """
 
-    points: Tensor
-    labels: Tensor
-    boxes: Tensor
+    # No dataclass: in mixed precision Lightning would look into one and round coordinates to bfloat16.
+    def __init__(self, points: Tensor, labels: Tensor, boxes: Tensor) -> None:
+        self.points, self.labels, self.boxes = points, labels, boxes
+
+    @classmethod
+    def of(cls, prompts: PatchPrompts, device: torch.device) -> Prompts:
+        """The arrays of volumes.prompts as tensors on the network's device."""
+        points, labels, boxes = (
+            torch.from_numpy(array).to(device) for array in (prompts.points, prompts.labels, prompts.boxes)
+        )
+        return cls(points, labels, boxes)

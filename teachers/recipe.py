@@ -6,9 +6,13 @@ from pathlib import Path
 import torch
 
 from ..config import Recipe
+from ..errors import UsageError
+from ..sam.prompts import Prompts
 from ..training.checkpoint import sha256
+from ..training.loop import plain_call
 from ..training.losses import segmentation_loss
 from ..training.progress import console
+from ..training.prompts import prompted_call
 from ..training.run import Run, digest
 from ..training.stage import Cohort, run_config, train_network
 from ..volumes.dataset import Dataset
@@ -28,11 +32,12 @@ def teach(
     """Train the recipe's teacher and leave its run folder; the same call continues an interrupted run.
 
     With published ``weights`` the image encoder is frozen and only adapters and decoder learn (Chen et al. 2023);
-    without, there is nothing to keep and everything learns.
+    without, there is nothing to keep and everything learns. Raises UsageError when the recipe has prompts for a
+    teacher that takes none.
     """
     plan = Plan.from_dict(recipe.teacher.plan.model_dump(mode="json"))
     cohort = Cohort.of(dataset, validation=recipe.validation, seed=recipe.seed)
-    settings = recipe.teacher.training
+    settings, prompts = recipe.teacher.training, recipe.teacher.prompts
     spec = {
         "room": "teachers",
         "name": recipe.teacher.name,
@@ -52,6 +57,7 @@ def teach(
         objective={
             "lambda": 1.0,
             "pretrained": {"name": weights.name, "sha256": sha256(weights)} if weights else None,
+            **({} if prompts.kind == "none" else {"prompts": prompts.model_dump(mode="json")}),
         },
     )
     config["base"] = str(weights.resolve()) if weights else None
@@ -59,6 +65,14 @@ def teach(
     network = build_teacher(
         **{key: value for key, value in spec.items() if key not in ("room", "options")}, **spec["options"]
     )
+    call = plain_call
+    if prompts.kind != "none":
+        if not network.promptable or prompts.kind in network.unused_prompts:
+            raise UsageError(
+                f"teacher {recipe.teacher.name!r} takes no prompts of kind {prompts.kind!r}; "
+                "set teacher.prompts.kind to none"
+            )
+        call = prompted_call(prompts, classes=len(dataset.labels), seed=recipe.seed, to_network=Prompts.of)
     report = network.load_base(weights) if weights else None
     name = f"teach-{recipe.name}-{recipe.teacher.name}-{digest(config)[:8]}"
     folder = Run.create(run or runs / name, config)
@@ -90,4 +104,5 @@ def teach(
         cache=runs / "cache",
         devices=devices,
         title=f"teacher {recipe.teacher.name}",
+        call=call,
     )

@@ -12,9 +12,13 @@ from .adapters import adapter_names, freeze
 class Teacher(nn.Module):
     """forward(image [B, C, D, H, W], prompts=None) -> logits [B, K, D, H, W], background first.
 
-    `patch` is (D, H, W). `tuned` names, by prefix, the parts that are trained besides the adapters.
+    `patch` is (D, H, W). `tuned` names, by prefix, the parts that are trained besides the adapters. `promptable` says
+    whether it takes `sam.prompts.Prompts`, `unused_prompts` those of volumes.prompts.KINDS that it would ignore, which
+    are refused instead; all segment without.
     """
 
+    promptable: ClassVar[bool] = False
+    unused_prompts: ClassVar[frozenset[str]] = frozenset()
     tuned: ClassVar[tuple[str, ...]] = ("prompt_encoder.", "mask_decoder.")
     in_channels: int
     num_classes: int

@@ -3,7 +3,7 @@
 import math
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -19,7 +19,13 @@ from .run import Run
 from .schedule import learning_rate
 
 Objective = Callable[[torch.Tensor, dict[str, torch.Tensor]], dict[str, torch.Tensor]]
+Call = Callable[[torch.nn.Module, dict[str, torch.Tensor], int], torch.Tensor]  # network, batch, its number -> logits
 MAX_SKIPPED = 20  # steps in a row whose loss is not finite
+
+
+def plain_call(model: torch.nn.Module, batch: dict[str, torch.Tensor], _: int) -> torch.Tensor:
+    """Logits of the batch's image, without prompts."""
+    return model(batch["image"])
 
 
 class Stopped(SamkdError):
@@ -47,6 +53,7 @@ def fit(
     run: Run,
     fabric: Fabric,
     title: str,
+    call: Call = plain_call,
 ) -> Summary:
     """Train, validating every ``validate_every`` steps, and keep the weights of the best validation Dice.
 
@@ -88,7 +95,8 @@ def fit(
             for group in optimizer.param_groups:
                 group["lr"] = rate
             model.train()
-            terms = _accumulate(model, micro_batches, objective, settings.accumulate, fabric)
+            numbers = range(step * settings.accumulate, (step + 1) * settings.accumulate)
+            terms = _accumulate(model, micro_batches, numbers, call, objective, fabric)
             entry = {"step": step + 1, "learning_rate": rate, **terms}
             if math.isfinite(terms["loss"]):
                 fabric.clip_gradients(model, wrapped, max_norm=settings.clip_norm)
@@ -132,16 +140,18 @@ def fit(
     )
 
 
-def _accumulate(model, micro_batches, objective: Objective, count: int, fabric: Fabric) -> dict[str, float]:
-    """Gradients of ``count`` micro-batches; returns the mean of every loss term over them and over all devices."""
+def _accumulate(
+    model, micro_batches: Iterator, numbers: range, call: Call, objective: Objective, fabric: Fabric
+) -> dict[str, float]:
+    """Gradients of the micro-batches `numbers`; returns the mean of every loss term over them and over all devices."""
     sums: dict[str, torch.Tensor] = {}
-    for index in range(count):
+    for number in numbers:
         batch = {name: tensor.to(fabric.device) for name, tensor in next(micro_batches).items()}
-        with fabric.no_backward_sync(model, enabled=index + 1 < count):
-            terms = objective(model(batch["image"]), batch)
-            fabric.backward(terms["loss"] / count)
+        with fabric.no_backward_sync(model, enabled=number != numbers[-1]):
+            terms = objective(call(model, batch, number), batch)
+            fabric.backward(terms["loss"] / len(numbers))
         for name, term in terms.items():
-            sums[name] = sums.get(name, 0) + term.detach().float() / count
+            sums[name] = sums.get(name, 0) + term.detach().float() / len(numbers)
     return {name: torch.as_tensor(fabric.all_reduce(value, reduce_op="mean")).item() for name, value in sums.items()}
 
 

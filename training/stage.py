@@ -20,7 +20,7 @@ from ..volumes.tiles import stitched
 from .cases import PreparedCase, fingerprint, prepare_cases
 from .checkpoint import load_weights
 from .inference import patch_function
-from .loop import Objective, fit
+from .loop import Call, Objective, fit, plain_call
 from .patches import PatchBatches
 from .progress import Bar
 from .run import Run, digest
@@ -106,6 +106,7 @@ def train_network(
     devices: int,
     title: str,
     targets: Callable[[Sequence[Case]], Sequence[np.ndarray]] | None = None,
+    call: Call = plain_call,
 ) -> Run:
     """Train, then score the best weights on every whole labelled test scan; leaves ``metrics.json``.
 
@@ -140,6 +141,7 @@ def train_network(
         run=run,
         fabric=fabric,
         title=title,
+        call=call,
     )
     fabric.barrier()
     if fabric.is_global_zero:

@@ -126,6 +126,24 @@ def check_dataset(dataset: Dataset, *, on_case: Callable[[dict[str, Any]], None]
     return rows
 
 
+def ranges(dataset: Dataset, rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[float]]]:
+    """What the readable cases among the rows of check_dataset have, by title: voxels, spacing, intensity, classes."""
+    read = [row for row in rows if row["shape"]]
+    found = [
+        (f"{title}, {name}", [row[key][axis] for row in read])
+        for title, key in (("voxels", "shape"), ("spacing, mm", "spacing"))
+        for axis, name in enumerate("dhw")
+    ]
+    for channel in dataset.channels:
+        for level in ("p0.5", "p50", "p99.5"):
+            found.append((f"{channel}, {level} of intensity", [row["intensity"][channel][level] for row in read]))
+    counted = [row["label_voxels"] for row in rows if row["label_voxels"]]
+    for name in list(dataset.labels.values())[1:]:
+        present = [voxels[name] for voxels in counted if voxels[name]]
+        found.append((f"{name}, voxels ({len(present)} of {len(counted)} masks)", present))
+    return [(title, values) for title, values in found if values]
+
+
 def _describe(case: Case, dataset: Dataset) -> dict[str, Any]:
     row: dict[str, Any] = dict.fromkeys(("shape", "spacing", "axis_codes", "intensity", "label_voxels", "fault"))
     faults = []

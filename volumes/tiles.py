@@ -5,6 +5,8 @@ from itertools import product
 
 import numpy as np
 
+from .prompts import GridPrompts
+
 Triple = tuple[int, int, int]
 
 
@@ -50,17 +52,20 @@ def stitched(
     array: np.ndarray,
     patch: Triple,
     overlap: float,
-    infer: Callable[[np.ndarray], np.ndarray],
+    infer: Callable[..., np.ndarray],
     *,
     classes: int,
     batch: int = 1,
+    prompts: GridPrompts | None = None,
 ) -> np.ndarray:
     """Class probabilities float32 [K, D, H, W] of a prepared scan [C, D, H, W], K = `classes`.
 
     `infer` turns up to `batch` patches [N, C, *patch] into PROBABILITIES [N, K, *patch]; overlapping answers are
-    averaged with Gaussian weights. Holds one K x grid array and a few patches.
+    averaged with Gaussian weights. Holds one K x grid array and a few patches. With `prompts` on the scan's grid it is
+    called as infer(patches, PatchPrompts), without as infer(patches).
     """
     padded, crop = pad_to_patch(array, patch)
+    margin = np.array([side.start for side in crop])
     shape = padded.shape[-3:]
     starts = tile_starts(shape, patch, overlap)
     weights = gaussian_weights(patch)
@@ -70,7 +75,11 @@ def stitched(
             tuple(slice(s, s + width) for s, width in zip(start, patch, strict=True))
             for start in starts[first : first + batch]
         ]
-        answers = infer(np.stack([padded[(slice(None), *box)] for box in boxes]))
+        patches = np.stack([padded[(slice(None), *box)] for box in boxes])
+        if prompts is None:
+            answers = infer(patches)
+        else:
+            answers = infer(patches, prompts.within(np.array(starts[first : first + batch]) - margin, patch))
         assert answers.shape == (len(boxes), classes, *patch), (answers.shape, (len(boxes), classes, *patch))
         for box, answer in zip(boxes, answers, strict=True):
             total[(slice(None), *box)] += answer * weights

@@ -1,0 +1,62 @@
+"""Any model that segments scans, a package or a run folder, behind one door."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .errors import UsageError
+
+
+@dataclass(frozen=True)
+class Model:
+    """`segment` turns a scan, and prompts of the kinds that the model takes (volumes.prompts.KINDS), into its mask."""
+
+    path: Path
+    segment: Callable[..., Any]
+    channels: int
+    labels: dict[int, str]
+    takes: frozenset[str] = frozenset()
+
+    def accept(self, kinds: frozenset[str] = frozenset()) -> None:
+        """Raises UsageError for a network without prompts, and for prompts of kinds that it would ignore."""
+        if not self.takes:
+            raise UsageError(
+                f"{self.path}: this network takes no prompts; leave them out, or give the run of a teacher that does"
+            )
+        if unused := kinds - self.takes:
+            raise UsageError(
+                f"{self.path}: this network takes no prompt of the kind {', '.join(sorted(unused))}; it takes "
+                f"{', '.join(sorted(self.takes))}"
+            )
+
+
+def is_package(path: Path) -> bool:
+    return path.suffix == ".zip" or (path / "manifest.json").exists()
+
+
+def load_model(path: Path) -> Model:
+    """A package (folder or zip) or a run folder, ready to segment. Raises what Package.open and load_network raise."""
+    if is_package(path):
+        from .deploy.runtime.package import Package
+
+        package = Package.open(path)
+        return Model(path, lambda volume, prompts=None: package.segment(volume), package.in_channels, package.labels)
+    from .distill.networks import load_network
+    from .sam.prompts import Prompts
+    from .teachers.teacher import Teacher
+    from .training.inference import patch_function
+    from .training.run import Run
+    from .volumes.pipeline import segment
+    from .volumes.prompts import KINDS
+
+    run = Run.read(path)
+    network = load_network(run)
+    infer = patch_function(network, to_network=Prompts.of)
+    return Model(
+        path,
+        lambda volume, prompts=None: segment(volume, run.plan, infer, classes=len(run.labels), prompts=prompts),
+        len(run.config["channels"]),
+        run.labels,
+        takes=KINDS - network.unused_prompts if isinstance(network, Teacher) and network.promptable else frozenset(),
+    )
