@@ -9,16 +9,25 @@ from typing import TYPE_CHECKING, Any
 from ..errors import UsageError
 
 if TYPE_CHECKING:
-    from ..sam.presets import Backbone
+    from ..sam.presets import EncoderSize
     from .teacher import Teacher
 
-TEACHERS = ("masam",)
+TEACHERS = ("masam", "medsa", "autosam", "sam3d")
+
+
+def check_teacher(name: str, backbone: str | EncoderSize) -> None:
+    """UsageError for an unknown teacher or backbone; cheap, so that a wrong name is told before any work is done."""
+    if name not in TEACHERS:
+        raise UsageError(f"unknown teacher {name!r}: choose one of {', '.join(TEACHERS)}")
+    from ..sam.presets import get_encoder_size
+
+    get_encoder_size(backbone)
 
 
 def build_teacher(
     name: str,
     *,
-    backbone: str | Backbone,
+    backbone: str | EncoderSize,
     in_channels: int,
     num_classes: int,
     patch: tuple[int, int, int],
@@ -28,8 +37,7 @@ def build_teacher(
 
     `options` are those of the teacher's own builder. UsageError for an unknown name, backbone or option.
     """
-    if name not in TEACHERS:
-        raise UsageError(f"unknown teacher {name!r}: choose one of {', '.join(TEACHERS)}")
+    check_teacher(name, backbone)
     build = getattr(importlib.import_module(f".{name}", __package__), f"build_{name}")
     fixed = {"backbone": backbone, "in_channels": in_channels, "num_classes": num_classes, "patch": patch}
     known = [option for option in inspect.signature(build).parameters if option not in fixed]
