@@ -1,21 +1,28 @@
 """The verbs. Each imports what it needs inside its body, so that `samkd --help` answers at once."""
 
+import json
+import os
 import signal
 import sys
-from collections import Counter
 from pathlib import Path
-from statistics import median
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 from typer.core import TyperGroup
 
 from .errors import SamkdError, UsageError
-
-if TYPE_CHECKING:
-    from .volumes.dataset import Dataset
+from .screen import (
+    print_cases,
+    print_comparison,
+    print_dice,
+    print_networks,
+    print_package,
+    print_runtimes,
+    print_step_costs,
+    show,
+    test_summary,
+)
 
 
 class _Verbs(TyperGroup):
@@ -63,15 +70,17 @@ def teach(
     """Fit a SAM-adapter teacher to a dataset."""
     from . import session
     from .config import load_recipe
+    from .teachers import check_teacher
 
     chosen = [f"teacher.{key}={value}" for key, value in (("name", teacher), ("backbone", backbone)) if value]
     recipe = load_recipe(config or "phantom", [*chosen, *(override or [])])
+    check_teacher(recipe.teacher.name, recipe.teacher.backbone)
     dataset = session.open_dataset(recipe, data, runs=runs)
 
     from .teachers.recipe import teach as fit_teacher
 
     done = fit_teacher(recipe, dataset, runs=runs, run=run, weights=weights, devices=devices)
-    _print_dice({"teacher": _test_summary(done)}, title=str(done.path))
+    print_dice({"teacher": test_summary(done)}, title=str(done.path))
 
 
 @app.command()
@@ -92,7 +101,6 @@ def distill(
     """Distil a teacher into a student, and train the same student without it as the control."""
     from . import session
     from .config import load_recipe
-    from .distill.recipe import distill as fit_student
     from .training.run import Run, newest_run
 
     chosen = [f"student.name={student}"] if student else []
@@ -102,6 +110,8 @@ def distill(
         source = newest_run(runs, "teach", recipe=load_recipe(config, []).name if config else None)
     recipe = session.recipe_for(config, source, [*chosen, *(override or [])])
     dataset = session.open_dataset(recipe, data or (Path(source.config["data"]) if source else None), runs=runs)
+    from .distill.recipe import distill as fit_student
+
     done = {"teacher": source} if source else {}
     if recipe.lambda_ == 1 or control:
         alone = run if recipe.lambda_ == 1 else None
@@ -110,7 +120,7 @@ def distill(
         )
     if recipe.lambda_ < 1:
         done["student with teacher"] = fit_student(recipe, dataset, teacher=source, runs=runs, run=run, devices=devices)
-    _print_dice({name: _test_summary(made) for name, made in done.items()}, title=str(list(done.values())[-1].path))
+    print_dice({name: test_summary(made) for name, made in done.items()}, title=str(list(done.values())[-1].path))
 
 
 @app.command()
@@ -134,7 +144,7 @@ def deploy(
     package = session.deploy_run(
         source, target=target, data=data, out=out, runs=runs, overrides=[*chosen, *(override or [])]
     )
-    _print_package(package)
+    print_package(package)
 
 
 @app.command()
@@ -142,11 +152,18 @@ def predict(
     model: Annotated[Path, typer.Argument(help="Package (folder or zip) or run folder.")],
     scan: Annotated[Path, typer.Option("--input", "-i", help="A NIfTI scan, or a folder of them.")],
     out: Annotated[Path, typer.Option("--output", "-o", help="The mask, or a folder for the masks.")],
+    point: Annotated[list[str] | None, typer.Option(help="x,y,z or x,y,z,label (1 inside, 0 outside).")] = None,
+    box: Annotated[list[str] | None, typer.Option(help="x0,y0,z0,x1,y1,z1")] = None,
+    name: Annotated[str | None, typer.Option("--class", help="The class that --point and --box mean.")] = None,
+    space: Annotated[str, typer.Option(help="Of --point and --box: mm (RAS+) or voxel (i, j, k of the file).")] = "mm",
+    prompts: Annotated[Path | None, typer.Option(help="JSON file of prompts, for one class or several.")] = None,
 ) -> None:
-    """Segment scans. Masks lie on the scan's own grid."""
+    """Segment scans. Masks lie on the scan's own grid. Promptable teachers also take points and boxes."""
     from . import session
+    from .volumes.prompt_input import Request
 
-    for path in session.predict(model, scan, out):
+    asked = Request(point or [], box or [], name, space, prompts)
+    for path in session.predict(model, scan, out, prompts=asked if asked.given else None):
         typer.echo(path)
 
 
@@ -155,14 +172,18 @@ def evaluate(
     model: Annotated[Path, typer.Argument(help="Package, run folder, or a folder of masks named like the scans.")],
     data: Annotated[Path, typer.Option(help="Dataset folder with labelled test cases.")],
     out: Annotated[Path | None, typer.Option("--output", "-o", help="Also write every score as JSON.")] = None,
+    truth: Annotated[
+        str | None, typer.Option("--prompt-from-truth", help="Show it each class by a point or a box from its mask.")
+    ] = None,
 ) -> None:
     """Score a model on the labelled test cases: whole volumes, empty slices included."""
     from . import session
 
-    scores = session.evaluate(model, data)
+    scores = session.evaluate(model, data, prompt_from_truth=truth)
     if out is not None:
         session.write_json(out, scores)
-    _print_dice({model.name: scores["summary"]}, title=f"{model} on {len(scores['cases'])} test scans")
+    shown = f", shown a {truth} from the truth for every class" if truth else ""
+    print_dice({model.name: scores["summary"]}, title=f"{model} on {len(scores['cases'])} test scans{shown}")
 
 
 @app.command()
@@ -175,7 +196,7 @@ def report(
     """Compare teacher, control, student and package in one offline HTML file."""
     from . import comparison
 
-    _print_comparison(comparison.report(package, out=out or runs / "report.html", data=data, runs=runs))
+    print_comparison(comparison.report(package, out=out or runs / "report.html", data=data, runs=runs))
 
 
 @app.command()
@@ -188,7 +209,7 @@ def check(
 
     dataset = read_dataset(data)
     rows = check_dataset(dataset)
-    _print_cases(dataset, rows)
+    print_cases(dataset, rows)
     faults = [row for row in rows if row["fault"]]
     if faults:
         raise BadInputError(f"{data}: {len(faults)} of {len(rows)} cases cannot be used (see the list above)")
@@ -197,26 +218,47 @@ def check(
 
 @app.command()
 def bench(
-    packages: Annotated[list[Path], typer.Argument(help="Packages to measure.")],
-    shape: Annotated[str, typer.Option(help="Voxels of the generated CT: slices x rows x columns.")] = "200x256x256",
+    packages: Annotated[list[str], typer.Argument(help="Packages to measure; or the word teacher.")],
+    shape: Annotated[
+        str | None,
+        typer.Option(
+            help="Slices x rows x columns: of a generated CT (200x256x256), of a teacher's patch (5x512x512)."
+        ),
+    ] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="Threads for the network (default: all).")] = None,
+    teacher: Annotated[str, typer.Option(help="Which teacher, for `bench teacher`.")] = "masam",
+    backbone: Annotated[str, typer.Option(help="Its backbone.")] = "vit_b",
 ) -> None:
-    """Time and peak memory of the device runtime on one generated CT."""
+    """Time and peak memory: of packages on the device, or (`bench teacher`) of a teacher's training step."""
+    if packages == ["teacher"]:
+        from .teachers import check_teacher
+        from .teachers.bench import bench_teacher
+
+        check_teacher(teacher, backbone)
+        patch = _voxels(shape or "5x512x512")
+        rows = bench_teacher(name=teacher, backbone=backbone, patch=patch, classes=13, steps=2)
+        print_step_costs(rows, title=f"one training step of {teacher}, {backbone}, patch {patch}, batch 1")
+        return
     from . import session
 
-    size = _voxels(shape)
-    table = Table(title=f"generated CT of {shape} voxels")
-    for heading in ("package", "seconds", "peak memory", "precision"):
-        table.add_column(heading)
-    for package in packages:
-        made = session.bench(package, shape=size, threads=threads)
-        table.add_row(
-            package.name,
-            f"{made['seconds_per_scan']:.1f}",
-            f"{made['peak_memory_mb']:.0f} MB",
-            made["precision"],
-        )
-    _show(table)
+    size = _voxels(shape or "200x256x256")
+    made = [(Path(name).name, session.bench(Path(name), shape=size, threads=threads)) for name in packages]
+    print_runtimes(made, title=f"generated CT of {size} voxels")
+
+
+@app.command()
+def info(
+    classes: Annotated[int, typer.Option(min=2, help="Classes, the background included.")] = 13,
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+) -> None:
+    """List teachers, backbones and students with their parameters."""
+    from .inventory import networks
+
+    rows = networks(classes=classes)
+    if as_json:
+        typer.echo(json.dumps(list(rows), indent=1))
+    else:
+        print_networks(rows, classes=classes)
 
 
 @app.command()
@@ -227,7 +269,7 @@ def doctor() -> None:
     table = Table("part", "state", "to do")
     for row in session.doctor():
         table.add_row(*row)
-    _show(table)
+    show(table)
 
 
 @app.command()
@@ -238,7 +280,7 @@ def demo(
     """The whole job on the built-in phantom: teach, distill, deploy, predict, report."""
     from . import comparison
 
-    _print_comparison(comparison.demo(runs, override or []))
+    print_comparison(comparison.demo(runs, override or []))
 
 
 @app.callback(invoke_without_command=True)
@@ -258,85 +300,10 @@ def _voxels(text: str) -> tuple[int, int, int]:
     return d, h, w
 
 
-def _show(table: Table) -> None:
-    Console().print(table)
-
-
-def _test_summary(run) -> dict | None:
-    return (run.metrics()["test"] or {}).get("summary")
-
-
-def _print_dice(summaries: dict[str, dict | None], *, title: str) -> None:
-    """One row per class and the mean over classes, one column per model; absent organs as the scores' rule says."""
-    known = {name: summary for name, summary in summaries.items() if summary}
-    if not known:
-        typer.echo(f"{title}: done; the dataset has no labelled test case to score on")
-        return
-    columns = {
-        name: {
-            **{label: row["dice"] for label, row in summary["per_class"].items()},
-            "mean": summary["mean"]["dice"],
-        }
-        for name, summary in known.items()
-    }
-    _show(_dice_table(columns, title=f"Dice, {title}"))
-
-
-def _dice_table(columns: dict[str, dict[str, float]], *, title: str) -> Table:
-    table = Table("class", *columns, title=title)
-    for label in next(iter(columns.values())):
-        values = [column.get(label) for column in columns.values()]
-        table.add_row(label, *("-" if value is None else f"{value:.3f}" for value in values))
-    return table
-
-
-def _print_comparison(made) -> None:
-    _show(_dice_table(made.columns, title="Dice on the test scans"))
-    for name, value in made.facts.items():
-        typer.echo(f"{name}: {value}")
-    typer.echo(f"report: {made.html}")
-
-
-def _print_package(package: Path) -> None:
-    import json
-
-    manifest = json.loads((package / "manifest.json").read_text(encoding="utf-8"))
-    size = sum(path.stat().st_size for path in package.rglob("*") if path.is_file())
-    typer.echo(f"{package}: {size / 1e6:.1f} MB, {manifest['precision']}")
-
-
-def _print_cases(dataset: "Dataset", rows: list[dict]) -> None:
-    """What a dataset holds, as ranges over its readable cases, and then every fault."""
-    typer.echo(
-        f"{dataset.root}: Medical Segmentation Decathlon layout, {dataset.name}, "
-        f"{len(dataset.training)} training and {len(dataset.test)} test cases"
-    )
-    table = Table("over all cases", "lowest", "median", "highest")
-    read = [row for row in rows if row["shape"]]
-    for title, key in (("voxels", "shape"), ("spacing, mm", "spacing")):
-        for axis, name in enumerate("dhw"):
-            _add_range(table, f"{title}, {name}", [row[key][axis] for row in read])
-    for channel in dataset.channels:
-        for level in ("p0.5", "p50", "p99.5"):
-            _add_range(table, f"{channel}, {level} of intensity", [row["intensity"][channel][level] for row in read])
-    counted = [row["label_voxels"] for row in rows if row["label_voxels"]]
-    for name in list(dataset.labels.values())[1:]:
-        present = [voxels[name] for voxels in counted if voxels[name]]
-        _add_range(table, f"{name}, voxels ({len(present)} of {len(counted)} masks)", present)
-    _show(table)
-    codes = Counter(row["axis_codes"] for row in read)
-    typer.echo("axes: " + ", ".join(f"{code} {count}" for code, count in codes.most_common()))
-    for row in rows:
-        if row["fault"]:
-            typer.echo(f"{row['name']}: {row['fault']}")
-
-
-def _add_range(table: Table, title: str, values: list[float]) -> None:
-    if values:
-        table.add_row(title, f"{min(values):.4g}", f"{median(values):.4g}", f"{max(values):.4g}")
-
-
 def main() -> None:
+    # Before PyTorch is loaded: threads that wait for each other sleep. Spinning, two threads on two cores stand nearly
+    # still (measured: 60 times slower) as soon as another program wants one of the cores.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # unwinds, so that nothing half-written stays behind
     app(prog_name="samkd")
 

@@ -36,7 +36,19 @@ def test_help_lists_the_verbs_without_importing_anything_heavy(tmp_path):
         f"print('HEAVY', [name for name in {HEAVY} if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=tmp_path, check=True)
-    for verb in ("teach", "distill", "deploy", "predict", "evaluate", "report", "bench", "check", "doctor", "demo"):
+    for verb in (
+        "teach",
+        "distill",
+        "deploy",
+        "predict",
+        "evaluate",
+        "report",
+        "bench",
+        "info",
+        "check",
+        "doctor",
+        "demo",
+    ):
         assert verb in done.stdout
     assert "HEAVY []" in done.stdout
 
@@ -57,6 +69,7 @@ def test_help_lists_the_verbs_without_importing_anything_heavy(tmp_path):
         (["check", "nowhere"], 3, "dataset.json"),
         (["predict", "nowhere", "-i", "scan.nii.gz", "-o", "mask.nii.gz"], 3, "scan.nii.gz"),
         (["bench", "nowhere", "--shape", "12x"], 2, "slices x rows x columns"),
+        (["bench", "teacher", "--backbone", "vit_xxl"], 2, "vit_xxl"),
     ],
 )
 def test_a_wrong_call_says_what_is_wrong_and_leaves_nothing_behind(tmp_path, arguments, code, said):
@@ -173,3 +186,10 @@ def test_an_unwritable_run_root_is_one_clear_error(tmp_path):
     done = samkd("teach", *SETS, cwd=tmp_path)
     assert done.returncode == 3
     assert "Traceback" not in done.stderr and "runs" in done.stderr
+
+
+def test_info_counts_what_the_papers_count(tmp_path):
+    rows = json.loads(samkd("info", "--json", "--classes", "13", cwd=tmp_path).stdout)
+    found = {(row["name"], row["backbone"]): (row["parameters"], row["tuned"]) for row in rows}
+    assert found["masam", "vit_h"] == (729_864_857, 96_811_929)  # Chen et al. 2023: 12 organs, about 97 M tuned
+    assert {name for name, _ in found} >= {"masam", "medsa", "autosam", "sam3d", "swinunetr-tiny", "swinunetr-small"}
