@@ -301,9 +301,10 @@ def _voxels(text: str) -> tuple[int, int, int]:
 
 
 def main() -> None:
-    # Before PyTorch is loaded: threads that wait for each other sleep. Spinning, two threads on two cores stand nearly
-    # still (measured: 60 times slower) as soon as another program wants one of the cores.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # Before PyTorch is loaded: threads that wait for each other soon sleep. Spinning for as long as libgomp does by
+    # default, two threads on two cores slow each other down four times and more when another program wants a core.
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", "30000")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # unwinds, so that nothing half-written stays behind
     app(prog_name="samkd")
 
