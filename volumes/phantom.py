@@ -73,6 +73,8 @@ def write_phantom(root: str | Path, *, training: int, test: int, seed: int) -> P
         _write_cases(draft, made)
         draft.replace(root)
     except OSError as error:
+        if _phantom_in(root) == made:  # another process made it meanwhile
+            return root
         raise OutputError(f"{root}: the phantom cannot be written ({error.strerror or error}).") from error
     finally:
         shutil.rmtree(draft, ignore_errors=True)

@@ -183,6 +183,19 @@ def test_the_same_phantom_is_kept_and_anything_else_refused(written, tmp_path):
     assert (tmp_path / "mine" / "notes.txt").read_text() == "keep"
 
 
+def test_two_processes_may_make_the_same_phantom_at_once(tmp_path, monkeypatch):
+    root, write_cases = tmp_path / "phantom", phantom._write_cases
+
+    def overtaken(draft, made):
+        write_cases(draft, made)
+        write_cases(root, made)
+
+    monkeypatch.setattr(phantom, "_write_cases", overtaken)
+    assert write_phantom(root, training=1, test=1, seed=3) == root
+    assert len(read_dataset(root).training) == 1
+    assert not list(tmp_path.glob("*.tmp-*"))
+
+
 def test_more_training_cases_leave_the_test_cases_as_they_are(written, tmp_path):
     other = write_phantom(tmp_path / "other", training=1, test=1, seed=7)
     name = "phantom_test_000.nii.gz"
