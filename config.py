@@ -100,6 +100,8 @@ class Training(Strict):
     cross_entropy_weight: Annotated[float, Field(ge=0)] = 1.0
     foreground: Annotated[float, Field(ge=0, le=1)] = 0.5  # share of patches centred on a labelled voxel
     validate_every: Annotated[int, Field(ge=1)] = 100
+    patience: Annotated[int, Field(ge=0)] = 0  # stop after so many validations without a better Dice; 0: never
+    ema: Annotated[float, Field(ge=0, lt=1)] = 0.0  # decay of the averaged weights, which are then validated and kept
     precision: Literal["32-true", "bf16-mixed"] = "32-true"
     augmentation: Augmentation = Augmentation()
 
@@ -132,10 +134,25 @@ class Teacher(Strict):
     training: Training
 
 
+class Distillation(Strict):
+    """The term L_mse of L = lambda * L_seg + (1 - lambda) * L_mse: how far the student is from its teachers."""
+
+    loss: Literal["mse", "kl", "logits"] = "mse"  # between class probabilities; Hinton's; between logits
+    temperature: Annotated[float, Field(gt=0)] = 1.0  # of kl and logits
+    boundary: Annotated[float, Field(ge=0)] = 0.0  # extra weight of voxels where the teachers' classes meet
+
+    @model_validator(mode="after")
+    def temperature_fits_the_loss(self):
+        if self.temperature != 1 and self.loss == "mse":
+            raise ValueError(f"loss 'mse' has no temperature (given: {self.temperature}); choose kl or logits")
+        return self
+
+
 class Student(Strict):
     name: str = "swinunetr-tiny"
     plan: PlanSettings
     training: Training
+    distillation: Distillation = Distillation()
 
 
 class Deployment(Strict):
@@ -161,6 +178,8 @@ class Recipe(Strict):
     phantom: Phantom | None = None  # make the built-in phantom instead
     seed: int = 0
     validation: Annotated[float, Field(gt=0, lt=1)] = 0.15  # share of the training cases
+    labelled: Annotated[int, Field(ge=2)] | None = None  # use the masks of so many training cases, validation included
+    labelled_seed: int = 0  # draws them
     teacher: Teacher
     student: Student
     lambda_: Annotated[float, Field(ge=0, le=1, alias="lambda")] = 0.5
@@ -176,8 +195,15 @@ def recipe_names() -> list[str]:
 def load_recipe(source: str = "phantom", overrides: list[str] | None = None) -> Recipe:
     """Read a recipe by name or path and apply dotted overrides such as ``student.training.steps=50``.
 
+    A recipe may say ``extends: NAME``: it is then that recipe with this file's top-level keys in place of its own.
     Raises UsageError naming every fault at once.
     """
+    return parse_recipe(_read(source, ()), overrides=overrides or [], source=source)
+
+
+def _read(source: str, heirs: tuple[str, ...]) -> dict:
+    if source in heirs:
+        raise UsageError(f"{source}: recipes extend each other in a circle: {' -> '.join((*heirs, source))}")
     if source.endswith((".yaml", ".yml")):
         path = Path(source)
         if not path.is_file():
@@ -187,7 +213,9 @@ def load_recipe(source: str = "phantom", overrides: list[str] | None = None) -> 
         text = resources.files(f"{__package__}.configs").joinpath(f"{source}.yaml").read_text(encoding="utf-8")
     else:
         raise UsageError(f"{source!r} is no recipe; give a YAML file or one of {recipe_names()}")
-    return parse_recipe(_mapping(text, source), overrides=overrides or [], source=source)
+    values = _mapping(text, source)
+    parent = values.pop("extends", None)
+    return values if parent is None else {**_read(str(parent), (*heirs, source)), **values}
 
 
 def parse_recipe(values: dict, *, overrides: list[str] | None = None, source: str = "recipe") -> Recipe:

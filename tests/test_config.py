@@ -27,6 +27,20 @@ def test_all_faults_are_reported_at_once_with_a_suggestion():
     assert "3 fault(s)" in message
 
 
+def test_a_recipe_may_extend_another(tmp_path):
+    mine = tmp_path / "mine.yaml"
+    mine.write_text("extends: phantom\nname: mine\ndeployment: {precision: fp16}\n")
+    recipe, parent = load_recipe(str(mine)), load_recipe("phantom")
+    assert (recipe.name, recipe.deployment.precision, recipe.deployment.max_drop) == ("mine", "fp16", 0.005)
+    assert recipe.student == parent.student and recipe.phantom == parent.phantom
+    mine.write_text(f"extends: {mine}\nname: mine\n")
+    with pytest.raises(UsageError, match="in a circle"):
+        load_recipe(str(mine))
+    mine.write_text("extends: nothing\n")
+    with pytest.raises(UsageError, match="'nothing' is no recipe"):
+        load_recipe(str(mine))
+
+
 @pytest.mark.parametrize("orientation", ["SPP", "XYZ", "LR"])
 def test_an_orientation_that_names_an_axis_twice_is_refused(orientation):
     with pytest.raises(UsageError, match="orientation"):
