@@ -1,6 +1,6 @@
 """SAM's ViT image encoder for any width, depth, image size and token size, on `segment_anything`'s modules."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from types import MethodType
 from typing import Any
@@ -127,9 +127,14 @@ class ImageEncoder(Encoder):
     def forward(self, images: Tensor, *context: Any) -> Tensor:
         """images [N, 3, H, W] -> embedding [N, out_chans, h, w]; `context` goes to every block as it is."""
         tokens = self.patch_embed(images) + self.pos_embed
+        *_, tokens = self.each_block(tokens, *context)
+        return self.neck(tokens.permute(0, 3, 1, 2))
+
+    def each_block(self, tokens: Tensor, *context: Any) -> Iterator[Tensor]:
+        """The tokens behind every block."""
         for block in self.blocks:
             if self.checkpointing and torch.is_grad_enabled():
                 tokens = checkpoint(block, tokens, *context, use_reentrant=False)
             else:
                 tokens = block(tokens, *context)
-        return self.neck(tokens.permute(0, 3, 1, 2))
+            yield tokens

@@ -57,11 +57,19 @@ class MaskDecoder(nn.Module):
         N and P broadcast: one of them is 1, or they are equal. Returns logits [max(N, P), masks, 2**stages * h,
         2**stages * w] and predicted IoU [max(N, P), masks].
         """
+        queries, source = self.attend(embedding, position, sparse, dense)
+        return self.compose(queries, self.output_upscaling(source))
+
+    def attend(self, embedding: Tensor, position: Tensor, sparse: Tensor, dense: Tensor) -> tuple[Tensor, Tensor]:
+        """The two-way transformer: queries [max(N, P), 1 + masks + T, C] and embedding [max(N, P), C, h, w]."""
         tokens = torch.cat([self.iou_token.weight, self.mask_tokens.weight])
         tokens = torch.cat([tokens.expand(len(sparse), -1, -1), sparse], dim=1)
         source = embedding + dense
         queries, keys = self.transformer(source, position, tokens)
-        upscaled = self.output_upscaling(keys.transpose(1, 2).reshape(source.shape))
+        return queries, keys.transpose(1, 2).reshape(source.shape)
+
+    def compose(self, queries: Tensor, upscaled: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits [N, masks, H, W] of an up-scaled embedding [N, c, H, W], and the predicted IoU [N, masks]."""
         weights = torch.stack(
             [mlp(queries[:, 1 + index]) for index, mlp in enumerate(self.output_hypernetworks_mlps)], dim=1
         )

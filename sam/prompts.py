@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ..errors import UsageError
 from ..volumes.prompts import PatchPrompts
 
 
@@ -27,3 +28,12 @@ class Prompts:
             torch.from_numpy(array).to(device) for array in (prompts.points, prompts.labels, prompts.boxes)
         )
         return cls(points, labels, boxes)
+
+    def check(self, network: str, *, cases: int, classes: int) -> None:
+        """UsageError unless these are prompts for so many cases, and for all of `classes` but the background."""
+        found, expected = tuple(self.labels.shape[:2]), (cases, classes - 1)
+        if found != expected or tuple(self.boxes.shape[:2]) != expected:
+            raise UsageError(
+                f"{network} got prompts for {found} cases and classes, expected {expected}: "
+                "one row per case of the batch, one per foreground class"
+            )

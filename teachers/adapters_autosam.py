@@ -2,7 +2,7 @@
 
 from torch import Tensor, nn
 
-from .sam3d_encoder import DepthwiseAdapter
+from .encoder3d import DepthwiseAdapter
 
 
 class SpatialAdapter(DepthwiseAdapter):

@@ -1,26 +1,21 @@
 """AutoSAM Adapter (Li et al. 2023, arXiv 2308.14936; its code is called AutoProSAM): SAM in 3-D, prompting itself."""
 
-import re
-from pathlib import Path
+from typing import Any
 
 from torch import Tensor, nn
 
 from ..errors import UsageError
-from ..sam.checkpoints import LoadReport, load_published
 from ..sam.presets import Backbone, get_backbone
-from .adapters import adapter_names
 from .adapters_autosam import SpatialAdapter
 from .autosam_generator import STAGES, PromptGenerator, poolings
-from .sam3d_decoder import AggregationDecoder
-from .sam3d_encoder import FEATURES, VolumeBlock, VolumeEncoder, token_grid
-from .teacher import Teacher
+from .decoder3d import AggregationDecoder
+from .encoder3d import FEATURES, VolumeEncoder
+from .teacher3d import AUTHORS_KEYS as SHARED_KEYS
+from .teacher3d import Teacher3D
 
 # The authors' state-dict keys -> ours, for `sam.checkpoints.canonical_state`.
 AUTHORS_KEYS = (
-    (r"^img_encoder\.", "image_encoder."),
-    (r"\bneck_3d\.", "necks."),
-    (r"\badapter\.linear1\.", "adapter.down."),
-    (r"\badapter\.linear2\.", "adapter.up."),
+    *SHARED_KEYS,
     (r"^prompt_encoder\.inc\.conv1\.", "prompt_generator.stem.0."),
     (r"^prompt_encoder\.inc\.conv2\.conv\.conv\.", "prompt_generator.stem.1."),
     *(
@@ -29,84 +24,34 @@ AUTHORS_KEYS = (
         for way, theirs, ours in (("down", 1, 1), ("down", 2, 4), ("up", 0, 0), ("up", 1, 3))
     ),
     (r"^prompt_encoder\.outc\.", "prompt_generator.out."),
-    *((rf"\bmlahead\.head{index + 2}\.", f"heads.{index}.") for index in range(FEATURES)),
 )
 
 ADAPTERS = ("paper", "code")
 PROMPTED = {"first": 0, "last": FEATURES - 1}
 
-# SAM's parts that this model exchanges for its own, and what it has besides.
-REPLACED = re.compile(r"(prompt_encoder|mask_decoder|image_encoder\.neck)\.")
-NEW = re.compile(r"prompt_generator\.|image_encoder\.(slice_embed|depth_embed|necks|blocks\.\d+\.attn\.lr)\b")
 
-
-class AutoSAM(Teacher):
+class AutoSAM(Teacher3D):
     """Fully automatic: a generator turns one of the encoder's four features into what prompts the decoder.
 
     `prompted` is that feature's index; the generator's output takes its place among the four.
     """
 
-    tuned = (
-        "image_encoder.slice_embed.",
-        "image_encoder.depth_embed",
-        "image_encoder.necks.",
-        "prompt_generator.",
-        "mask_decoder.",
-    )
+    title = "AutoSAM Adapter"
+    tuned = (*Teacher3D.tuned, "prompt_generator.")
 
-    def __init__(
-        self,
-        *,
-        image_encoder: VolumeEncoder,
-        prompt_generator: PromptGenerator,
-        mask_decoder: AggregationDecoder,
-        prompted: int,
-        in_channels: int,
-        num_classes: int,
-        patch: tuple[int, int, int],
-    ) -> None:
-        super().__init__()
-        self.image_encoder = image_encoder
+    def __init__(self, *, prompt_generator: PromptGenerator, prompted: int, **shared: Any) -> None:
+        super().__init__(**shared)
         self.prompt_generator = prompt_generator
-        self.mask_decoder = mask_decoder
         self.prompted = prompted
-        self.in_channels = in_channels
-        self.num_classes = num_classes
-        self.patch = patch
 
     def forward(self, image: Tensor, prompts: None = None) -> Tensor:
         """image [B, C, D, H, W] -> logits [B, K, D, H, W]. UsageError for another shape, or for prompts."""
-        if image.ndim != 5 or tuple(image.shape[1:]) != (self.in_channels, *self.patch):
-            expected = ", ".join(map(str, (self.in_channels, *self.patch)))
-            raise UsageError(f"AutoSAM Adapter got an image of shape {tuple(image.shape)}, expected [B, {expected}]")
         if prompts is not None:
             raise UsageError("AutoSAM Adapter prompts itself and takes no prompts; leave them out")
-        features = self.image_encoder(image)
+        features = self.encode(image)
         features[self.prompted] = self.prompt_generator(features[self.prompted])
         *deeper, shallowest = reversed(features)  # the order of the decoder's heads
         return self.mask_decoder(self.mask_decoder.shallow(deeper), shallowest, image)
-
-    def freeze_base(self) -> None:
-        """Freeze SAM's blocks but their layer norms, and `lr`: what is left is what the authors tune."""
-        super().freeze_base()
-        for block in self.image_encoder.blocks:
-            assert isinstance(block, VolumeBlock)
-            block.norm1.requires_grad_(True)
-            block.norm2.requires_grad_(True)
-
-    def load_base(self, path: str | Path) -> LoadReport:
-        """Fill SAM's image encoder from a published checkpoint; its neck, prompt encoder and mask decoder are dropped.
-
-        The relative positions along the slices start as the mean of SAM's two. Errors as in
-        `sam.checkpoints.load_published`.
-        """
-        added = adapter_names(self) | {name for name in self.state_dict() if NEW.match(name)}
-        report = load_published(self, path, added=added, replaced=REPLACED)
-        for index, block in enumerate(self.image_encoder.blocks):
-            if f"image_encoder.blocks.{index}.attn.rel_pos_d" in report.added:
-                assert isinstance(block, VolumeBlock)
-                block.attn.rel_pos_d.data.copy_((block.attn.rel_pos_h + block.attn.rel_pos_w) / 2)
-        return report
 
 
 def build_autosam(
@@ -147,7 +92,6 @@ def build_autosam(
     if adapter not in ADAPTERS:
         raise UsageError(f"adapter is {adapter!r}: choose one of {', '.join(ADAPTERS)}")
     size = get_backbone(backbone)
-    upsample, slices = upsample or max(1, size.patch_size // 4), slices or size.patch_size
     image_encoder = VolumeEncoder(
         size,
         patch=patch,
@@ -166,7 +110,7 @@ def build_autosam(
         prompt_generator=PromptGenerator(
             size.out_chans,
             width=generator_channels or size.out_chans // 16,
-            pools=poolings(token_grid(size, patch, upsample=upsample, slices=slices)),
+            pools=poolings(image_encoder.cells),
         ),
         mask_decoder=AggregationDecoder(
             channels=size.out_chans,

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
-from .sam3d_decoder import convolved
+from .decoder3d import convolved
 
 STAGES = 4
 WIDTHS = (1, 2, 4, 8, 10)  # channels of the U-Net's levels, times `width`

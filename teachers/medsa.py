@@ -15,10 +15,10 @@ from ..sam.encoder import Encoder
 from ..sam.mask_decoder import MaskDecoder
 from ..sam.presets import EncoderSize, get_encoder_size
 from ..sam.prompts import Prompts
+from ..sam.slice_prompts import AnyPromptEncoder, SlicePrompts, no_clicks, prompt_encoder
 from .adapters_medsa import Combination, Conditioning, check_choice
 from .medsa_decoder import adapted_decoder
 from .medsa_encoder import adapted_encoder, lora_encoder
-from .medsa_prompts import AnyPromptEncoder, SlicePrompts, no_clicks, prompt_encoder
 from .teacher import Teacher
 
 CLASS_PARTS = ("mask_decoder.mask_tokens.", "mask_decoder.output_hypernetworks_mlps.")
@@ -89,12 +89,7 @@ class MedSA(Teacher):
         """The (case, class) pairs that have a prompt; those of one group have as many points and all or none a box."""
         if prompts is None:
             return []
-        expected = (batch, self.num_classes - 1)
-        if prompts.labels.shape[:2] != expected or prompts.boxes.shape[:2] != expected:
-            raise UsageError(
-                f"medsa got prompts for {tuple(prompts.labels.shape[:2])} cases and classes, expected {expected}: "
-                "one row per case of the batch, one per foreground class"
-            )
+        prompts.check("medsa", cases=batch, classes=self.num_classes)
         groups = defaultdict(list)
         counts, boxed = (prompts.labels >= 0).sum(-1).tolist(), (~prompts.boxes.isnan().any(-1)).tolist()
         most = self.prompt_encoder.max_points if isinstance(self.prompt_encoder, EfficientPromptEncoder) else None

@@ -67,7 +67,8 @@ def teach(
     )
     call = plain_call
     if prompts.kind != "none":
-        if not network.promptable or prompts.kind in network.unused_prompts:
+        drawn = "point" if prompts.kind == "points" else prompts.kind
+        if not network.promptable or drawn in network.unused_prompts:
             raise UsageError(
                 f"teacher {recipe.teacher.name!r} takes no prompts of kind {prompts.kind!r}; "
                 "set teacher.prompts.kind to none"

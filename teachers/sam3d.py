@@ -1,36 +1,24 @@
 """3DSAM-adapter (Gong et al. 2023, arXiv 2306.13465): SAM's encoder lifted to 3-D, prompted by points or by nothing."""
 
-import re
-from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..errors import UsageError
-from ..sam.checkpoints import LoadReport, load_published
 from ..sam.presets import Backbone, get_backbone
 from ..sam.prompts import Prompts
-from .adapters import adapter_names
-from .sam3d_decoder import AggregationDecoder
-from .sam3d_encoder import FEATURES, VolumeBlock, VolumeEncoder
+from .decoder3d import AggregationDecoder
+from .encoder3d import FEATURES, VolumeEncoder
 from .sam3d_prompts import VisualSampler
-from .teacher import Teacher
+from .teacher3d import AUTHORS_KEYS as SHARED_KEYS
+from .teacher3d import Teacher3D
 
 # The authors' state-dict keys -> ours, for `sam.checkpoints.canonical_state`.
-AUTHORS_KEYS = (
-    (r"^img_encoder\.", "image_encoder."),
-    (r"\bneck_3d\.", "necks."),
-    (r"\badapter\.linear1\.", "adapter.down."),
-    (r"\badapter\.linear2\.", "adapter.up."),
-    (r"^prompt_encoder\.transformer\.", "prompt_encoder."),
-    *((rf"\bmlahead\.head{index + 2}\.", f"heads.{index}.") for index in range(FEATURES)),
-)
-
-# SAM's parts that this model exchanges for its own.
-REPLACED = re.compile(r"(prompt_encoder|mask_decoder|image_encoder\.neck)\.")
+AUTHORS_KEYS = (*SHARED_KEYS, (r"^prompt_encoder\.transformer\.", "prompt_encoder."))
 
 
-class SAM3D(Teacher):
+class SAM3D(Teacher3D):
     """One network for points and for none: each class is decoded from the deepest feature as its points change it.
 
     The last convolution gives all K classes; a class's logit is its own minus the background's, background is 0. A
@@ -38,40 +26,17 @@ class SAM3D(Teacher):
     outside and boxes are left out: the paper's prompts do not know them.
     """
 
+    title = "3DSAM-adapter"
     promptable = True
     unused_prompts = frozenset({"outside point", "box"})
-    tuned = (
-        "image_encoder.slice_embed.",
-        "image_encoder.depth_embed",
-        "image_encoder.necks.",
-        "prompt_encoder.",
-        "mask_decoder.",
-    )
 
-    def __init__(
-        self,
-        *,
-        image_encoder: VolumeEncoder,
-        prompt_encoder: VisualSampler,
-        mask_decoder: AggregationDecoder,
-        in_channels: int,
-        num_classes: int,
-        patch: tuple[int, int, int],
-    ) -> None:
-        super().__init__()
-        self.image_encoder = image_encoder
+    def __init__(self, *, prompt_encoder: VisualSampler, **shared: Any) -> None:
+        super().__init__(**shared)
         self.prompt_encoder = prompt_encoder
-        self.mask_decoder = mask_decoder
-        self.in_channels = in_channels
-        self.num_classes = num_classes
-        self.patch = patch
 
     def forward(self, image: Tensor, prompts: Prompts | None = None) -> Tensor:
         """image [B, C, D, H, W] -> logits [B, K, D, H, W], background 0. UsageError for another shape of either."""
-        if image.ndim != 5 or tuple(image.shape[1:]) != (self.in_channels, *self.patch):
-            expected = ", ".join(map(str, (self.in_channels, *self.patch)))
-            raise UsageError(f"3DSAM-adapter got an image of shape {tuple(image.shape)}, expected [B, {expected}]")
-        *features, deepest = self.image_encoder(image)
+        *features, deepest = self.encode(image)
         shallow = self.mask_decoder.shallow(features)
         if prompts is None:
             return self._decode(shallow, deepest, image)
@@ -97,29 +62,6 @@ class SAM3D(Teacher):
     def _decode(self, shallow: Tensor, deepest: Tensor, image: Tensor) -> Tensor:
         logits = self.mask_decoder(shallow, deepest, image)
         return logits - logits[:, :1]
-
-    def freeze_base(self) -> None:
-        """Freeze SAM's blocks but their layer norms, and `lr`: what is left is what the authors tune."""
-        super().freeze_base()
-        for block in self.image_encoder.blocks:
-            assert isinstance(block, VolumeBlock)
-            block.norm1.requires_grad_(True)
-            block.norm2.requires_grad_(True)
-
-    def load_base(self, path: str | Path) -> LoadReport:
-        """Fill SAM's image encoder from a published checkpoint; its neck, prompt encoder and mask decoder are dropped.
-
-        The relative positions along the slices start as the mean of SAM's two. Errors as in
-        `sam.checkpoints.load_published`.
-        """
-        new = re.compile(r"image_encoder\.(slice_embed|depth_embed|necks|blocks\.\d+\.attn\.lr)\b")
-        added = adapter_names(self) | {name for name in self.state_dict() if new.match(name)}
-        report = load_published(self, path, added=added, replaced=REPLACED)
-        for index, block in enumerate(self.image_encoder.blocks):
-            if f"image_encoder.blocks.{index}.attn.rel_pos_d" in report.added:
-                assert isinstance(block, VolumeBlock)
-                block.attn.rel_pos_d.data.copy_((block.attn.rel_pos_h + block.attn.rel_pos_w) / 2)
-        return report
 
 
 def build_sam3d(
@@ -152,8 +94,8 @@ def build_sam3d(
         image_encoder=VolumeEncoder(
             size,
             patch=patch,
-            upsample=upsample or max(1, size.patch_size // 4),
-            slices=slices or size.patch_size,
+            upsample=upsample,
+            slices=slices,
             positions=positions,
             cube=cube,
             checkpointing=checkpointing,

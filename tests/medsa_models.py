@@ -10,9 +10,9 @@ from samkd.sam.image_encoders import build_image_encoder
 from samkd.sam.mask_decoder import MaskDecoder
 from samkd.sam.presets import EfficientViTSize, get_encoder_size
 from samkd.sam.prompts import Prompts
+from samkd.sam.slice_prompts import prompt_encoder
 from samkd.teachers import build_teacher
 from samkd.teachers.medsa import MedSA
-from samkd.teachers.medsa_prompts import prompt_encoder
 
 SMALL = ["vit_tiny", "vit_tiny_p8", "efficient_vit_ti", "mobile_vit_t"]
 

@@ -15,8 +15,8 @@ from samkd.sam.presets import get_backbone
 from samkd.sam.prompt_encoder import build_prompt_encoder
 from samkd.teachers import build_teacher
 from samkd.teachers.adapters import adapter_names
-from samkd.teachers.autosam import NEW, REPLACED
 from samkd.teachers.autosam_generator import PromptGenerator, poolings
+from samkd.teachers.teacher3d import NEW, REPLACED
 from samkd.training.losses import segmentation_loss
 
 COUNTS = Path(__file__).resolve().parents[2].parent / "shared" / "conformance" / "parameter_counts.json"

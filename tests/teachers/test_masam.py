@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from masam_models import tiny
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -24,11 +25,6 @@ def single_thread():
     torch.manual_seed(0)
     yield
     torch.set_num_threads(threads)
-
-
-def tiny(**changes):
-    settings = {"backbone": "vit_tiny", "in_channels": 1, "num_classes": 4, "patch": (5, 64, 64), "rank": 4}
-    return build_teacher("masam", **(settings | changes))
 
 
 @pytest.mark.parametrize("backbone", ["vit_tiny", "vit_tiny_p8"])
@@ -187,6 +183,8 @@ def test_load_base_refuses_another_backbone_and_leaves_the_model_alone(tmp_path:
         ({"patch": (5, 64, 60)}, "64x60.*multiples of 16"),
         ({"patch": (5, 0, 64)}, "multiples of 16"),
         ({"ranks": 4}, "no option ranks.*rank, scale"),
+        ({"adapters": "none"}, "option adapters is 'none': choose one of before, after, both"),
+        ({"decoder": "unet"}, "option decoder is 'unet': choose one of progressive, multi_scale, sam"),
     ],
 )
 def test_bad_options(changes: dict, message: str):
@@ -203,8 +201,3 @@ def test_unknown_teacher_lists_the_known():
 def test_wrong_image_shape(shape: tuple[int, ...]):
     with pytest.raises(UsageError, match=r"expected \[B, 1, D, 64, 64\]"):
         tiny()(torch.zeros(shape))
-
-
-def test_prompts_are_refused():
-    with pytest.raises(UsageError, match="no prompts"):
-        tiny()(torch.zeros(1, 1, 5, 64, 64), prompts=torch.zeros(1))

@@ -1,4 +1,4 @@
-"""3DSAM-adapter's mask decoder: features of several depths and the image itself, joined by convolutions."""
+"""The mask decoder of 3DSAM-adapter and AutoSAM Adapter: convolutions over features of several depths and the image."""
 
 from collections.abc import Sequence
 

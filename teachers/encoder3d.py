@@ -1,4 +1,4 @@
-"""3DSAM-adapter's image encoder (Gong et al. 2023): SAM's ViT on a volume, with an adapter in front of every block.
+"""The image encoder of 3DSAM-adapter (Gong et al. 2023) and AutoSAM Adapter: SAM's ViT on a volume, with adapters.
 
 Axes of tokens and features are (h, w, d), slices last, as in the authors' code.
 """
@@ -10,12 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import adaptive_avg_pool2d, interpolate
-from torch.utils.checkpoint import checkpoint
 
 from ..errors import UsageError
 from ..sam.image_encoder import Block, ImageEncoder
 from ..sam.presets import Backbone
-from .sam3d_attention import CubeAttention, from_cubes, shift_mask, shift_regions, to_cubes
+from .attention3d import CubeAttention, from_cubes, shift_mask, shift_regions, to_cubes
 
 FEATURES = 4  # the encoder gives as many, at equal distances, the last from the last block
 
@@ -89,10 +88,11 @@ def build_neck(width: int, channels: int) -> nn.Sequential:
 class VolumeEncoder(ImageEncoder):
     """Volumes [B, C, D, H, W] of size `patch` -> four features [B, out_chans, h, w, d]; C is 1 (repeated) or 3.
 
-    The volume is up-sampled `upsample` times on every axis; a token is then SAM's square of pixels, `slices` slices
-    deep. All blocks attend within cubes of `cube`^3 tokens, the even ones shifted; SAM's global blocks differ only in
-    their longer tables. SAM's tables keep the size of its own images, `positions` x `positions` tokens, and are pooled
-    to the grid of the volume. State-dict keys are SAM's, with new ones added and its neck replaced by `necks`.
+    The volume is up-sampled `upsample` times on every axis (default: so that a token is 4 voxels wide); a token is
+    then SAM's square of pixels, `slices` slices deep (default: as many as pixels). There are `cells` (h, w, d) of them.
+    All blocks attend within cubes of `cube`^3 tokens, the even ones shifted; SAM's global blocks differ only in their
+    longer tables. SAM's tables keep the size of its own images, `positions` x `positions` tokens, and are pooled to the
+    grid of the volume. State-dict keys are SAM's, with new ones added and its neck replaced by `necks`.
 
     UsageError for a patch that does not divide into tokens, or is a single one.
     """
@@ -104,13 +104,14 @@ class VolumeEncoder(ImageEncoder):
         backbone: Backbone,
         *,
         patch: tuple[int, int, int],
-        upsample: int,
-        slices: int,
+        upsample: int | None,
+        slices: int | None,
         positions: int,
         cube: int,
         checkpointing: bool,
     ) -> None:
-        grid = token_grid(backbone, patch, upsample=upsample, slices=slices)
+        upsample, slices = upsample or max(1, backbone.patch_size // 4), slices or backbone.patch_size
+        cells = token_grid(backbone, patch, upsample=upsample, slices=slices)
         shifted = cycle((True, False))
         super().__init__(
             backbone,
@@ -120,12 +121,13 @@ class VolumeEncoder(ImageEncoder):
         )
         assert backbone.depth % FEATURES == 0, "the features are taken at equal distances"
         dim = backbone.dim
+        self.cells = cells
         self.upsample = upsample
         self.slice_embed = nn.Conv3d(dim, dim, kernel_size=(1, 1, slices), stride=(1, 1, slices), groups=dim)
-        self.depth_embed = nn.Parameter(torch.ones(1, grid[2], dim))
+        self.depth_embed = nn.Parameter(torch.ones(1, cells[2], dim))
         del self.neck
         self.necks = nn.ModuleList(build_neck(dim, backbone.out_chans) for _ in range(FEATURES))
-        self.register_buffer("regions", shift_regions(grid, cube), persistent=False)
+        self.register_buffer("regions", shift_regions(cells, cube), persistent=False)
 
     def embed(self, volume: Tensor) -> Tensor:
         """volume [B, C, D, H, W] -> tokens [B, h, w, d, dim] with their positions.
@@ -143,13 +145,8 @@ class VolumeEncoder(ImageEncoder):
 
     def forward(self, volume: Tensor) -> list[Tensor]:
         """volume [B, C, D, H, W] -> the features after each quarter of the blocks, shallow to deep."""
-        tokens, mask = self.embed(volume), shift_mask(self.regions)
         features = []
-        for index, block in enumerate(self.blocks, start=1):
-            if self.checkpointing and torch.is_grad_enabled():
-                tokens = checkpoint(block, tokens, mask, use_reentrant=False)
-            else:
-                tokens = block(tokens, mask)
+        for index, tokens in enumerate(self.each_block(self.embed(volume), shift_mask(self.regions)), start=1):
             if index % (len(self.blocks) // FEATURES) == 0:
                 features.append(self.necks[len(features)](tokens.movedim(-1, 1)))
         return features

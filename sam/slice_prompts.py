@@ -1,11 +1,12 @@
-"""How prompts in a volume reach the slices that Medical SAM Adapter decodes one by one."""
+"""How prompts in a volume reach the slices that a decoder of SAM's segments one by one."""
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import pad
 
-from ..sam.efficient_sam import BOTTOM_RIGHT, TOP_LEFT, EfficientPromptEncoder
-from ..sam.presets import EfficientViTSize, EncoderSize
-from ..sam.prompt_encoder import PromptEncoder, build_prompt_encoder
+from .efficient_sam import BOTTOM_RIGHT, INVALID, TOP_LEFT, EfficientPromptEncoder
+from .presets import EfficientViTSize, EncoderSize
+from .prompt_encoder import PromptEncoder, build_prompt_encoder
 
 AnyPromptEncoder = PromptEncoder | EfficientPromptEncoder
 WAVELENGTHS = (4, 8, 16, 32, 64, 128)  # slices
@@ -34,17 +35,23 @@ class SlicePrompts(nn.Module):
     def forward(
         self, encoder: AnyPromptEncoder, points: Tensor, labels: Tensor, boxes: Tensor | None, depth: int
     ) -> Tensor:
-        """points [N, P, 3] as (d, h, w), labels [N, P] of 0 or 1, boxes [N, 6] -> tokens [N * depth, T, C].
+        """points [N, P, 3] as (d, h, w), labels [N, P] of 0, 1 or -1, boxes [N, 6] -> tokens [N * depth, T, C].
 
-        What `encoder` fills up with is left as it is. P may be 0 if there are boxes.
+        Labels of -1 and boxes of NaN become "not a point" on every slice, and so does, in SAM, a box that is None.
+        What EfficientSAM's encoder fills up with is left as it is. P may be 0 if there are boxes.
         """
         places, kinds, first, last = points[..., 1:].flip(-1), labels, points[..., 0], points[..., 0]
         if boxes is not None:
+            given = ~boxes.isnan().any(-1, keepdim=True)
+            boxes = torch.where(given, boxes, 0.0)
             corners = torch.stack([boxes[:, [2, 1]], boxes[:, [5, 4]]], dim=1)
             places = torch.cat([places, corners], dim=1)
-            kinds = torch.cat([kinds, kinds.new_tensor([[TOP_LEFT, BOTTOM_RIGHT]]).expand(len(kinds), -1)], dim=1)
+            kinds = torch.cat([kinds, torch.where(given, kinds.new_tensor([TOP_LEFT, BOTTOM_RIGHT]), INVALID)], dim=1)
             first = torch.cat([first, boxes[:, [0, 0]]], dim=1)
             last = torch.cat([last, boxes[:, [3, 3]]], dim=1)
+        elif isinstance(encoder, PromptEncoder):
+            places, kinds = pad(places, (0, 0, 0, 1)), pad(kinds, (0, 1), value=INVALID)
+            first, last = pad(first, (0, 1)), pad(last, (0, 1))
         here = clicks(encoder, places, kinds)
         count = kinds.shape[1]
         slices = torch.arange(depth, device=places.device)[:, None]
@@ -52,24 +59,27 @@ class SlicePrompts(nn.Module):
         distance = (slices - last).clamp(min=0) + (slices - first).clamp(max=0)  # [N, depth, T], 0 where it is
         phase = distance[..., None] * self.frequencies
         waves = torch.cat([phase.sin(), phase.cos()], dim=-1)
-        elsewhere = torch.einsum("ndtf,ntfc->ndtc", waves, self.codes[kinds]) + _nowhere(encoder, places)[:, None]
+        codes = self.codes[kinds.clamp(min=0)]
+        elsewhere = torch.einsum("ndtf,ntfc->ndtc", waves, codes) + _nowhere(encoder, places)[:, None]
         tokens = here[:, None].expand(-1, depth, -1, -1)
-        seen = torch.where((distance == 0)[..., None], tokens[:, :, :count], elsewhere)
+        as_it_is = (distance == 0) | (kinds == INVALID)[:, None]
+        seen = torch.where(as_it_is[..., None], tokens[:, :, :count], elsewhere)
         return torch.cat([seen, tokens[:, :, count:]], dim=2).flatten(0, 1)
 
 
 def clicks(encoder: AnyPromptEncoder, places: Tensor, kinds: Tensor) -> Tensor:
-    """The encoder's own tokens for places [N, T, 2] as (x, y) of kinds [N, T]: points first, then a box's two corners.
+    """The encoder's own tokens for places [N, T, 2] as (x, y) of kinds [N, T], without a branch on the numbers.
 
-    [N, T or more, C]: SAM's adds a "not a point" where there is no box, EfficientSAM's fills up to its `max_points`.
+    Kinds: 0 outside, 1 inside, 2 and 3 a box's corners, -1 not a point. [N, T or more, C]: EfficientSAM's encoder
+    fills up to its `max_points`.
     """
     if isinstance(encoder, EfficientPromptEncoder):
-        return encoder(places.clamp(min=0), kinds)  # it takes negative coordinates for no point
-    count = kinds.shape[1]
-    boxed = count > 1 and int(kinds[0, -1]) == BOTTOM_RIGHT
-    points = count - 2 if boxed else count
-    given = (places[:, :points], kinds[:, :points]) if points else None
-    return encoder(given, places[:, points:].flatten(1) if boxed else None, None)[0]
+        # It takes negative coordinates for no point.
+        return encoder(torch.where((kinds == INVALID)[..., None], -1.0, places.clamp(min=0)), kinds)
+    learned = (encoder.get_parameter(f"point_embeddings.{kind}.weight") for kind in range(4))
+    table = torch.cat([encoder.not_a_point_embed.weight, *learned])
+    position = encoder.pe_layer.forward_with_coords(places + 0.5, encoder.input_image_size)
+    return table[kinds + 1] + (kinds != INVALID)[..., None] * position
 
 
 def _nowhere(encoder: AnyPromptEncoder, places: Tensor) -> Tensor:
@@ -81,12 +91,12 @@ def _nowhere(encoder: AnyPromptEncoder, places: Tensor) -> Tensor:
     )
 
 
-def no_clicks(encoder: AnyPromptEncoder) -> Tensor:
-    """The tokens of an empty prompt: [1, 0, C] in SAM."""
+def no_clicks(encoder: AnyPromptEncoder, *, places: int = 0) -> Tensor:
+    """The tokens of an empty prompt: [1, `places`, C] in SAM, `max_points` of them in EfficientSAM."""
     if isinstance(encoder, EfficientPromptEncoder):
         weight = encoder.invalid_points.weight
         return encoder(weight.new_zeros(1, 0, 2), weight.new_zeros(1, 0))
-    return encoder(None, None, None)[0]
+    return encoder.not_a_point_embed.weight.expand(places, -1)[None]
 
 
 def prompt_encoder(size: EncoderSize, *, image_size: tuple[int, int]) -> AnyPromptEncoder:
