@@ -1,0 +1,105 @@
+"""Every student becomes an OpenVINO model of the same numbers; SAM's kind also as two graphs, prompts included."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from small_sams import EFFICIENT, TINY
+from torch import Tensor, nn
+
+from samkd.students import build_student
+from samkd.students.small_sam import MAX_POINTS, SmallSAM, build_small_sam
+
+pytest.importorskip("openvino", reason="samkd[openvino] is not installed")
+import openvino as ov
+
+from samkd.deploy.openvino_target import convert
+from samkd.deploy.runtime.engine_openvino import Engine
+
+
+@pytest.fixture(autouse=True)
+def single_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    yield
+    torch.set_num_threads(threads)
+
+
+def seasoned(model: Any) -> Any:
+    """With batch norms that have seen something, and a depth branch and prompts' codes that do something."""
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.get_buffer("running_mean").normal_(0, 0.1)
+            module.get_buffer("running_var").uniform_(0.5, 2)
+    for key, parameter in model.named_parameters():
+        if key in ("slice_prompts.codes", "along_depth.weight"):
+            nn.init.normal_(parameter, std=0.05)
+    return model.eval()
+
+
+@pytest.mark.parametrize(
+    ("name", "patch", "options"),
+    [
+        ("segresnet", (8, 16, 32), {}),
+        ("mobilesam", (3, 64, 48), {}),
+        ("efficientsam-ti", (1, 48, 64), {"slices": "depth"}),
+        ("efficientsam-s", (3, 48, 64), {"slices": "depth"}),
+    ],
+)
+def test_openvino_equals_torch(name: str, patch: tuple[int, int, int], options: dict):
+    model = seasoned(build_student(name, in_channels=1, num_classes=4, patch=patch, **options))
+    image = torch.randn(2, 1, *patch)[[0, 1, 0]]  # OpenVINO has been seen to answer its first call only rightly
+    with torch.no_grad():
+        expected = model(image).softmax(1).numpy()
+    found = Engine(convert(model, patch=patch, in_channels=1), precision="f32", threads=1)(image.numpy())
+    assert found.shape == expected.shape == (3, 4, *patch)
+    assert expected.std(axis=(2, 3, 4)).min() > 1e-3
+    assert np.abs(found - expected).max() < 1e-5
+
+
+class Encode(nn.Module):
+    def __init__(self, model: SmallSAM) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.model.encode(image)
+
+
+class Masks(Encode):
+    def forward(self, embedding: Tensor, points: Tensor, labels: Tensor, boxes: Tensor) -> Tensor:
+        return self.model.masks(embedding, points, labels, boxes)
+
+
+def compiled(graph: nn.Module, inputs: tuple[Tensor, ...]) -> Callable[..., Tensor]:
+    model = ov.convert_model(graph, example_input=inputs)
+    run = ov.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 1})
+    return lambda *tensors: torch.from_numpy(run([tensor.numpy() for tensor in tensors])[0].copy())
+
+
+@pytest.mark.parametrize("size", [TINY, EFFICIENT], ids=lambda size: size.name)
+@pytest.mark.filterwarnings("ignore")
+def test_two_graphs_take_any_prompt(size):
+    model = seasoned(build_small_sam(size, in_channels=1, num_classes=4, patch=(3, 48, 64)))
+    image = torch.randn(1, 1, 3, 48, 64)
+    points, labels = torch.zeros(1, MAX_POINTS, 3), torch.full((1, MAX_POINTS), -1)
+    boxes = torch.full((1, 6), torch.nan)
+    with torch.no_grad():
+        embedding = model.encode(image)
+        empty = (embedding, points, labels, boxes)
+        encode, masks = compiled(Encode(model), (image,)), compiled(Masks(model), empty)
+        some_points, some_labels = points.clone(), labels.clone()
+        some_points[0, :2] = torch.tensor([[0.0, 20, 30], [2, 5, 9]])
+        some_labels[0, :2] = torch.tensor([1, 0])
+        box = torch.tensor([[0.0, 3, 4, 1, 40, 41]])
+        coded = encode(image)
+        assert (coded - embedding).abs().max() < 1e-4
+        automatic = masks(*empty)
+        for given in ((some_points, some_labels, boxes), (points, labels, box), (some_points, some_labels, box)):
+            found = masks(coded, *given)
+            assert (found - model.masks(embedding, *given)).abs().max() < 1e-4
+            assert (found - automatic).abs().max() > 1e-2
+        assert (automatic - model(image)).abs().max() < 1e-4
