@@ -24,7 +24,7 @@ def load_network(run: Run, *, base: Path | None = None) -> torch.nn.Module:
     room, options = spec.pop("room"), spec.pop("options", {})
     spec["patch"] = tuple(spec["patch"])
     if room == "students":
-        network = build_student(**spec)
+        network = build_student(**spec, **options)
     else:
         network = build_teacher(**spec, **options)
         if wanted := run.config["objective"]["pretrained"]:

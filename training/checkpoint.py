@@ -52,17 +52,25 @@ def save_state(
     network: torch.nn.Module,
     optimizer: torch.optim.Optimizer,
     progress: dict[str, float | int],
+    average: dict[str, torch.Tensor] | None = None,
 ) -> None:
-    """Everything a resumed run needs: weights, optimiser moments, and the counters in ``progress``."""
+    """Everything a resumed run needs: weights, their average, optimiser moments, the counters in ``progress``."""
     tensors = {f"network.{name}": tensor for name, tensor in tuned_state(network).items()}
+    tensors |= {f"average.{name}": tensor for name, tensor in (average or {}).items()}
     for index, values in optimizer.state_dict()["state"].items():
         for name, value in values.items():
             tensors[f"optimizer.{index}.{name}"] = torch.as_tensor(value)
     _save(path, tensors, {"format": "samkd-state-1", "progress": json.dumps(progress)})
 
 
-def load_state(path: Path, *, network: torch.nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, float | int]:
-    """Inverse of save_state; returns ``progress``. Raises IntegrityError for a broken file."""
+def load_state(
+    path: Path,
+    *,
+    network: torch.nn.Module,
+    optimizer: torch.optim.Optimizer,
+    average: dict[str, torch.Tensor] | None = None,
+) -> dict[str, float | int]:
+    """Inverse of save_state; also fills ``average``. Returns ``progress``. Raises IntegrityError for a broken file."""
     try:
         with safe_open(path, framework="pt") as file:
             progress = json.loads((file.metadata() or {})["progress"])
@@ -75,6 +83,9 @@ def load_state(path: Path, *, network: torch.nn.Module, optimizer: torch.optim.O
         kind, rest = key.split(".", 1)
         if kind == "network":
             weights[rest] = tensor
+        elif kind == "average":
+            assert average is not None
+            average[rest] = tensor
         else:
             index, name = rest.split(".")
             moments.setdefault(int(index), {})[name] = tensor

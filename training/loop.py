@@ -4,6 +4,7 @@ import math
 import signal
 import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -12,6 +13,7 @@ from torch.utils.data import DataLoader
 
 from ..config import Training
 from ..errors import SamkdError
+from .average import WeightAverage
 from .checkpoint import load_state, save_state, save_weights
 from .patches import PatchBatches
 from .progress import Bar, console
@@ -20,7 +22,8 @@ from .schedule import learning_rate
 
 Objective = Callable[[torch.Tensor, dict[str, torch.Tensor]], dict[str, torch.Tensor]]
 Call = Callable[[torch.nn.Module, dict[str, torch.Tensor], int], torch.Tensor]  # network, batch, its number -> logits
-MAX_SKIPPED = 20  # steps in a row whose loss is not finite
+MAX_SKIPPED = 20  # steps in a row that are not finite, and in all as many or
+MAX_SKIPPED_SHARE = 0.05  # of the run's steps
 
 
 def plain_call(model: torch.nn.Module, batch: dict[str, torch.Tensor], _: int) -> torch.Tensor:
@@ -57,16 +60,20 @@ def fit(
 ) -> Summary:
     """Train, validating every ``validate_every`` steps, and keep the weights of the best validation Dice.
 
-    The run can be resumed exactly from its last state: batches, dropout and learning rate depend on the step alone.
-    Ctrl-C and SIGTERM finish the step, write the state and raise Stopped. A step whose loss is not finite is
-    skipped and counted; MAX_SKIPPED in a row raise SamkdError.
+    ``patience`` validations without a better one end the run early; with ``ema`` the averaged weights are validated
+    and kept. The run can be resumed exactly from its last state: batches, dropout and learning rate depend on the step
+    alone. Ctrl-C and SIGTERM finish the step, write the state and raise Stopped. A step whose loss or gradient is not
+    finite is skipped and counted; too many of them raise SamkdError.
     """
     seed = int(run.config["seed"])
     trainable = [parameter for parameter in network.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(trainable, lr=settings.learning_rate, weight_decay=settings.weight_decay)
-    progress = {"step": 0, "best_dice": -1.0, "best_step": 0, "skipped": 0, "seconds": 0.0}
+    average = WeightAverage(network, settings.ema) if settings.ema else None
+    progress = {"step": 0, "best_dice": -1.0, "best_step": 0, "stale": 0, "failures": 0, "skipped": 0, "seconds": 0.0}
     if run.state.exists():
-        progress = load_state(run.state, network=network, optimizer=optimizer)
+        progress |= load_state(
+            run.state, network=network, optimizer=optimizer, average=average.values if average else None
+        )
         if fabric.is_global_zero:
             run.forget_after(int(progress["step"]))
     first = int(progress["step"])
@@ -79,17 +86,19 @@ def fit(
     )
     micro_batches = iter(loader)
     epoch_steps = max(1, math.ceil(len(batches.cases) / (settings.batch * settings.accumulate * fabric.world_size)))
-    failures = 0
     started = time.monotonic() - progress["seconds"]
 
     def save() -> None:
         progress["seconds"] = time.monotonic() - started
         if fabric.is_global_zero:
-            save_state(run.state, network=network, optimizer=optimizer, progress=progress)
+            values = average.values if average else None
+            save_state(run.state, network=network, optimizer=optimizer, progress=progress, average=values)
 
     shown = fabric.is_global_zero
     with _Interrupt() as interrupt, Bar(title, settings.steps, done=first, enabled=shown) as bar:
         for step in range(first, settings.steps):
+            if settings.patience and progress["stale"] >= settings.patience:
+                break
             torch.manual_seed(seed * 1_000_003 + step * fabric.world_size + fabric.global_rank)
             rate = learning_rate(step, base=settings.learning_rate, warmup=settings.warmup, total=settings.steps)
             for group in optimizer.param_groups:
@@ -98,28 +107,28 @@ def fit(
             numbers = range(step * settings.accumulate, (step + 1) * settings.accumulate)
             terms = _accumulate(model, micro_batches, numbers, call, objective, fabric)
             entry = {"step": step + 1, "learning_rate": rate, **terms}
-            if math.isfinite(terms["loss"]):
-                fabric.clip_gradients(model, wrapped, max_norm=settings.clip_norm)
+            norm = fabric.clip_gradients(model, wrapped, max_norm=settings.clip_norm, error_if_nonfinite=False)
+            assert norm is not None
+            if math.isfinite(terms["loss"]) and math.isfinite(float(norm)):
                 wrapped.step()
-                failures = 0
+                progress["failures"] = 0
+                if average:
+                    average.update(step)
             else:
-                failures += 1
-                progress["skipped"] += 1
-                if failures == MAX_SKIPPED:
-                    raise SamkdError(
-                        f"{run.path}: the loss was not finite for {failures} steps in a row (step {step + 1}); "
-                        f"lower training.learning_rate or check the data with `samkd check`"
-                    )
+                _count_failure(progress, steps=settings.steps, run=run)
             wrapped.zero_grad(set_to_none=True)
             progress["step"] = step + 1
             due = (step + 1) % settings.validate_every == 0 or step + 1 == settings.steps
             if due:
-                scores = validate(network)
-                entry |= {"dice": scores["mean"], "dice_per_class": scores}
-                if scores["mean"] > progress["best_dice"]:
-                    progress |= {"best_dice": scores["mean"], "best_step": step + 1}
-                    if fabric.is_global_zero:
+                with average.applied() if average else nullcontext():
+                    scores = validate(network)
+                    better = scores["mean"] > progress["best_dice"]
+                    if better and fabric.is_global_zero:
                         save_weights(network, run.weights)
+                entry |= {"dice": scores["mean"], "dice_per_class": scores}
+                progress["stale"] += 1
+                if better:
+                    progress |= {"best_dice": scores["mean"], "best_step": step + 1, "stale": 0}
             if fabric.is_global_zero:
                 run.log(entry | {"seconds": round(time.monotonic() - started, 3)})
             epoch = f"epoch {step // epoch_steps + 1}/{math.ceil(settings.steps / epoch_steps)}"
@@ -130,14 +139,25 @@ def fit(
             if stop:
                 raise Stopped(f"{run.path}: stopped at step {step + 1}; the same command continues from there")
     if shown and not console.is_terminal:
-        console.print(f"{title}: {settings.steps} steps, validation Dice {progress['best_dice']:.3f}")
+        console.print(f"{title}: {progress['step']} steps, validation Dice {progress['best_dice']:.3f}")
     return Summary(
-        steps=settings.steps,
+        steps=int(progress["step"]),
         best_dice=float(progress["best_dice"]),
         best_step=int(progress["best_step"]),
         skipped=int(progress["skipped"]),
         seconds=time.monotonic() - started,
     )
+
+
+def _count_failure(progress: dict[str, float | int], *, steps: int, run: Run) -> None:
+    progress["failures"] += 1
+    progress["skipped"] += 1
+    if progress["failures"] >= MAX_SKIPPED or progress["skipped"] > max(MAX_SKIPPED, MAX_SKIPPED_SHARE * steps):
+        raise SamkdError(
+            f"{run.path}: loss or gradient was not finite for {progress['failures']} steps in a row and "
+            f"{progress['skipped']} in all (step {progress['step'] + 1} of {steps}); lower training.learning_rate or "
+            f"check the data with `samkd check`"
+        )
 
 
 def _accumulate(

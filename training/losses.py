@@ -1,4 +1,4 @@
-"""Segmentation and distillation losses: pure functions of logits, labels and teacher probabilities."""
+"""The segmentation loss: a pure function of logits and labels."""
 
 from monai.losses.dice import DiceLoss
 from torch import Tensor
@@ -21,31 +21,3 @@ def segmentation_loss(
     if cross_entropy_weight:
         loss = loss + cross_entropy_weight * F.cross_entropy(logits, labels.long())
     return loss
-
-
-def probability_mse(logits: Tensor, teacher: Tensor) -> Tensor:
-    """``L_mse``: squared distance of student and teacher class probabilities, ``[B, K, D, H, W]`` both.
-
-    Summed over classes and averaged over voxels, so that its scale does not fall with the number of classes.
-    """
-    return (logits.softmax(1) - teacher).square().sum(1).mean()
-
-
-def distillation_loss(
-    logits: Tensor, labels: Tensor, teacher: Tensor | None, *, lambda_: float, **weights: float
-) -> dict[str, Tensor]:
-    """``L = lambda * L_seg + (1 - lambda) * L_mse`` (Li et al. 2023, AutoSAM Adapter, eq. 2).
-
-    A term whose weight is zero is not computed: lambda = 1 needs no teacher, lambda = 0 ignores the labels.
-    Returns the total under ``loss`` and each term computed, for the log.
-    """
-    terms: dict[str, Tensor] = {}
-    loss = logits.new_zeros(())
-    if lambda_ > 0:
-        terms["segmentation"] = segmentation_loss(logits, labels, **weights)
-        loss = loss + lambda_ * terms["segmentation"]
-    if lambda_ < 1:
-        assert teacher is not None
-        terms["mse"] = probability_mse(logits, teacher)
-        loss = loss + (1 - lambda_) * terms["mse"]
-    return {"loss": loss, **{name: term.detach() for name, term in terms.items()}}

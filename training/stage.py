@@ -13,9 +13,10 @@ from lightning.fabric.strategies.ddp import DDPStrategy
 from ..config import Recipe, Training
 from ..errors import BadInputError
 from ..evaluation.scores import score_case, summarise
-from ..volumes.dataset import Case, Dataset, read_labelled_case, split
+from ..volumes.dataset import Case, Dataset, read_labelled_case
 from ..volumes.pipeline import segment
 from ..volumes.plan import Plan
+from ..volumes.splits import refuse_leaks, split
 from ..volumes.tiles import stitched
 from .cases import PreparedCase, fingerprint, prepare_cases
 from .checkpoint import load_weights
@@ -25,10 +26,12 @@ from .patches import PatchBatches
 from .progress import Bar
 from .run import Run, digest
 
+AddTargets = Callable[[Sequence[Case], Sequence[PreparedCase]], list[PreparedCase]]
+
 
 @dataclass(frozen=True)
 class Cohort:
-    """The cases of a run: labelled training and validation cases, and the test cases nobody trains on."""
+    """The cases of a run: labelled training and validation cases, unlabelled ones, and test cases nobody trains on."""
 
     dataset: Dataset
     train: tuple[Case, ...]
@@ -36,8 +39,13 @@ class Cohort:
 
     @classmethod
     def of(cls, dataset: Dataset, *, validation: float, seed: int) -> "Cohort":
-        """Seeded split of the labelled training cases. Raises BadInputError when fewer than two are labelled."""
+        """Seeded split of the labelled training cases, unless the dataset comes with validation cases.
+
+        Raises BadInputError when fewer than two are labelled.
+        """
         labelled = [case for case in dataset.training if case.label is not None]
+        if labelled and dataset.validation:
+            return cls(dataset, tuple(labelled), dataset.validation)
         if len(labelled) < 2:
             raise BadInputError(
                 f"{dataset.root}: {len(labelled)} labelled training case(s); at least 2 are needed, one of them "
@@ -47,11 +55,25 @@ class Cohort:
         return cls(dataset, tuple(train), tuple(held_out))
 
     @property
+    def unlabelled(self) -> tuple[Case, ...]:
+        return tuple(case for case in self.dataset.training if case.label is None)
+
+    @property
     def test(self) -> tuple[Case, ...]:
         return tuple(case for case in self.dataset.test if case.label is not None)
 
+    def names(self) -> dict[str, list[str]]:
+        """Case names by part, as a splits.json holds them (volumes.splits)."""
+        parts = {"train": self.train, "validation": self.validation, "test": self.test}
+        return {part: [case.name for case in cases] for part, cases in parts.items()}
+
     def describe(self) -> dict[str, Any]:
-        """What a run folder keeps of its cases: names, and a fingerprint of the bytes they were trained from."""
+        """What a run folder keeps of its cases: names, and a fingerprint of the bytes they were trained from.
+
+        Raises BadInputError when one scan, byte by byte, is in two parts.
+        """
+        training = (*self.train, *self.unlabelled)
+        refuse_leaks({"training": training, "validation": self.validation, "test": self.dataset.test})
         prints = sorted(fingerprint(case) for case in (*self.train, *self.validation))
         return {
             "dataset": self.dataset.name,
@@ -105,25 +127,28 @@ def train_network(
     cache: Path,
     devices: int,
     title: str,
-    targets: Callable[[Sequence[Case]], Sequence[np.ndarray]] | None = None,
+    targets: AddTargets | None = None,
+    unlabelled: Sequence[Case] = (),
     call: Call = plain_call,
 ) -> Run:
     """Train, then score the best weights on every whole labelled test scan; leaves ``metrics.json``.
 
-    ``targets`` gives the teacher's uint8 probabilities [K, D, H, W] on this plan's grid for the training cases.
-    A finished run is returned as it is.
+    ``targets`` gives prepared training cases their teacher targets on this plan's grid; ``unlabelled`` cases join
+    every batch. A finished run is returned as it is.
     """
     if run.finished:
         return run
+    run.write_json("splits.json", cohort.names())
     fabric = fabric_for(devices, settings.precision)
     fabric.launch()
-    with Bar(f"{title}: preparing cases", len(cohort.train) + len(cohort.validation)) as bar:
-        train = prepare_cases(cohort.train, cohort.dataset, plan, cache, on_case=bar.advance)
+    used = (*cohort.train, *unlabelled)
+    with Bar(f"{title}: preparing cases", len(used) + len(cohort.validation)) as bar:
+        prepared = prepare_cases(used, cohort.dataset, plan, cache, on_case=bar.advance)
         held_out = prepare_cases(cohort.validation, cohort.dataset, plan, cache, on_case=bar.advance)
     if targets is not None:
-        train = [case.with_teacher(array) for case, array in zip(train, targets(cohort.train), strict=True)]
+        prepared = targets(used, prepared)
     batches = PatchBatches(
-        train,
+        prepared[: len(cohort.train)],
         patch=plan.patch,
         batch=settings.batch,
         steps=settings.steps * settings.accumulate,
@@ -131,6 +156,7 @@ def train_network(
         augmentation=settings.augmentation,
         seed=run.config["seed"],
         rank=fabric.global_rank,
+        unlabelled=prepared[len(cohort.train) :],
     )
     summary = fit(
         network,
@@ -171,15 +197,30 @@ def grid_dice(
     Pooled over cases (voxels of all cases together), so that an organ absent from one case needs no rule.
     """
     infer = patch_function(network)
-    overlap, total = np.zeros(len(labels)), np.zeros(len(labels))
+    pooled = PooledDice(labels)
     for case in cases:
         found = stitched(np.asarray(case.image), plan.patch, plan.overlap, infer, classes=len(labels)).argmax(0)
-        for value in range(len(labels)):
-            predicted, true = found == value, case.labels == value
-            overlap[value] += np.count_nonzero(predicted & true)
-            total[value] += np.count_nonzero(predicted) + np.count_nonzero(true)
-    dice = {labels[value]: float(2 * overlap[value] / total[value]) for value in labels if value and total[value]}
-    return {"mean": float(np.mean(list(dice.values()))) if dice else 0.0, **dice}
+        pooled.add(found, case.labels)
+    return pooled.scores()
+
+
+class PooledDice:
+    """Dice per class over the voxels of all cases together, and the mean over classes."""
+
+    def __init__(self, labels: dict[int, str]) -> None:
+        self.labels = labels
+        self.overlap, self.total = np.zeros(len(labels)), np.zeros(len(labels))
+
+    def add(self, found: np.ndarray, truth: np.ndarray | None) -> None:
+        for value in self.labels:
+            predicted, true = found == value, truth == value
+            self.overlap[value] += np.count_nonzero(predicted & true)
+            self.total[value] += np.count_nonzero(predicted) + np.count_nonzero(true)
+
+    def scores(self) -> dict[str, float]:
+        present = [value for value in self.labels if value and self.total[value]]
+        dice = {self.labels[value]: float(2 * self.overlap[value] / self.total[value]) for value in present}
+        return {"mean": float(np.mean(list(dice.values()))) if dice else 0.0, **dice}
 
 
 def score_scans(

@@ -1,12 +1,24 @@
-"""Teacher targets land on the student's grid, at the right place, and are computed once."""
+"""Teacher targets land on the student's grid, at the right place, averaged, and are computed once."""
 
 import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
 
 import numpy as np
 import pytest
 import torch
 
-from samkd.distill.targets import cached_targets, teacher_probabilities
+from samkd.config import Augmentation
+from samkd.distill.cache import quantise
+from samkd.distill.ensemble import Ensemble, Teacher
+from samkd.distill.targets import cached_targets, validation_dice
+from samkd.errors import IntegrityError, UsageError
+from samkd.training.cases import few_labels, prepare_cases
+from samkd.training.patches import PatchBatches
 from samkd.volumes.dataset import read_dataset
 from samkd.volumes.geometry import Geometry, Volume
 from samkd.volumes.nifti import write_labels, write_scan
@@ -22,15 +34,20 @@ class Reader(torch.nn.Module):
 
     num_classes = 3
 
-    def __init__(self):
+    def __init__(self, sharpness=400.0):
         super().__init__()
-        self.sharpness = torch.nn.Parameter(torch.tensor(400.0))
+        self.sharpness = torch.nn.Parameter(torch.tensor(sharpness))
         self.calls = 0
 
     def forward(self, image, prompts=None):
         self.calls += 1
         centres = torch.tensor([0.0, 0.5, 1.0]).view(1, 3, 1, 1, 1)
         return -self.sharpness * (image - centres).square()
+
+
+def reader(network=None, *, plan=TEACHER, weights="one", weight=1.0) -> Teacher:
+    made = network or Reader()
+    return Teacher("reader", plan, weights, lambda: made, weight, frozenset())
 
 
 def scan() -> tuple[Volume, np.ndarray]:
@@ -53,65 +70,189 @@ def dice(a, b) -> float:
 
 def test_targets_lie_where_the_students_labels_lie():
     volume, labels = scan()
-    onto = grid(STUDENT, volume.geometry)
-    targets = teacher_probabilities(Reader(), volume, plan=TEACHER, student_grid=onto)
+    found = reader().probabilities(volume, grid(STUDENT, volume.geometry))
     truth = prepare_labels(labels, volume.geometry, STUDENT)
-    assert targets.dtype == np.uint8
-    assert targets.shape == (3, *truth.shape)
-    found = targets.argmax(0)
+    assert found.dtype == np.float32
+    assert found.shape == (3, *truth.shape)
+    np.testing.assert_allclose(found.sum(0), 1, atol=1e-5)
+    classes = found.argmax(0)
     # Half-way intensities at the rim of class 2 read as class 1, so position is judged on both together.
-    aligned = dice(found > 0, truth > 0)
+    aligned = dice(classes > 0, truth > 0)
     assert aligned > 0.95
     for axis in range(3):
         for shift in (-1, 1):
-            assert dice(np.roll(found > 0, shift, axis), truth > 0) < aligned
-    assert dice(found == 2, truth == 2) > 0.85
-    mirrored = found[:, :, ::-1]
-    assert dice(mirrored == 1, truth == 1) < 0.5
-    assert np.abs(targets.sum(0).astype(int) - 255).max() <= 2
+            assert dice(np.roll(classes > 0, shift, axis), truth > 0) < aligned
+    assert dice(classes == 2, truth == 2) > 0.85
+    assert dice(classes[:, :, ::-1] == 1, truth == 1) < 0.5
+
+
+def test_several_teachers_are_averaged_by_their_weights():
+    volume, _ = scan()
+    onto = grid(STUDENT, volume.geometry)
+    sharp, soft = reader(), reader(Reader(2.0))
+    one, two = sharp.probabilities(volume, onto), soft.probabilities(volume, onto)
+    even = Ensemble([sharp, soft])
+    np.testing.assert_allclose(even.probabilities(volume, onto), (one + two) / 2, atol=1e-6)
+    uneven = Ensemble([reader(weight=3.0), reader(Reader(2.0))])
+    np.testing.assert_allclose(uneven.probabilities(volume, onto), 0.75 * one + 0.25 * two, atol=1e-6)
+    assert even.key != uneven.key != Ensemble([sharp]).key
+    swapped = Ensemble([reader(weights="a"), reader(weights="b")]), Ensemble([reader(weights="b"), reader(weights="a")])
+    assert swapped[0].key == swapped[1].key
+
+
+def write_dataset(root, names=("a", "b")):
+    volume, labels = scan()
+    for folder in ("imagesTr", "labelsTr"):
+        (root / folder).mkdir(parents=True)
+    cases = []
+    for number, name in enumerate(names, start=1):
+        write_scan(root / "imagesTr" / f"{name}.nii.gz", Volume(volume.array / number, volume.geometry))
+        write_labels(root / "labelsTr" / f"{name}.nii.gz", labels, volume.geometry, like=None)
+        cases.append({"image": f"imagesTr/{name}.nii.gz", "label": f"labelsTr/{name}.nii.gz"})
+    content = {"labels": {"0": "background", "1": "one", "2": "two"}, "modality": {"0": "CT"}, "training": cases}
+    (root / "dataset.json").write_text(json.dumps(content))
+    return read_dataset(root)
 
 
 @pytest.fixture
 def dataset(tmp_path):
-    volume, labels = scan()
-    for folder in ("imagesTr", "labelsTr"):
-        (tmp_path / folder).mkdir()
-    cases = []
-    for name in ("a", "b"):
-        shifted = Volume(volume.array * (1 if name == "a" else 0.5), volume.geometry)
-        write_scan(tmp_path / "imagesTr" / f"{name}.nii.gz", shifted)
-        write_labels(tmp_path / "labelsTr" / f"{name}.nii.gz", labels, volume.geometry, like=None)
-        cases.append({"image": f"imagesTr/{name}.nii.gz", "label": f"labelsTr/{name}.nii.gz"})
-    content = {"labels": {"0": "background", "1": "one", "2": "two"}, "modality": {"0": "CT"}, "training": cases}
-    (tmp_path / "dataset.json").write_text(json.dumps(content))
-    return read_dataset(tmp_path)
+    return write_dataset(tmp_path / "data")
 
 
-def test_the_cache_is_keyed_by_weights_plans_and_content(dataset, tmp_path):
-    weights = tmp_path / "weights"
-    weights.write_bytes(b"one")
+def fill(dataset, cache, *, ensemble=None, plan=STUDENT, limit=1e9):
+    prepared = prepare_cases(dataset.training, dataset, plan, cache, on_case=lambda name: None)
+    return cached_targets(
+        ensemble or Ensemble([reader()]), dataset.training, prepared, dataset, plan=plan, cache=cache, limit=limit
+    )
 
-    def run(teacher_plan=TEACHER, student_plan=STUDENT) -> tuple[int, list[np.ndarray]]:
-        reader = Reader()
-        made = cached_targets(
-            reader,
-            dataset.training,
-            dataset,
-            weights=weights,
-            teacher_plan=teacher_plan,
-            student_plan=student_plan,
-            cache=tmp_path / "cache",
-        )
-        return reader.calls, made
+
+def test_the_cache_is_keyed_by_weights_plans_and_scans(dataset, tmp_path):
+    def run(**changes):
+        network = Reader()
+        teacher = reader(network, **{key: changes[key] for key in ("weights",) if key in changes})
+        made = fill(dataset, tmp_path / "cache", ensemble=Ensemble([teacher]), plan=changes.get("plan", STUDENT))
+        return network.calls, [np.asarray(case.teacher) for case in made]
 
     calls, first = run()
     assert calls > 0
+    volume, _ = scan()
+    float_targets = reader().probabilities(volume, grid(STUDENT, volume.geometry))
+    np.testing.assert_array_equal(first[0], quantise(float_targets))
     calls, again = run()
     assert calls == 0
     for one, two in zip(first, again, strict=True):
         np.testing.assert_array_equal(one, two)
     assert not np.array_equal(first[0], first[1])
     other = Plan(orientation="LAI", spacing=(3.0, 3.0, 3.0), intensity=UNIT, patch=(16, 16, 16))
-    assert run(student_plan=other)[0] > 0
-    weights.write_bytes(b"two")
-    assert run()[0] > 0
+    assert run(plan=other)[0] > 0
+    assert run(weights="two")[0] > 0
+    network = Reader()
+    fill(few_labels(write_dataset(tmp_path / "other", ("a", "b", "c")), 2, seed=0), tmp_path / "cache")
+    fill(few_labels(dataset, 2, seed=0), tmp_path / "cache", ensemble=Ensemble([reader(network)]))
+    assert network.calls == 0  # the scans are the same, with and without their masks
+
+
+def test_a_case_without_a_mask_gets_its_patches_where_the_teacher_sees_organs(tmp_path):
+    dataset = few_labels(write_dataset(tmp_path / "data", ("a", "b", "c")), 2, seed=0)
+    made = fill(dataset, tmp_path / "cache")
+    case = next(case for case in made if case.labels is None)
+    found = np.asarray(case.teacher).argmax(0)
+    assert set(case.anchors) == set(np.unique(found)) - {0}
+    for value, voxels in case.anchors.items():
+        assert (found[tuple(voxels.T)] == value).all()
+
+
+def test_a_cache_beyond_its_limit_is_refused_before_anything_is_written(dataset, tmp_path):
+    with pytest.raises(UsageError, match=r"of 2 cases would take about .* --cache-limit"):
+        fill(dataset, tmp_path / "cache", limit=5000)
+    assert not list((tmp_path / "cache").rglob("*.targets*"))
+    made = fill(dataset, tmp_path / "cache", limit=1e6)
+    size = sum(path.stat().st_size for path in (tmp_path / "cache").rglob("*.targets"))
+    assert 5000 < size < sum(np.asarray(case.teacher).nbytes for case in made) / 3
+
+
+def test_a_flipped_byte_ends_the_reading(dataset, tmp_path):
+    fill(dataset, tmp_path / "cache")
+    path = sorted((tmp_path / "cache").rglob("*.targets"))[0]
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(IntegrityError, match="damaged"):
+        for case in fill(dataset, tmp_path / "cache"):
+            np.asarray(case.teacher)
+
+
+def test_killed_while_writing_and_started_again_it_is_identical(tmp_path):
+    """kill -9 once two of six files are there; the restart computes the others only, and all bytes are equal."""
+    names = tuple("abcdef")
+    dataset = write_dataset(tmp_path / "data", names)
+    fill(dataset, tmp_path / "whole")
+    program = f"""
+        import importlib.util, pathlib, time
+        spec = importlib.util.spec_from_file_location("targets_test", {__file__!r})
+        module = importlib.util.module_from_spec(spec); spec.loader.exec_module(module)
+        class Slow(module.Reader):
+            def forward(self, image, prompts=None):
+                time.sleep(0.05)
+                return super().forward(image)
+        dataset = module.read_dataset(pathlib.Path({str(tmp_path / "data")!r}))
+        ensemble = module.Ensemble([module.reader(Slow())])
+        module.fill(dataset, pathlib.Path({str(tmp_path / "torn")!r}), ensemble=ensemble)
+    """
+    child = subprocess.Popen([sys.executable, "-c", textwrap.dedent(program)], env=os.environ)
+
+    def files(name):
+        return {path.name: path for path in (tmp_path / name).rglob("*.targets")}
+
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and len(files("torn")) < 2:
+        time.sleep(0.01)
+    child.send_signal(signal.SIGKILL)
+    child.wait()
+    assert 2 <= len(files("torn")) < 6
+    before = {name: path.stat().st_mtime_ns for name, path in files("torn").items()}
+    fill(dataset, tmp_path / "torn")
+    torn, whole = files("torn"), files("whole")
+    assert torn.keys() == whole.keys() and len(torn) == 6
+    assert all(torn[name].read_bytes() == whole[name].read_bytes() for name in whole)
+    assert all(torn[name].stat().st_mtime_ns == time_ for name, time_ in before.items())
+
+
+def test_each_teacher_is_measured_on_the_students_validation_cases(dataset, tmp_path):
+    blind = Reader(0.0)  # equal probabilities: everything is background
+    ensemble = Ensemble([reader(), reader(blind, weights="blind")])
+    scores = validation_dice(ensemble, dataset.training[:1], dataset, plan=STUDENT, cache=tmp_path / "cache")
+    assert list(scores) == ["1 reader", "2 reader", "all together"]
+    assert scores["1 reader"]["mean"] > 0.7
+    assert scores["2 reader"]["mean"] == 0
+    assert scores["all together"] == scores["1 reader"]
+    calls = blind.calls
+    again = validation_dice(ensemble, dataset.training[:1], dataset, plan=STUDENT, cache=tmp_path / "cache")
+    assert again == scores and blind.calls == calls
+
+
+def test_online_equals_cached_for_equal_plans(dataset, tmp_path):
+    """On the student's flipped patches the teacher gives what the cache holds there, within the quantisation."""
+    plan = Plan(orientation="SPL", intensity=UNIT, patch=(8, 16, 12))
+    ensemble = Ensemble([reader(Reader(9.0), plan=plan), reader(Reader(2.0), plan=plan, weights="two")])
+    ensemble.check_online(plan)
+    batches = PatchBatches(
+        fill(dataset, tmp_path / "cache", ensemble=ensemble, plan=plan),
+        patch=plan.patch,
+        batch=2,
+        steps=8,
+        foreground=0.5,
+        augmentation=Augmentation(flip=("d", "h", "w")),
+        seed=0,
+    )
+    for step in range(8):
+        batch = batches[step]
+        online = ensemble.on_patches(batch["image"])
+        assert not online.requires_grad
+        assert float((online - batch["teacher"]).abs().max()) <= 2 / 255
+        assert torch.equal(online.argmax(1), batch["teacher"].argmax(1))
+
+
+def test_online_is_refused_when_the_plans_differ():
+    with pytest.raises(UsageError, match=r"--online: .*orientation SPL against LAI, spacing None"):
+        Ensemble([reader()]).check_online(STUDENT)

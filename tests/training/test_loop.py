@@ -103,9 +103,9 @@ def test_weights_are_those_of_the_best_validation(tmp_path):
         assert torch.equal(tensor, kept[1][name])
 
 
-@pytest.mark.parametrize("accumulate", [1, 2])
-def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path, accumulate):
-    settings = Training(steps=8, validate_every=3, accumulate=accumulate)
+@pytest.mark.parametrize(("accumulate", "ema"), [(1, 0.0), (2, 0.9)])
+def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path, accumulate, ema):
+    settings = Training(steps=8, validate_every=3, accumulate=accumulate, ema=ema)
     whole, _ = train(tmp_path / "whole", settings)
 
     calls = iter(range(100))
@@ -121,6 +121,62 @@ def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path, accumulate):
     for one, two in zip(whole.parameters(), resumed.parameters(), strict=True):
         assert torch.equal(one, two)
     assert losses(tmp_path / "whole") == losses(tmp_path / "torn")
+    one, two = (load_file(tmp_path / name / "state" / "last.safetensors") for name in ("whole", "torn"))
+    assert one.keys() == two.keys() and all(torch.equal(one[key], two[key]) for key in one)
+    assert any(key.startswith("average.") for key in one) == bool(ema)
+
+
+def test_the_averaged_weights_are_validated_and_kept(tmp_path):
+    """Against the recursion by hand, from the weights that a run without averaging has after every step."""
+    seen = []
+
+    def validate(model):
+        seen.append([parameter.detach().clone() for parameter in model.parameters()])
+        return {"mean": len(seen) / 10}
+
+    options = {"steps": 6, "validate_every": 1, "learning_rate": 0.05}
+    train(tmp_path / "plain", Training(**options), validate=validate)
+    plain, expected = list(seen), [parameter.detach().clone() for parameter in network().parameters()]
+    seen.clear()
+    own, _ = train(tmp_path / "ema", Training(**options, ema=0.3), validate=validate)
+    for step, (weights, averaged) in enumerate(zip(plain, seen, strict=True)):
+        decay = min(0.3, (1 + step) / (10 + step))
+        expected = [decay * value + (1 - decay) * weight for value, weight in zip(expected, weights, strict=True)]
+        for value, found in zip(expected, averaged, strict=True):
+            torch.testing.assert_close(found, value)
+    for weight, found in zip(plain[-1], own.parameters(), strict=True):
+        assert torch.equal(weight, found)  # training goes on with its own weights
+    kept = load_file(tmp_path / "ema" / "weights.safetensors")
+    for (name, _), value in zip(network().named_parameters(), seen[-1], strict=True):
+        assert torch.equal(kept[name], value)
+
+
+def test_patience_ends_a_run_early_also_across_a_restart(tmp_path):
+    scores = [0.2, 0.5, 0.4, 0.5, 0.1, 0.9]
+
+    def validation():
+        left = iter(scores)
+        return lambda model: {"mean": next(left)}
+
+    settings = Training(steps=12, validate_every=2, patience=3)
+    _, summary = train(tmp_path / "run", settings, validate=validation())
+    assert (summary.steps, summary.best_dice, summary.best_step) == (10, 0.5, 4)
+    assert len(losses(tmp_path / "run")) == 10
+    _, again = train(tmp_path / "run", settings, validate=lambda model: pytest.fail("the run had ended"))
+    assert (again.steps, again.best_step) == (10, 4)
+
+    calls, left = iter(range(100)), iter(scores)
+
+    def interrupt(logits, batch):
+        if next(calls) == 6:
+            signal.raise_signal(signal.SIGINT)
+        return cross_entropy(logits, batch)
+
+    with pytest.raises(Stopped, match="step 7"):
+        train(tmp_path / "torn", settings, objective=interrupt, validate=lambda model: {"mean": next(left)})
+    _, resumed = train(tmp_path / "torn", settings, validate=lambda model: {"mean": next(left)})
+    assert (resumed.steps, resumed.best_dice, resumed.best_step) == (10, 0.5, 4)
+    assert losses(tmp_path / "run") == losses(tmp_path / "torn")
 
 
 def test_a_run_killed_at_once_continues_exactly(tmp_path):
@@ -171,6 +227,29 @@ def test_too_many_non_finite_steps_stop_the_run_with_a_reason(tmp_path):
     settings = Training(steps=MAX_SKIPPED + 5, validate_every=100)
     with pytest.raises(SamkdError, match="not finite for 20 steps"):
         train(tmp_path / "run", settings, objective=never)
+
+
+def test_many_scattered_non_finite_steps_stop_the_run_too(tmp_path):
+    calls = iter(range(1000))
+
+    def sometimes(logits, batch):
+        return {"loss": cross_entropy(logits, batch)["loss"] * (float("nan") if next(calls) % 2 else 1.0)}
+
+    settings = Training(steps=400, validate_every=1000)  # 5 % of 400 are 20
+    with pytest.raises(SamkdError, match=r"21 in all \(step 42 of 400\)"):
+        train(tmp_path / "run", settings, objective=sometimes)
+
+
+def test_a_gradient_that_is_not_finite_is_skipped_though_the_loss_is(tmp_path):
+    calls = iter(range(100))
+
+    def infinite_slope(logits, batch):
+        loss = cross_entropy(logits, batch)["loss"]
+        return {"loss": loss + (logits - logits.detach()).abs().sum().sqrt() if next(calls) == 1 else loss}
+
+    net, summary = train(tmp_path / "run", Training(steps=4, validate_every=4), objective=infinite_slope)
+    assert summary.skipped == 1 and all(np.isfinite(losses(tmp_path / "run")))
+    assert all(torch.isfinite(parameter).all() for parameter in net.parameters())
 
 
 @pytest.mark.parametrize("damage", ["truncate", "flip"])

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -67,3 +69,26 @@ def test_teacher_probabilities_follow_the_image_through_the_same_map():
         batch = source[step]
         assert torch.equal(batch["teacher"].argmax(1), batch["labels"].long())
         torch.testing.assert_close(batch["teacher"].sum(1), torch.ones(3, 4, 8, 8))
+
+
+def test_unlabelled_cases_join_and_leave_the_labelled_patches_as_they_are():
+    """The control, without them, sees bit for bit the labelled patches of the distilled student."""
+    settings = Augmentation(rotate_degrees=20, scale=0.2, flip=("w",), noise=0.1)
+    without = replace(case(shape=(10, 22, 26), teacher=True), labels=None)
+    control = batches([case(), case()], augmentation=settings)
+    distilled = batches([case(teacher=True), case(teacher=True)], augmentation=settings, unlabelled=[without])
+    for step in range(5):
+        one, two = control[step], distilled[step]
+        assert torch.equal(one["image"], two["image"][:3])
+        assert torch.equal(one["labels"], two["labels"])
+        assert two["image"].shape == (6, 1, 4, 8, 8) and two["teacher"].shape == (6, 2, 4, 8, 8)
+        assert "teacher" not in one
+
+
+def test_around_the_scan_the_teacher_sees_background():
+    small = case(shape=(12, 20, 24), teacher=True)
+    teacher = batches([small], patch=(16, 24, 32), batch=1)[0]["teacher"][0]
+    around = torch.ones(16, 24, 32, dtype=torch.bool)
+    around[2:14, 2:22, 4:28] = False
+    assert (teacher[0][around] == 1).all() and (teacher[1][around] == 0).all()
+    np.testing.assert_allclose(teacher[:, 2:14, 2:22, 4:28], np.asarray(small.teacher) / 255)

@@ -1,0 +1,138 @@
+"""The teachers of one student: any finished runs, whose class probabilities are averaged."""
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from ..errors import BadInputError, UsageError
+from ..training.checkpoint import sha256
+from ..training.inference import patch_function
+from ..training.run import Run
+from ..volumes.dataset import Dataset
+from ..volumes.geometry import Geometry, Volume, reorient
+from ..volumes.plan import Plan, prepare
+from ..volumes.resample import resample
+from ..volumes.tiles import stitched
+from .networks import load_network
+
+
+@dataclass(frozen=True, eq=False)
+class Teacher:
+    """One of the runs that teach; ``weight`` is its part of the average, relative to those of the others."""
+
+    name: str
+    plan: Plan
+    sha256: str  # of its weights file
+    load: Callable[[], torch.nn.Module]
+    weight: float = 1.0
+    trained_on: frozenset[str] = frozenset()  # names of its labelled training cases
+
+    @classmethod
+    def of(cls, run: Run, *, weight: float = 1.0, base: Path | None = None) -> "Teacher":
+        """`base` as in networks.load_network. Raises BadInputError for a run that is not finished."""
+        if not run.finished:
+            raise BadInputError(f"{run.path}: this run is not finished, it cannot teach; run its command again")
+        cases = frozenset(run.config["cases"]["train"])
+        return cls(run.path.name, run.plan, sha256(run.weights), lambda: load_network(run, base=base), weight, cases)
+
+    @cached_property
+    def network(self) -> torch.nn.Module:
+        return self.load()
+
+    def probabilities(self, volume: Volume, student_grid: Geometry) -> np.ndarray:
+        """Sliding window with the teacher's own plan, then linear resampling: float32 [K, *student_grid.shape]."""
+        prepared = prepare(volume, self.plan)
+        classes = int(self.network.num_classes)  # type: ignore[arg-type]
+        infer = patch_function(self.network)
+        found = stitched(prepared.array, self.plan.patch, self.plan.overlap, infer, classes=classes)
+        along = prepared.geometry.aligned(student_grid)
+        targets = np.empty((classes, *student_grid.shape), np.float32)
+        for target, values in zip(targets, found, strict=True):
+            target[...] = resample(reorient(values, prepared.geometry, along), along, student_grid, order=1)
+        return targets
+
+    def on_patches(self, image: torch.Tensor) -> torch.Tensor:
+        """Probabilities [B, K, *patch] for patches [B, C, *patch] on the teacher's own grid, of its patch's size."""
+        network = self.network.to(image.device).eval()
+        with torch.no_grad():
+            return network(image).float().softmax(1)
+
+
+def read_teacher(text: str) -> tuple[Run, float]:
+    """``RUN`` or ``RUN=0.7``: a run folder and its weight. Raises UsageError, and BadInputError for no run folder."""
+    folder, separator, number = text.rpartition("=")
+    if not separator or Path(text).is_dir():
+        return Run.read(Path(text)), 1.0
+    try:
+        weight = float(number)
+    except ValueError:
+        weight = -1.0
+    if not 0 < weight < float("inf"):
+        raise UsageError(
+            f"--teacher {text}: expected RUN or RUN=WEIGHT with a weight above 0, for example {folder}=0.7"
+        )
+    return Run.read(Path(folder)), weight
+
+
+def check_teachers(runs: Sequence[Run], dataset: Dataset) -> None:
+    """Raises BadInputError for teachers that know other classes or channels than the dataset."""
+    for run in runs:
+        if run.labels != dataset.labels:
+            raise BadInputError(
+                f"{run.path}: this teacher knows {run.labels}, the dataset declares {dataset.labels}; "
+                f"teacher and student must have the same classes"
+            )
+        if len(run.config["channels"]) != len(dataset.channels):
+            raise BadInputError(
+                f"{run.path}: this teacher was trained on {run.config['channels']}, the dataset has "
+                f"{list(dataset.channels)}; teacher and student must see the same channels"
+            )
+
+
+class Ensemble:
+    """The weighted mean of the class probabilities of one or more teachers."""
+
+    def __init__(self, teachers: Sequence[Teacher]) -> None:
+        assert teachers
+        self.teachers = tuple(teachers)
+        total = sum(teacher.weight for teacher in teachers)
+        self.shares = [teacher.weight / total for teacher in teachers]
+
+    @property
+    def key(self) -> str:
+        """sha256 of all that decides the targets: weights, plans and shares, in a fixed order."""
+        parts = (f"{t.sha256} {t.plan.digest()} {s:.6f}" for t, s in zip(self.teachers, self.shares, strict=True))
+        return hashlib.sha256("\n".join(sorted(parts)).encode()).hexdigest()
+
+    def probabilities(self, volume: Volume, student_grid: Geometry) -> np.ndarray:
+        """float32 [K, *student_grid.shape] for a whole scan."""
+        return self.mean([teacher.probabilities(volume, student_grid) for teacher in self.teachers])
+
+    def mean(self, found: Sequence[np.ndarray]) -> np.ndarray:
+        """The weighted mean of what the teachers found, in their order."""
+        mean = np.zeros_like(found[0])
+        for share, values in zip(self.shares, found, strict=True):
+            mean += np.float32(share) * values
+        return mean
+
+    def check_online(self, plan: Plan) -> None:
+        """Raises UsageError when a teacher cannot run on the student's patches: those are cut on the student's grid."""
+        for teacher in self.teachers:
+            own, other = teacher.plan.to_dict(), plan.to_dict()
+            keys = ("orientation", "spacing", "size", "intensity", "patch")
+            if differing := [key for key in keys if own[key] != other[key]]:
+                told = ", ".join(f"{key} {own[key]} against {other[key]}" for key in differing)
+                raise UsageError(
+                    f"--online: teacher {teacher.name} cannot see the student's patches, its plan differs ({told}); "
+                    f"leave --online out, so that whole scans are resampled between the two grids"
+                )
+
+    def on_patches(self, image: torch.Tensor) -> torch.Tensor:
+        """Mean probabilities [B, K, *patch] for the student's patches [B, C, *patch]; see check_online."""
+        found = (share * t.on_patches(image) for share, t in zip(self.shares, self.teachers, strict=True))
+        return torch.stack(list(found)).sum(0)

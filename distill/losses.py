@@ -1,0 +1,98 @@
+"""What a student learns from its teachers: pure functions of student logits and teacher probabilities.
+
+Both are ``[B, K, D, H, W]``. Every distance is summed over classes, so that its scale does not fall with their number,
+and averaged over voxels, with ``weights`` [B, D, H, W] if given.
+"""
+
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ..config import Distillation
+from ..training.losses import segmentation_loss
+
+FLOOR = 1 / 510  # half a level of the cached targets: below it a probability's logarithm is not known
+
+Distance = Callable[..., Tensor]
+
+
+def probability_mse(logits: Tensor, teacher: Tensor, *, weights: Tensor | None = None) -> Tensor:
+    """Squared distance of class probabilities (Li et al. 2023, AutoSAM Adapter, L_mse of eq. 2)."""
+    return _mean((logits.softmax(1) - teacher).square().sum(1), weights)
+
+
+def kl_divergence(logits: Tensor, teacher: Tensor, *, temperature: float, weights: Tensor | None = None) -> Tensor:
+    """``T^2 KL(teacher || student)``, both softened by the temperature T (Hinton et al. 2015, section 2)."""
+    target = (_logits_of(teacher) / temperature).log_softmax(1)
+    found = (logits / temperature).log_softmax(1)
+    return _mean(temperature**2 * (target.exp() * (target - found)).sum(1), weights)
+
+
+def logit_mse(logits: Tensor, teacher: Tensor, *, temperature: float, weights: Tensor | None = None) -> Tensor:
+    """Squared distance of logits over T, each less its mean over classes, which no probability depends on.
+
+    Ba & Caruana 2014, eq. 1; the limit of kl_divergence for a high temperature (Hinton et al. 2015, section 2.1).
+    """
+    target, found = (values - values.mean(1, keepdim=True) for values in (_logits_of(teacher), logits))
+    return _mean(((found - target) / temperature).square().sum(1), weights)
+
+
+def boundary_weights(teacher: Tensor, extra: float) -> Tensor:
+    """``1 + extra`` where the teacher's likeliest class is not that of all 26 neighbours, else 1; [B, D, H, W].
+
+    Where two organs meet is where a student errs most and few voxels lie (cf. Wen et al. 2021, boundary-guided
+    distillation).
+    """
+    labels = teacher.argmax(1).float()[:, None]
+    highest, lowest = F.max_pool3d(labels, 3, 1, 1), -F.max_pool3d(-labels, 3, 1, 1)
+    return 1 + extra * (highest > lowest).float()[:, 0]
+
+
+def distance_of(settings: Distillation) -> Distance:
+    """The distance that a recipe names, as a function of logits and teacher probabilities."""
+    if settings.loss == "mse":
+        distance: Distance = probability_mse
+    else:
+        named = {"kl": kl_divergence, "logits": logit_mse}[settings.loss]
+        distance = partial(named, temperature=settings.temperature)
+    if not settings.boundary:
+        return distance
+    return lambda logits, teacher: distance(logits, teacher, weights=boundary_weights(teacher, settings.boundary))
+
+
+def distillation_loss(
+    logits: Tensor,
+    labels: Tensor,
+    teacher: Tensor | None,
+    *,
+    lambda_: float,
+    distance: Distance = probability_mse,
+    **weights: float,
+) -> dict[str, Tensor]:
+    """``L = lambda * L_seg + (1 - lambda) * L_mse`` (Li et al. 2023, AutoSAM Adapter, eq. 2).
+
+    ``labels`` [N, D, H, W] are those of the first N <= B samples; only the teacher knows the others. A term whose
+    weight is zero is not computed: lambda = 1 needs no teacher, lambda = 0 ignores the labels. Returns the total under
+    ``loss`` and each term computed, for the log.
+    """
+    terms: dict[str, Tensor] = {}
+    loss = logits.new_zeros(())
+    if lambda_ > 0:
+        terms["segmentation"] = segmentation_loss(logits[: len(labels)], labels, **weights)
+        loss = loss + lambda_ * terms["segmentation"]
+    if lambda_ < 1:
+        assert teacher is not None
+        terms["distillation"] = distance(logits, teacher)
+        loss = loss + (1 - lambda_) * terms["distillation"]
+    return {"loss": loss, **{name: term.detach() for name, term in terms.items()}}
+
+
+def _logits_of(probabilities: Tensor) -> Tensor:
+    return probabilities.clamp(min=FLOOR).log()
+
+
+def _mean(values: Tensor, weights: Tensor | None) -> Tensor:
+    return values.mean() if weights is None else (values * weights).sum() / torch.sum(weights)

@@ -1,0 +1,133 @@
+"""samkd distill: the teachers measured, the control, a student for each lambda, and what the teachers were worth."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..config import Recipe
+from ..evaluation.chart import line_chart
+from ..training.progress import console
+from ..training.run import Run, digest
+from ..training.stage import Cohort
+from ..volumes.dataset import Dataset
+from ..volumes.files import atomic_path
+from .effect import paired_difference
+from .ensemble import Ensemble, Teacher, check_teachers
+from .recipe import CACHE_LIMIT, distill, student_plan
+from .targets import validation_dice
+
+STYLE = (
+    "<style>svg{background:#fff;font:12px sans-serif}.title{font-weight:bold}.grid{stroke:#ddd}"
+    ".axis{stroke:#333;fill:none}polyline{fill:none;stroke-width:2}</style>"
+)
+
+
+@dataclass(frozen=True)
+class Study:
+    """What one `samkd distill` made: runs, and for each lambda below 1 the student against the control."""
+
+    teachers: tuple[Run, ...]
+    control: Run | None
+    students: dict[float, Run]  # by lambda, ascending; the control is among them where lambda = 1 was asked for
+    effects: dict[float, dict[str, dict[str, Any]]]  # by lambda: effect.paired_difference
+    curve: Path | None
+
+
+def study(
+    recipe: Recipe,
+    dataset: Dataset,
+    *,
+    teachers: Sequence[tuple[Run, float]],
+    lambdas: Sequence[float],
+    runs: Path,
+    run: Path | None = None,
+    control: bool = True,
+    devices: int = 1,
+    online: bool = False,
+    cache_limit: float = CACHE_LIMIT,
+    base: Path | None = None,
+) -> Study:
+    """Measure the teachers on the student's validation cases, then train the control and a student per lambda.
+
+    Runs that are there already are reused; `base` as in networks.load_network. Each distilled run gets a
+    ``comparison.json``; several lambdas also leave the curve of their test Dice (the paper's Table 4) as an SVG in the
+    run root. Raises what `distill` raises, and BadInputError for teachers of other classes or channels.
+    """
+    check_teachers([taught for taught, _ in teachers], dataset)
+    needed = any(value < 1 for value in lambdas)
+    ensemble = (
+        Ensemble([Teacher.of(taught, weight=weight, base=base) for taught, weight in teachers])
+        if needed and teachers
+        else None
+    )
+    plan = student_plan(recipe)
+    measured: dict[str, dict[str, float]] = {}
+    if ensemble:
+        if online:
+            ensemble.check_online(plan)
+        cohort = Cohort.of(dataset, validation=recipe.validation, seed=recipe.seed)
+        measured = validation_dice(ensemble, cohort.validation, dataset, plan=plan, cache=runs / "cache")
+        _tell(measured, ensemble, cohort)
+
+    def train(value: float) -> Run:
+        return distill(
+            recipe,
+            dataset,
+            teachers=ensemble,
+            runs=runs,
+            run=run if len(lambdas) == 1 and value == lambdas[0] else None,
+            lambda_=value,
+            devices=devices,
+            online=online,
+            cache_limit=cache_limit,
+        )
+
+    alone = train(1.0) if control or 1.0 in lambdas else None
+    students, effects = {}, {}
+    for value in sorted(set(lambdas)):
+        made = alone if value == 1.0 and alone else train(value)
+        students[value] = made
+        if alone and made is not alone and (effect := _effect(made, alone)):
+            effects[value] = effect
+            made.write_json("comparison.json", {"control": alone.path.name, "teachers": measured, "classes": effect})
+    curve = _draw(students, runs, recipe) if len(students) > 1 else None
+    return Study(tuple(taught for taught, _ in teachers), alone, students, effects, curve)
+
+
+def _tell(measured: dict[str, dict[str, float]], ensemble: Ensemble, cohort: Cohort) -> None:
+    """A teacher no better than its student teaches little: say first how good each is."""
+    held_out = {case.name for case in cohort.validation}
+    seen = [len(held_out & teacher.trained_on) for teacher in ensemble.teachers]
+    for index, (name, scores) in enumerate(measured.items()):
+        known = seen[index] if index < len(seen) else max(seen)
+        warning = f", {known} of which it was trained on" if known else ""
+        console.print(
+            f"teacher {name}: Dice {scores['mean']:.3f} on the student's {len(held_out)} validation cases{warning}",
+            highlight=False,
+            soft_wrap=True,
+        )
+
+
+def _effect(student: Run, control: Run) -> dict[str, dict[str, Any]] | None:
+    one, other = student.metrics()["test"], control.metrics()["test"]
+    return paired_difference(one["cases"], other["cases"]) if one and other else None
+
+
+def _draw(students: dict[float, Run], runs: Path, recipe: Recipe) -> Path | None:
+    """Test Dice over lambda, per class and mean; named after the runs in it, so that no sweep overwrites another."""
+    summaries = {value: made.metrics()["test"]["summary"] for value, made in students.items() if made.metrics()["test"]}
+    if len(summaries) < 2:
+        return None
+    lines: dict[str, list[tuple[float, float]]] = {}
+    for value, summary in summaries.items():
+        for name, row in [*summary["per_class"].items(), ("mean", summary["mean"])]:
+            if row["dice"] is not None:
+                lines.setdefault(name, []).append((value, row["dice"]))
+    svg = line_chart("Dice on the test scans", lines, x_label="lambda (1: no teacher)")
+    svg = svg.replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ', 1).replace(">", f">{STYLE}", 1)
+    made = digest({"runs": [student.path.name for student in students.values()]})[:8]
+    path = runs / f"lambda-{recipe.name}-{recipe.student.name}-{made}.svg"
+    with atomic_path(path) as temporary:
+        temporary.write_text(svg + "\n", encoding="utf-8")
+    return path

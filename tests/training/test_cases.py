@@ -1,0 +1,65 @@
+import json
+
+import dataset_layouts
+import numpy as np
+import pytest
+
+from samkd.errors import BadInputError
+from samkd.training.cases import fingerprint, prepare_case, prepare_cases
+from samkd.training.stage import Cohort
+from samkd.volumes import Plan
+from samkd.volumes.dataset import read_dataset
+
+PLAN = Plan(size=(None, 16, 16), intensity=({"rule": "zscore"},), patch=(1, 16, 16))
+
+
+@pytest.mark.parametrize("name", dataset_layouts.LAYOUTS)
+def test_cases_of_every_layout_are_prepared_in_their_order(tmp_path, name):
+    dataset = read_dataset(dataset_layouts.LAYOUTS[name](tmp_path / "data", training=5))
+    seen = []
+    found = prepare_cases(dataset.training, dataset, PLAN, tmp_path / "cache", on_case=seen.append)
+    assert seen == [case.name for case in dataset.training] == [case.name for case in found]
+    for case, source in zip(found, dataset.training, strict=True):
+        alone = prepare_case(source, dataset, PLAN, tmp_path / "alone")
+        np.testing.assert_array_equal(case.image, alone.image)
+        np.testing.assert_array_equal(case.labels, alone.labels)
+        assert case.image.shape[0] == len(dataset.channels) and set(np.unique(case.labels)) <= set(dataset.labels)
+    assert not list(tmp_path.rglob("*.tmp-*"))
+
+
+def test_one_bad_case_ends_all(tmp_path):
+    dataset = read_dataset(dataset_layouts.btcv(tmp_path / "data", training=4))
+    dataset.training[2].image.files[0].write_bytes(b"broken")
+    with pytest.raises(BadInputError, match="img0003"):
+        prepare_cases(dataset.training, dataset, PLAN, tmp_path / "cache", on_case=lambda _: None)
+
+
+def test_a_fingerprint_covers_every_file(tmp_path):
+    dataset = read_dataset(dataset_layouts.nnunet(tmp_path))
+    case = dataset.training[0]
+    assert case.label is not None and len(case.image.files) == 2
+    prints = {fingerprint(case)}
+    for path in (*case.image.files, *case.label.files):
+        path.write_bytes(path.read_bytes() + b"\0")
+        prints.add(fingerprint(case))
+    assert len(prints) == 4
+
+
+def test_other_codes_are_not_served_from_the_cache(tmp_path):
+    root = dataset_layouts.pictures(tmp_path / "data", values=(0, 128, 255))
+    case = read_dataset(root).training[0]
+    before = prepare_case(case, read_dataset(root), PLAN, tmp_path / "cache").labels
+    (root / "labels.json").write_text(json.dumps({"0": "background", "128": "cup", "200": "x", "255": "disc"}))
+    after = prepare_case(case, read_dataset(root), PLAN, tmp_path / "cache").labels
+    assert before is not None and after is not None
+    np.testing.assert_array_equal(np.array([0, 1, 3])[before], after)
+
+
+def test_a_cohort_takes_the_validation_cases_of_its_dataset_and_refuses_leaks(tmp_path):
+    dataset = read_dataset(dataset_layouts.decathlon(tmp_path, training=4, test=1))
+    cohort = Cohort.of(dataset, validation=0.25, seed=0)
+    assert cohort.names()["test"] == ["test_000"] and len(cohort.names()["validation"]) == 1
+    assert cohort.describe()["train"] == cohort.names()["train"]
+    dataset.test[0].image.files[0].write_bytes(dataset.training[1].image.files[0].read_bytes())
+    with pytest.raises(BadInputError, match="byte by byte"):
+        cohort.describe()
