@@ -12,17 +12,22 @@ from rich.table import Table
 from typer.core import TyperGroup
 
 from .errors import SamkdError, UsageError
+from .sam.presets import ENCODERS
 from .screen import (
     print_cases,
     print_comparison,
     print_dice,
+    print_distill_costs,
     print_networks,
     print_package,
     print_runtimes,
+    print_series,
     print_step_costs,
+    print_study,
     show,
     test_summary,
 )
+from .teachers import TEACHERS
 
 
 class _Verbs(TyperGroup):
@@ -45,7 +50,12 @@ app = typer.Typer(
 )
 
 Config = Annotated[str | None, typer.Option("--config", "-c", help="Recipe: a name in configs/ or a YAML file.")]
-Data = Annotated[Path | None, typer.Option(help="Dataset folder (Medical Segmentation Decathlon layout).")]
+Data = Annotated[Path | None, typer.Option(help="Dataset folder, in any layout that `samkd check` knows.")]
+Split = Annotated[Path | None, typer.Option(help="The cases of a splits.json, which every run folder holds.")]
+Modality = Annotated[str | None, typer.Option(help="CT or MR, where a dataset holds both (AMOS22).")]
+Base = Annotated[
+    Path | None, typer.Option("--weights", help="The published file that the run adapts, if it was moved since.")
+]
 Runs = Annotated[Path, typer.Option(help="Folder that holds the runs, caches and packages.")]
 RunFolder = Annotated[Path | None, typer.Option("--run", help="Run folder to write (default: named after its recipe).")]
 Overrides = Annotated[
@@ -59,9 +69,10 @@ Devices = Annotated[int, typer.Option(min=1, help="Devices that train together."
 def teach(
     config: Config = None,
     data: Data = None,
-    teacher: Annotated[str | None, typer.Option(help="masam")] = None,
-    backbone: Annotated[str | None, typer.Option(help="vit_tiny, vit_tiny_p8, vit_b, vit_l or vit_h")] = None,
-    weights: Annotated[Path | None, typer.Option(help="Published SAM checkpoint of that backbone.")] = None,
+    teacher: Annotated[str | None, typer.Option(help=f"One of {', '.join(TEACHERS)}.")] = None,
+    backbone: Annotated[str | None, typer.Option(help=f"One of {', '.join(ENCODERS)}.")] = None,
+    weights: Annotated[Path | None, typer.Option(help="Published checkpoint of that backbone.")] = None,
+    split: Split = None,
     run: RunFolder = None,
     runs: Runs = Path("runs"),
     devices: Devices = 1,
@@ -69,11 +80,12 @@ def teach(
 ) -> None:
     """Fit a SAM-adapter teacher to a dataset."""
     from . import session
-    from .config import load_recipe
+    from .config import load_recipe, recipe_names
     from .teachers import check_teacher
 
     chosen = [f"teacher.{key}={value}" for key, value in (("name", teacher), ("backbone", backbone)) if value]
-    recipe = load_recipe(config or "phantom", [*chosen, *(override or [])])
+    config = config or (f"phantom-{teacher}" if f"phantom-{teacher}" in recipe_names() else "phantom")
+    recipe = load_recipe(config, [*chosen, *session.split_override(split), *(override or [])])
     check_teacher(recipe.teacher.name, recipe.teacher.backbone)
     dataset = session.open_dataset(recipe, data, runs=runs)
 
@@ -87,40 +99,77 @@ def teach(
 def distill(
     config: Config = None,
     data: Data = None,
-    teacher: Annotated[Path | None, typer.Option(help="Run that teaches (default: the newest teacher).")] = None,
-    student: Annotated[str | None, typer.Option(help="swinunetr-tiny or swinunetr-small")] = None,
+    teacher: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Run that teaches, of any stage (default: the newest teacher); repeat it to average several, "
+            "RUN=0.7 for weights."
+        ),
+    ] = None,
+    student: Annotated[
+        str | None, typer.Option(help="swinunetr-tiny, swinunetr-small, segresnet, mobilesam, efficientsam-ti or -s")
+    ] = None,
     lambda_: Annotated[
-        float | None, typer.Option("--lambda", min=0, max=1, help="L = lambda * L_seg + (1 - lambda) * L_mse")
+        str | None,
+        typer.Option("--lambda", help="L = lambda * L_seg + (1 - lambda) * L_mse; 0,0.2,0.5,0.8,1 makes a sweep."),
     ] = None,
     control: Annotated[bool, typer.Option(help="Also train the same student with lambda = 1.")] = True,
+    labelled: Annotated[
+        int | None, typer.Option(min=2, help="Use the masks of so many training cases; the others join without.")
+    ] = None,
+    unlabelled: Annotated[Path | None, typer.Option(help="Folder of scans without masks that join.")] = None,
+    split: Split = None,
+    base: Base = None,
+    online: Annotated[bool, typer.Option(help="The teacher sees the student's augmented patch; no cache.")] = False,
+    cache_limit: Annotated[str, typer.Option(help="Largest size of the cached teacher targets.")] = "20G",
     run: RunFolder = None,
     runs: Runs = Path("runs"),
     devices: Devices = 1,
     override: Overrides = None,
 ) -> None:
-    """Distil a teacher into a student, and train the same student without it as the control."""
+    """Distil teachers into a student, and train the same student without them as the control."""
     from . import session
     from .config import load_recipe
-    from .training.run import Run, newest_run
+    from .training.run import newest_run
 
+    weights = _lambdas(lambda_) if lambda_ is not None else []
+    limit = _bytes(cache_limit)
+    if run is not None and len(weights) > 1:
+        raise UsageError("--run names one folder; leave it out with several lambdas")
     chosen = [f"student.name={student}"] if student else []
-    chosen += [f"lambda={lambda_}"] if lambda_ is not None else []
-    source = Run.read(teacher) if teacher else None
-    if source is None and (config is None or lambda_ != 1):
-        source = newest_run(runs, "teach", recipe=load_recipe(config, []).name if config else None)
-    recipe = session.recipe_for(config, source, [*chosen, *(override or [])])
-    dataset = session.open_dataset(recipe, data or (Path(source.config["data"]) if source else None), runs=runs)
-    from .distill.recipe import distill as fit_student
+    chosen += [f"lambda={weights[0]}"] if weights else []
+    chosen += [f"labelled={labelled}"] if labelled is not None else []
+    from .distill.ensemble import read_teacher
 
-    done = {"teacher": source} if source else {}
-    if recipe.lambda_ == 1 or control:
-        alone = run if recipe.lambda_ == 1 else None
-        done["student without teacher"] = fit_student(
-            recipe, dataset, teacher=None, runs=runs, run=alone, lambda_=1.0, devices=devices
+    teachers = [read_teacher(text) for text in teacher or []]
+    if not teachers and (config is None or weights != [1]):
+        teachers = [(newest_run(runs, "teach", recipe=load_recipe(config, []).name if config else None), 1.0)]
+    source = teachers[0][0] if teachers else None
+    chosen += session.split_override(split)
+    recipe = session.recipe_for(config, source, [*chosen, *(override or [])])
+    weights = weights or [recipe.lambda_]
+    if unlabelled is not None and min(weights) == 1:
+        raise UsageError("--unlabelled: with lambda = 1 there is no teacher, and scans without masks teach nothing")
+    dataset = session.open_dataset(recipe, data or (Path(source.config["data"]) if source else None), runs=runs)
+    if unlabelled is not None:
+        dataset = session.with_unlabelled(dataset, unlabelled)
+    from .distill.study import study
+
+    print_study(
+        study(
+            recipe,
+            dataset,
+            teachers=teachers,
+            lambdas=weights,
+            runs=runs,
+            run=run,
+            control=control,
+            devices=devices,
+            online=online,
+            cache_limit=limit,
+            base=base,
         )
-    if recipe.lambda_ < 1:
-        done["student with teacher"] = fit_student(recipe, dataset, teacher=source, runs=runs, run=run, devices=devices)
-    print_dice({name: test_summary(made) for name, made in done.items()}, title=str(list(done.values())[-1].path))
+    )
 
 
 @app.command()
@@ -150,20 +199,25 @@ def deploy(
 @app.command()
 def predict(
     model: Annotated[Path, typer.Argument(help="Package (folder or zip) or run folder.")],
-    scan: Annotated[Path, typer.Option("--input", "-i", help="A NIfTI scan, or a folder of them.")],
-    out: Annotated[Path, typer.Option("--output", "-o", help="The mask, or a folder for the masks.")],
+    scan: Annotated[Path, typer.Option("--input", "-i", help="A scan (NIfTI, PNG, JPEG, TIFF, DICOM), or a folder.")],
+    out: Annotated[
+        Path, typer.Option("--output", "-o", help="The mask (*.dcm: DICOM-SEG), or a folder for the masks.")
+    ],
     point: Annotated[list[str] | None, typer.Option(help="x,y,z or x,y,z,label (1 inside, 0 outside).")] = None,
     box: Annotated[list[str] | None, typer.Option(help="x0,y0,z0,x1,y1,z1")] = None,
     name: Annotated[str | None, typer.Option("--class", help="The class that --point and --box mean.")] = None,
     space: Annotated[str, typer.Option(help="Of --point and --box: mm (RAS+) or voxel (i, j, k of the file).")] = "mm",
     prompts: Annotated[Path | None, typer.Option(help="JSON file of prompts, for one class or several.")] = None,
+    base: Base = None,
+    seg_type: Annotated[str, typer.Option(help="Of a DICOM-SEG: binary or labelmap.")] = "binary",
 ) -> None:
     """Segment scans. Masks lie on the scan's own grid. Promptable teachers also take points and boxes."""
     from . import session
     from .volumes.prompt_input import Request
 
     asked = Request(point or [], box or [], name, space, prompts)
-    for path in session.predict(model, scan, out, prompts=asked if asked.given else None):
+    given = asked if asked.given else None
+    for path in session.predict(model, scan, out, prompts=given, base=base, seg_type=seg_type):
         typer.echo(path)
 
 
@@ -175,11 +229,14 @@ def evaluate(
     truth: Annotated[
         str | None, typer.Option("--prompt-from-truth", help="Show it each class by a point or a box from its mask.")
     ] = None,
+    split: Split = None,
+    modality: Modality = None,
+    base: Base = None,
 ) -> None:
     """Score a model on the labelled test cases: whole volumes, empty slices included."""
     from . import session
 
-    scores = session.evaluate(model, data, prompt_from_truth=truth)
+    scores = session.evaluate(model, data, prompt_from_truth=truth, split=split, modality=modality, base=base)
     if out is not None:
         session.write_json(out, scores)
     shown = f", shown a {truth} from the truth for every class" if truth else ""
@@ -191,25 +248,34 @@ def report(
     package: Annotated[Path | None, typer.Argument(help="Package (default: the newest).")] = None,
     out: Annotated[Path | None, typer.Option("--output", "-o", help="HTML file (default: RUNS/report.html).")] = None,
     data: Data = None,
+    base: Base = None,
     runs: Runs = Path("runs"),
 ) -> None:
     """Compare teacher, control, student and package in one offline HTML file."""
     from . import comparison
 
-    print_comparison(comparison.report(package, out=out or runs / "report.html", data=data, runs=runs))
+    print_comparison(comparison.report(package, out=out or runs / "report.html", data=data, runs=runs, base=base))
 
 
 @app.command()
 def check(
-    data: Annotated[Path, typer.Argument(help="Dataset folder.")],
+    data: Annotated[Path, typer.Argument(help="Dataset folder, in any layout, or a folder of DICOM series.")],
+    pictures: Annotated[Path | None, typer.Option(help="Also draw a few cases with their masks: a PNG file.")] = None,
+    modality: Modality = None,
 ) -> None:
-    """Read every case of a dataset strictly and print what it holds and every fault."""
+    """Read every case of a dataset strictly and print what it holds and every fault. Nothing is changed."""
+    from . import session
     from .errors import BadInputError
-    from .volumes.dataset import check_dataset, read_dataset
 
-    dataset = read_dataset(data)
-    rows = check_dataset(dataset)
-    print_cases(dataset, rows)
+    dataset = session.dataset_or_series(data, modality=modality)
+    rows = session.check(dataset)
+    if dataset.layout == session.DICOM:
+        print_series(rows)
+    else:
+        print_cases(dataset, rows)
+    if pictures is not None:
+        session.draw_cases(dataset, rows, pictures)
+        typer.echo(f"pictures: {pictures}")
     faults = [row for row in rows if row["fault"]]
     if faults:
         raise BadInputError(f"{data}: {len(faults)} of {len(rows)} cases cannot be used (see the list above)")
@@ -217,8 +283,25 @@ def check(
 
 
 @app.command()
+def convert(
+    data: Annotated[Path, typer.Argument(help="Dataset folder, in any layout.")],
+    out: Annotated[Path, typer.Argument(help="Folder to write; it must not exist, or be empty.")],
+    modality: Modality = None,
+) -> None:
+    """Write a dataset of any layout as nnU-Net v2 raw."""
+    from . import session
+    from .volumes.dataset import read_dataset
+
+    dataset = read_dataset(data, modality=modality)
+    session.convert(dataset, out)
+    typer.echo(f"{out}: {dataset.layout} layout, now nnU-Net v2 raw")
+
+
+@app.command()
 def bench(
-    packages: Annotated[list[str], typer.Argument(help="Packages to measure; or the word teacher.")],
+    packages: Annotated[
+        list[str], typer.Argument(help="Packages to measure; or `teacher`; or `distill` and the runs that teach.")
+    ],
     shape: Annotated[
         str | None,
         typer.Option(
@@ -228,8 +311,13 @@ def bench(
     threads: Annotated[int | None, typer.Option(min=1, help="Threads for the network (default: all).")] = None,
     teacher: Annotated[str, typer.Option(help="Which teacher, for `bench teacher`.")] = "masam",
     backbone: Annotated[str, typer.Option(help="Its backbone.")] = "vit_b",
+    torch: Annotated[
+        Path | None, typer.Option(help="Run to measure beside packages (default: the one each came from).")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON (packages).")] = False,
 ) -> None:
-    """Time and peak memory: of packages on the device, or (`bench teacher`) of a teacher's training step."""
+    """Time and peak memory: of packages on the device beside their torch networks, of a teacher's training step
+    (`bench teacher`), or what distilling from finished runs costs, cached and online (`bench distill RUN`)."""
     if packages == ["teacher"]:
         from .teachers import check_teacher
         from .teachers.bench import bench_teacher
@@ -239,11 +327,19 @@ def bench(
         rows = bench_teacher(name=teacher, backbone=backbone, patch=patch, classes=13, steps=2)
         print_step_costs(rows, title=f"one training step of {teacher}, {backbone}, patch {patch}, batch 1")
         return
-    from . import session
+    if packages[0] == "distill":
+        from .session import bench_distill
+
+        print_distill_costs(bench_distill(packages[1:]))
+        return
+    from .bench import bench_packages
 
     size = _voxels(shape or "200x256x256")
-    made = [(Path(name).name, session.bench(Path(name), shape=size, threads=threads)) for name in packages]
-    print_runtimes(made, title=f"generated CT of {size} voxels")
+    measured = bench_packages([Path(name) for name in packages], shape=size, threads=threads, torch=torch)
+    if as_json:
+        typer.echo(json.dumps(measured, indent=1))
+    else:
+        print_runtimes(measured, title=f"generated CT of {size} voxels")
 
 
 @app.command()
@@ -298,6 +394,27 @@ def _voxels(text: str) -> tuple[int, int, int]:
         raise UsageError(f"--shape {text!r}: expected slices x rows x columns, for example 200x256x256")
     d, h, w = map(int, parts)
     return d, h, w
+
+
+def _lambdas(text: str) -> list[float]:
+    try:
+        values = [float(part) for part in text.split(",")]
+    except ValueError:
+        values = [-1.0]
+    if not all(0 <= value <= 1 for value in values):
+        raise UsageError(
+            f"--lambda {text!r}: each value must be greater than or equal to 0 and less than or equal to 1, "
+            "for example 0.5 or 0,0.2,0.5,0.8,1"
+        )
+    return values
+
+
+def _bytes(text: str) -> float:
+    units = {"M": 1e6, "G": 1e9, "T": 1e12}
+    number, unit = text[:-1], text[-1:].upper()
+    if unit not in units or not number.replace(".", "", 1).isdigit():
+        raise UsageError(f"--cache-limit {text!r}: expected a number and M, G or T, for example 20G")
+    return float(number) * units[unit]
 
 
 def main() -> None:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 from .config import load_recipe
 from .errors import BadInputError
-from .session import deploy_run, labelled_test, on_device, open_dataset
-from .volumes.dataset import read_dataset, read_labelled_case
+from .session import deploy_run, labelled_test, on_device, open_dataset, recipe_for
+from .volumes.dataset import read_labelled_case
 
 if TYPE_CHECKING:
     from .training.run import Run
@@ -25,11 +25,11 @@ class Comparison:
     facts: dict[str, str]
 
 
-def report(package: Path | None, *, out: Path, data: Path | None, runs: Path) -> Comparison:
+def report(package: Path | None, *, out: Path, data: Path | None, runs: Path, base: Path | None = None) -> Comparison:
     """Compare a package with its student, the student's control (if it was trained) and teacher in one HTML file.
 
-    The package's masks are made by its own runtime in a process of its own. Raises BadInputError when the runs that
-    the package comes from are not in ``runs``.
+    The package's masks are made by its own runtime in a process of its own. `base` as in networks.load_network. Raises
+    BadInputError when the runs that the package comes from are not in ``runs``.
     """
     from .distill.networks import load_network
     from .evaluation.overlay import comparison_png
@@ -40,6 +40,7 @@ def report(package: Path | None, *, out: Path, data: Path | None, runs: Path) ->
     from .volumes.geometry import reorient
     from .volumes.nifti import read_labels
     from .volumes.pipeline import segment
+    from .volumes.scans import as_nifti
 
     package = package or newest_package(runs)
     manifest = json.loads((package / "manifest.json").read_text(encoding="utf-8"))
@@ -47,27 +48,30 @@ def report(package: Path | None, *, out: Path, data: Path | None, runs: Path) ->
     student = Run.read(runs / origin["run"])
     stages: dict[str, Run] = {}
     if student.stage == "distill":
-        stages["teacher"] = Run.read(runs / student.config["objective"]["teacher"])
+        taught = student.config["objective"]["teachers"]
+        for number, teacher in enumerate(taught, start=1):
+            stages["teacher" if len(taught) == 1 else f"teacher {number}"] = Run.read(runs / teacher["run"])
     if control := control_of(student, runs):
         stages["student without teacher"] = control
     if student.stage == "distill":
         stages["student with teacher"] = student
 
-    dataset = read_dataset(data or Path(student.config["data"]))
+    dataset = open_dataset(recipe_for(None, student, []), data or Path(student.config["data"]), runs=runs)
     cases = labelled_test(dataset)
     with tempfile.TemporaryDirectory() as scratch:
-        device = on_device(package, [case.image for case in cases], Path(scratch))
+        scans = {case.name: as_nifti(case.image, Path(scratch), channels=len(dataset.channels)) for case in cases}
+        device = on_device(package, list(scans.values()), Path(scratch))
         rows, masks = {}, {}
         for case in cases:
             volume, truth = read_labelled_case(case, dataset)
-            masks[case.name] = read_labels(device.masks[case.image.name])[0]
+            masks[case.name] = read_labels(device.masks[scans[case.name].name])[0]
             rows[case.name] = score_case(
                 masks[case.name], truth, spacing=volume.geometry.spacing, labels=dataset.labels
             )
     summaries = {name: (run.metrics()["test"] or {}).get("summary") for name, run in stages.items()}
     summaries["package"] = summarise(rows)
 
-    networks = {name: (run.plan, patch_function(load_network(run))) for name, run in stages.items()}
+    networks = {name: (run.plan, patch_function(load_network(run, base=base))) for name, run in stages.items()}
     pictures = {}
     for case in cases[:3]:
         volume, truth = read_labelled_case(case, dataset)
@@ -142,13 +146,13 @@ def smoothed(run: "Run", key: str, window: int = 10) -> list[tuple[float, float]
 
 def demo(runs: Path, overrides: list[str]) -> Comparison:
     """Teach, distil (with the control), deploy and report on the built-in phantom."""
-    from .distill.recipe import distill
+    from .distill.study import study
     from .teachers.recipe import teach
 
     recipe = load_recipe("phantom", overrides)
     dataset = open_dataset(recipe, None, runs=runs)
     teacher = teach(recipe, dataset, runs=runs)
-    distill(recipe, dataset, teacher=None, runs=runs, lambda_=1.0)
-    student = distill(recipe, dataset, teacher=teacher, runs=runs)
+    made = study(recipe, dataset, teachers=[(teacher, 1.0)], lambdas=[recipe.lambda_], runs=runs)
+    student = made.students[recipe.lambda_]
     package = deploy_run(student, target="openvino", data=None, out=None, runs=runs, overrides=overrides)
     return report(package, out=runs / "report.html", data=None, runs=runs)

@@ -8,11 +8,12 @@ import torch
 from .errors import UsageError
 from .sam.presets import ENCODERS
 from .students import STUDENTS, build_student
+from .students.small_sam import ENCODERS as STUDENT_ENCODERS
 from .teachers import TEACHERS, build_teacher
 
 # The patch (D, H, W) each paper works on; 13 classes are the 12 organs of BTCV and the background.
 PAPER_PATCH = {"masam": (5, 512, 512), "medsa": (5, 1024, 1024), "autosam": (128, 128, 128), "sam3d": (128, 128, 128)}
-STUDENT_PATCH = (96, 96, 96)
+VOLUME_PATCH, SLICES_PATCH = (96, 96, 96), (3, 1024, 1024)  # a student's, and those of SAM's kind
 
 
 def networks(*, classes: int) -> Iterator[dict[str, Any]]:
@@ -29,8 +30,10 @@ def networks(*, classes: int) -> Iterator[dict[str, Any]]:
             network.freeze_base()
             yield _row(network, kind="teacher", name=name, backbone=backbone)
     for name in STUDENTS:
-        network = build_student(name, in_channels=1, num_classes=classes, patch=STUDENT_PATCH)
-        yield _row(network, kind="student", name=name, backbone="")
+        backbone = STUDENT_ENCODERS.get(name, "")
+        patch = SLICES_PATCH if backbone else VOLUME_PATCH
+        network = build_student(name, in_channels=1, num_classes=classes, patch=patch)
+        yield _row(network, kind="student", name=name, backbone=backbone)
 
 
 def _row(network: Any, **names: str) -> dict[str, Any]:

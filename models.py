@@ -35,15 +35,21 @@ def is_package(path: Path) -> bool:
     return path.suffix == ".zip" or (path / "manifest.json").exists()
 
 
-def load_model(path: Path) -> Model:
-    """A package (folder or zip) or a run folder, ready to segment. Raises what Package.open and load_network raise."""
+def load_model(path: Path, *, base: Path | None = None) -> Model:
+    """A package (folder or zip) or a run folder, ready to segment; `base` as in distill.networks.load_network.
+
+    Raises what Package.open and load_network raise, and UsageError for a `base` that the model does not adapt.
+    """
     if is_package(path):
+        if base is not None:
+            raise UsageError(f"{path}: a package holds all its weights; leave --weights out")
         from .deploy.runtime.package import Package
 
         package = Package.open(path)
         return Model(path, lambda volume, prompts=None: package.segment(volume), package.in_channels, package.labels)
     from .distill.networks import load_network
     from .sam.prompts import Prompts
+    from .students.small_sam import SmallSAM
     from .teachers.teacher import Teacher
     from .training.inference import patch_function
     from .training.run import Run
@@ -51,12 +57,16 @@ def load_model(path: Path) -> Model:
     from .volumes.prompts import KINDS
 
     run = Run.read(path)
-    network = load_network(run)
+    if base is not None and not run.config["objective"].get("pretrained"):
+        raise UsageError(f"{path}: this run adapts no published weights; leave --weights out")
+    network = load_network(run, base=base)
     infer = patch_function(network, to_network=Prompts.of)
     return Model(
         path,
         lambda volume, prompts=None: segment(volume, run.plan, infer, classes=len(run.labels), prompts=prompts),
         len(run.config["channels"]),
         run.labels,
-        takes=KINDS - network.unused_prompts if isinstance(network, Teacher) and network.promptable else frozenset(),
+        takes=KINDS - network.unused_prompts
+        if isinstance(network, Teacher | SmallSAM) and network.promptable
+        else frozenset(),
     )

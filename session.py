@@ -5,7 +5,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,26 +13,76 @@ from .config import Recipe, load_recipe, parse_recipe
 from .errors import BadInputError, SamkdError, UsageError
 from .models import Model, is_package, load_model
 from .volumes.dataset import Case, Dataset, read_dataset, read_labelled_case
-from .volumes.files import atomic_path
+from .volumes.files import atomic_path, make_folder
 from .volumes.prompt_input import Request
 
 if TYPE_CHECKING:
     from .training.run import Run
     from .volumes.geometry import Volume
 
+DICOM = "DICOM series"
+
 
 def open_dataset(recipe: Recipe, data: Path | None, *, runs: Path) -> Dataset:
     """The dataset of a recipe: the folder given, the recipe's own, or the built-in phantom, made on first use."""
     folder = data or (Path(recipe.data) if recipe.data else None)
-    if folder is not None:
-        return read_dataset(folder)
-    if recipe.phantom is None:
-        raise UsageError(f"recipe {recipe.name!r} needs a dataset; give --data DIR")
-    from .volumes.phantom import write_phantom
+    if folder is None:
+        if recipe.phantom is None:
+            raise UsageError(f"recipe {recipe.name!r} needs a dataset; give --data DIR")
+        from .volumes.phantom import write_phantom
 
-    made = recipe.phantom
-    name = f"phantom-{made.training}-{made.test}-{made.seed}"
-    return read_dataset(write_phantom(runs / "data" / name, **made.model_dump()))
+        made = recipe.phantom
+        name = f"phantom-{made.training}-{made.test}-{made.seed}{'-one-organ' if made.one_organ else ''}"
+        folder = write_phantom(runs / "data" / name, **made.model_dump())
+    dataset = apply_split(read_dataset(folder, modality=recipe.modality), recipe)
+    if recipe.labelled is None:
+        return dataset
+    from .training.cases import few_labels
+
+    return few_labels(dataset, recipe.labelled, seed=recipe.labelled_seed)
+
+
+def apply_split(dataset: Dataset, recipe: Recipe) -> Dataset:
+    """The dataset cut as the recipe's `split` says; without one it is left for a run to draw its validation cases."""
+    from .volumes.splits import assign, divide
+
+    rule = recipe.split
+    if rule is None:
+        return dataset
+    if rule.cases is not None:
+        return assign(dataset, rule.cases.model_dump(), patient=rule.patient)
+    return divide(
+        dataset,
+        validation=recipe.validation,
+        seed=recipe.seed,
+        patient=rule.patient,
+        test=rule.test,
+        folds=rule.folds,
+        index=rule.fold,
+    )
+
+
+def split_override(path: Path | None) -> list[str]:
+    """The recipe override that fixes the cases to those of a splits.json; none without one. Raises BadInputError."""
+    from .volumes.splits import read_split
+
+    return [] if path is None else [f"split={json.dumps({'cases': read_split(path)})}"]
+
+
+def with_unlabelled(dataset: Dataset, folder: Path) -> Dataset:
+    """The dataset with the scans of a folder as further training cases without masks.
+
+    Raises BadInputError for a folder without a scan, and for a scan named like a case of the dataset.
+    """
+    from .volumes.scans import sources
+
+    known = {case.name for case in (*dataset.training, *dataset.validation, *dataset.test)}
+    more = [Case(source, None) for source in sources(folder, channels=len(dataset.channels))]
+    if twice := sorted(known & {case.name for case in more}):
+        raise BadInputError(
+            f"{folder}: {', '.join(twice)} already in {dataset.root}; leave them out of one of the two folders"
+        )
+    return replace(dataset, training=(*dataset.training, *more))
 
 
 def recipe_for(config: str | None, source: "Run | None", overrides: list[str]) -> Recipe:
@@ -59,10 +109,11 @@ def deploy_run(
     from .training.progress import Bar
     from .training.stage import Cohort
     from .volumes.pipeline import segment
+    from .volumes.scans import as_nifti
 
     recipe = recipe_for(None, run, overrides)
     settings = recipe.deployment
-    dataset = read_dataset(data or Path(run.config["data"]))
+    dataset = open_dataset(recipe, data or Path(run.config["data"]), runs=runs)
     cohort = Cohort.of(dataset, validation=recipe.validation, seed=recipe.seed)
     network, plan = load_network(run), run.plan
     train = [prepare_case(case, dataset, plan, runs / "cache") for case in cohort.train[: settings.calibration]]
@@ -75,86 +126,102 @@ def deploy_run(
             reference.append(segment(volume, plan, patch_function(network), classes=len(run.labels)))
             bar.advance(case.name)
     name = f"{run.path.name.removeprefix('distill-')}-{target}-{settings.precision}"
-    return deploy_student(
-        network,
-        plan=plan,
-        dataset_labels=run.labels,
-        in_channels=len(run.config["channels"]),
-        calibration=patches,
-        held_out=held_out,
-        reference=reference,
-        precision=settings.precision,
-        max_drop=settings.max_drop,
-        destination=out or runs / "packages" / name,
-        sample=cohort.validation[0].image,
-        provenance={
-            "run": run.path.name,
-            "stage": run.stage,
-            "recipe": recipe.name,
-            "network": run.config["network"]["name"],
-            "objective": run.config["objective"],
-            "test": (run.metrics()["test"] or {}).get("summary"),
-        },
-        description={
-            "dataset": dataset.name,
-            "text": recipe.description,
-            "channels": list(dataset.channels),
-        },
-    )
+    with tempfile.TemporaryDirectory() as scratch:
+        return deploy_student(
+            network,
+            plan=plan,
+            dataset_labels=run.labels,
+            in_channels=len(run.config["channels"]),
+            calibration=patches,
+            held_out=held_out,
+            reference=reference,
+            precision=settings.precision,
+            max_drop=settings.max_drop,
+            destination=out or runs / "packages" / name,
+            sample=as_nifti(cohort.validation[0].image, Path(scratch), channels=len(dataset.channels)),
+            provenance={
+                "run": run.path.name,
+                "stage": run.stage,
+                "recipe": recipe.name,
+                "network": run.config["network"]["name"],
+                "objective": run.config["objective"],
+                "test": (run.metrics()["test"] or {}).get("summary"),
+            },
+            description={
+                "dataset": dataset.name,
+                "text": recipe.description,
+                "channels": list(dataset.channels),
+            },
+        )
 
 
-def predict(model: Path, scan: Path, out: Path, *, prompts: Request | None = None) -> list[Path]:
-    """Write the masks of one scan, or of every NIfTI in a folder; masks keep their scan's file name.
+def predict(
+    model: Path,
+    scan: Path,
+    out: Path,
+    *,
+    prompts: Request | None = None,
+    base: Path | None = None,
+    seg_type: str = "binary",
+) -> list[Path]:
+    """Write the masks of one scan (NIfTI, picture), or of every scan in a folder (videos and DICOM series too), named
+    like their scans. One DICOM series gets a DICOM-SEG of that type where `out` is named *.dcm.
 
-    Raises BadInputError for a scan that cannot be used; a folder is refused before anything is written when a
-    scan in it is missing. UsageError for prompts with several scans, or with a network that takes none.
+    Raises BadInputError for a scan that cannot be used; a folder is refused before anything is written when no scan is
+    in it. UsageError for prompts with several scans, or with a network that takes none. `base` as in models.load_model.
     """
-    scans = nifti_files(scan)
-    targets = [out] if scan.is_file() else [out / path.name for path in scans]
+    from .volumes.scans import mask_paths, read_source, sources, write_mask
+
+    sources(scan)
+    loaded = load_model(model, base=base)
+    scans = sources(scan, channels=loaded.channels)
+    targets = mask_paths(scans, out, seg_type=seg_type)
     if prompts is not None and len(scans) > 1:
         raise UsageError(f"{scan}: {len(scans)} scans, but prompts belong to one; give them with that scan")
-    from .volumes.nifti import read_scan, write_labels
-
-    loaded = load_model(model)
+    if targets != [out]:
+        make_folder(out)
     asked = None
     if prompts is not None:
         loaded.accept()
         asked = prompts.resolve(loaded.labels)
         loaded.accept(asked.kinds)
     for source, target in zip(scans, targets, strict=True):
-        volume = read_scan(source, channels=loaded.channels)
-        write_labels(target, loaded.segment(volume, prompts=asked), volume.geometry, like=source)
+        volume = read_source(source, channels=loaded.channels)
+        labels = loaded.segment(volume, prompts=asked)
+        write_mask(target, labels, volume.geometry, source=source, names=loaded.labels, seg_type=seg_type)
     return targets
 
 
-def nifti_files(path: Path) -> list[Path]:
-    """The NIfTI file itself, or all in a folder. Raises BadInputError when there is none."""
-    if path.is_file():
-        return [path]
-    found = sorted(entry for entry in path.glob("*") if entry.name.endswith((".nii", ".nii.gz")))
-    if not found:
-        raise BadInputError(f"{path}: no NIfTI scan (.nii, .nii.gz) here")
-    return found
-
-
-def evaluate(model: Path, data: Path, *, prompt_from_truth: str | None = None) -> dict[str, Any]:
+def evaluate(
+    model: Path,
+    data: Path,
+    *,
+    prompt_from_truth: str | None = None,
+    split: Path | None = None,
+    modality: str | None = None,
+    base: Path | None = None,
+) -> dict[str, Any]:
     """Scores of a model, or of a folder of masks named like the scans, on the labelled test cases of a dataset.
 
+    The test cases of a `split` (a run's splits.json) take their place. `modality` as in volumes.dataset.read_dataset.
     With `prompt_from_truth` ("point" or "box") the network is shown where each class is: scores of a user who knows,
-    and the result says so. UsageError for a network that takes no prompts.
+    and the result says so. UsageError for a network that takes no prompts. `base` as in models.load_model.
     """
     from .evaluation.scores import score_case, summarise
     from .training.progress import Bar
-    from .volumes.nifti import read_labels
+    from .volumes.scans import mask_in, read_mask
+    from .volumes.splits import assign, read_split
 
     if prompt_from_truth not in (None, "point", "box"):
         raise UsageError(f"--prompt-from-truth {prompt_from_truth!r}: choose point or box")
-    dataset = read_dataset(data)
+    dataset = read_dataset(data, modality=modality)
+    if split is not None:
+        dataset = assign(dataset, read_split(split))
     cases = labelled_test(dataset)
     masks = model.is_dir() and not is_package(model) and not (model / "config.yaml").exists()
-    if masks and prompt_from_truth:
-        raise UsageError(f"{model}: a folder of masks takes no prompts")
-    loaded = None if masks else load_model(model)
+    if masks and (prompt_from_truth or base):
+        raise UsageError(f"{model}: a folder of masks takes neither prompts nor --weights")
+    loaded = None if masks else load_model(model, base=base)
     if loaded and prompt_from_truth:
         loaded.accept(frozenset({prompt_from_truth}))
     rows = {}
@@ -162,9 +229,10 @@ def evaluate(model: Path, data: Path, *, prompt_from_truth: str | None = None) -
         for case in cases:
             volume, truth = read_labelled_case(case, dataset)
             if loaded is None:
-                found, geometry = read_labels(model / case.image.name)
+                mask = mask_in(model, case.image)
+                found, geometry = read_mask(mask)
                 if not geometry.same_grid(volume.geometry):
-                    raise BadInputError(f"{model / case.image.name}: this mask is not on the grid of {case.image}")
+                    raise BadInputError(f"{mask.files[0]}: this mask is not on the grid of {case.image.files[0]}")
             elif prompt_from_truth:
                 found = _prompted_by_truth(loaded, volume, truth, prompt_from_truth)
             else:
@@ -179,6 +247,61 @@ def _prompted_by_truth(loaded: Model, volume: "Volume", truth: Any, kind: str) -
 
     prompts = prompts_from_truth(kind, truth, labels=loaded.labels, spacing=volume.geometry.spacing)
     return loaded.segment(volume, prompts=prompts)
+
+
+def dataset_or_series(data: Path, *, modality: str | None = None) -> Dataset:
+    """The dataset in a folder, or else the DICOM series in it (or the one file) as cases without masks.
+
+    Raises what read_dataset raises when it is neither.
+    """
+    from .volumes.dicom import find_series
+    from .volumes.scans import Source
+
+    try:
+        return read_dataset(data, modality=modality)
+    except BadInputError:
+        cases = tuple(Case(Source(name, files), None) for name, files in find_series(data).items())
+        if not cases:
+            raise
+    return Dataset(data.resolve().name, data, DICOM, {0: "background"}, ("scan",), (), cases)
+
+
+def check(dataset: Dataset) -> list[dict[str, Any]]:
+    """The rows of volumes.survey.check_dataset, with a progress bar."""
+    from .training.progress import Bar
+    from .volumes.survey import check_dataset
+
+    with Bar("cases", len(dataset.training) + len(dataset.test)) as bar:
+        return check_dataset(dataset, on_case=lambda row: bar.advance(row["name"]))
+
+
+def draw_cases(dataset: Dataset, rows: list[dict[str, Any]], out: Path, *, count: int = 4) -> None:
+    """Draw the first sound cases with a mask, their first channel, into one PNG. Raises BadInputError without any."""
+    from .evaluation.contact_sheet import contact_sheet
+    from .evaluation.overlay import comparison_png
+    from .volumes.geometry import reorient
+
+    sound = {row["name"] for row in rows if row["fault"] is None and row["label_voxels"]}
+    cases = [case for case in (*dataset.training, *dataset.test) if case.name in sound][:count]
+    if not cases:
+        raise BadInputError(f"{dataset.root}: no sound case with a mask to draw")
+    pictures = {}
+    for case in cases:
+        volume, mask = read_labelled_case(case, dataset)
+        upright = volume.geometry.oriented("SPL")
+        scan, truth = (reorient(array, volume.geometry, upright) for array in (volume.array[0], mask))
+        pictures[case.name] = comparison_png(scan, {"mask": truth}, spacing=upright.spacing)
+    with atomic_path(out) as temporary:
+        temporary.write_bytes(contact_sheet(pictures))
+
+
+def convert(dataset: Dataset, out: Path) -> None:
+    """volumes.convert.write_nnunet, with a progress bar."""
+    from .training.progress import Bar
+    from .volumes.convert import write_nnunet
+
+    with Bar("cases", len(dataset.training) + len(dataset.test)) as bar:
+        write_nnunet(dataset, out, on_case=bar.advance)
 
 
 def write_json(path: Path, values: Any) -> None:
@@ -202,13 +325,19 @@ class DeviceRun:
 
 
 def on_device(package: Path, scans: Sequence[Path], out: Path, *, threads: int | None = None) -> DeviceRun:
-    """Segment scans with the package's own runtime, as the device would: another process, no torch in it."""
+    """Segment scans with the package's own runtime, as the device would: another process, no torch in it.
+
+    `package` is a folder or a zip; every file is checked before its runtime is started.
+    """
+    from .deploy.runtime.package import unpacked
+
     report = out / "report.json"
-    command = [sys.executable, str(package / "runtime.pyz"), "predict", *map(str, scans)]
-    command += ["-o", str(out / "masks"), "--report", str(report)]
-    command += ["--threads", str(threads)] if threads else []
     (out / "masks").mkdir(parents=True, exist_ok=True)
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    with unpacked(package) as folder:
+        command = [sys.executable, str(folder / "runtime.pyz"), "predict", *map(str, scans)]
+        command += ["-o", str(out / "masks"), "--report", str(report)]
+        command += ["--threads", str(threads)] if threads else []
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise SamkdError(f"{package}: its runtime failed with exit {done.returncode}: {done.stderr.strip()}")
     return DeviceRun(
@@ -217,16 +346,21 @@ def on_device(package: Path, scans: Sequence[Path], out: Path, *, threads: int |
     )
 
 
-def bench(package: Path, *, shape: tuple[int, int, int], threads: int | None) -> dict[str, Any]:
-    """Segment one generated CT of ``shape`` (slices, rows, columns) with a package's runtime; its run report."""
-    from .volumes.nifti import write_scan
-    from .volumes.phantom import make_case
+def bench_distill(teachers: Sequence[str]) -> dict[str, Any]:
+    """What distilling from these runs costs, with the recipe and the dataset of the first one. Raises UsageError
+    without a run.
+    """
+    if not teachers:
+        raise UsageError("bench distill: name the runs that teach, for example `samkd bench distill runs/teach-...`")
+    from .distill.bench import bench_distill as measure
+    from .distill.ensemble import Ensemble, Teacher, check_teachers, read_teacher
 
-    with tempfile.TemporaryDirectory() as scratch:
-        scan = Path(scratch) / "scan.nii.gz"
-        volume, _ = make_case(0, shape=shape)
-        write_scan(scan, volume)
-        return on_device(package, [scan], Path(scratch), threads=threads).report
+    read = [read_teacher(text) for text in teachers]
+    recipe = recipe_for(None, read[0][0], [])
+    dataset = open_dataset(recipe, Path(read[0][0].config["data"]), runs=read[0][0].path.parent)
+    check_teachers([run for run, _ in read], dataset)
+    ensemble = Ensemble([Teacher.of(run, weight=weight) for run, weight in read])
+    return measure(recipe, dataset, ensemble, cases=4, steps=10)
 
 
 def doctor() -> list[tuple[str, str, str]]:

@@ -17,7 +17,7 @@ from ..evaluation.overlay import colours
 from ..evaluation.scores import score_case
 from ..volumes.geometry import Volume
 from ..volumes.nifti import read_scan, write_labels, write_scan
-from ..volumes.plan import Plan
+from ..volumes.plan import Plan, prepare
 from .gate import Rows, compare, require_accuracy, require_sensible
 from .openvino_target import convert, save
 from .package import draft, finish
@@ -26,6 +26,7 @@ from .quantize import RUNGS, quantize
 from .runtime.engine_openvino import Engine
 from .runtime.integrity import FORMAT
 from .runtime.package import EXPECTED, SAMPLE, Package
+from .runtime.quality import intensity_profile
 
 _PROBES = 8  # calibration patches that must be answered differently
 HeldOut = Sequence[tuple[str, Volume, np.ndarray]]
@@ -73,6 +74,7 @@ def deploy_student(
         "labels": _labels(dataset_labels),
         "classes": len(dataset_labels),
         "in_channels": in_channels,
+        "intensities": intensity_profile((prepare(volume, plan).array for _, volume, _ in held_out), calibration),
         "provenance": dict(provenance),
         "description": dict(description),
     }

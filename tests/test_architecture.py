@@ -27,11 +27,12 @@ FENCES = {
     "highdicom": {"volumes/"},
     "openvino": {"deploy/openvino_target.py", "deploy/runtime/engine_openvino.py"},
     "nncf": {"deploy/quantize.py", "deploy/openvino_target.py"},
+    "PIL": {"volumes/pictures.py", "evaluation/"},
     "typer": {"cli.py"},
     "rich": {"cli.py", "screen.py", "training/progress.py"},
     "pydantic": {"config.py"},
 }
-TOP = {"cli.py", "session.py", "comparison.py", "inventory.py", "screen.py", "models.py", "__init__.py"}
+TOP = {"cli.py", "session.py", "comparison.py", "inventory.py", "bench.py", "screen.py", "models.py", "__init__.py"}
 SOURCES = sorted(
     path
     for path in ROOT.rglob("*.py")

@@ -46,6 +46,7 @@ def test_help_lists_the_verbs_without_importing_anything_heavy(tmp_path):
         "bench",
         "info",
         "check",
+        "convert",
         "doctor",
         "demo",
     ):

@@ -70,7 +70,7 @@ def make_run(path, network, data, monkeypatch):
     config |= {"labels": {str(value): name for value, name in LABELS.items()}, "channels": ["CT"], "seed": 0}
     run = Run.create(path, {**config, "plan": PLAN.to_dict(), "data": str(data)})
     save_weights(network, run.weights)
-    monkeypatch.setattr(networks, "load_network", lambda run: network.eval())
+    monkeypatch.setattr(networks, "load_network", lambda run, base: network.eval())
     return path
 
 
@@ -183,7 +183,16 @@ MEDSA = {
 }
 
 
-@pytest.mark.parametrize(("recipe", "kind"), [(SAM3D, "point"), (MEDSA, "point"), (MEDSA, "box")])
+MASAM = {
+    "teacher.name": "masam",
+    "teacher.options": "{decoder: multi_scale, adapters: after}",
+    "teacher.plan.size": "[6,32,32]",
+    "teacher.plan.patch": "[5,32,32]",
+    "teacher.prompts": "{kind: box, relax: 0.05, share: 0.9}",
+}
+
+
+@pytest.mark.parametrize(("recipe", "kind"), [(SAM3D, "point"), (MEDSA, "point"), (MEDSA, "box"), (MASAM, "box")])
 def test_a_real_teacher_from_training_with_prompts_to_scores(tmp_path, recipe, kind):
     sets = [part for key, value in {**TINY, **recipe}.items() for part in ("--set", f"{key}={value}")]
     run, runs = tmp_path / "run", tmp_path / "runs"
@@ -208,6 +217,11 @@ def test_a_real_teacher_from_training_with_prompts_to_scores(tmp_path, recipe, k
     done = samkd("evaluate", run, "--data", data, "--prompt-from-truth", kind, "-o", tmp_path / "scores.json")
     assert done.exit_code == 0, done.output
     assert len(json.loads((tmp_path / "scores.json").read_text())["cases"]) == 1
+    if recipe is MASAM:
+        done = samkd("predict", run, "-i", scan, "-o", tmp_path / "p.nii", "--point", "0,0,0", "--class", "liver")
+        assert done.exit_code == 2 and "no prompt of the kind point; it takes box" in " ".join(done.output.split())
+        masks = [np.asarray(nib.Nifti1Image.from_filename(tmp_path / name).dataobj) for name in ("auto.nii", "box.nii")]
+        assert (masks[0] != masks[1]).any()
     if recipe is SAM3D:
         done = samkd("predict", run, "-i", scan, "-o", tmp_path / "b.nii", "--box", "0,0,0,9,9,9", "--class", "liver")
         assert done.exit_code == 2 and "no prompt of the kind box" in " ".join(done.output.split())

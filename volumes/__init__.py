@@ -1,4 +1,7 @@
-"""Ground: what a scan is. Geometry, strict readers and writers, plans, tiles, datasets. numpy and nibabel only."""
+"""Ground: what a scan is. Geometry, strict readers and writers, plans, tiles, datasets.
+
+numpy and nibabel only; Pillow is loaded when a picture is read.
+"""
 
 from .geometry import Geometry, Volume
 from .plan import Plan

@@ -1,11 +1,13 @@
 """Writing files so that a crash, a full disk or `kill -9` never leaves half of one under its final name."""
 
+import hashlib
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from ..errors import OutputError
+from ..errors import BadInputError, OutputError
 
 
 @contextmanager
@@ -29,6 +31,34 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):
             temporary.unlink()
+
+
+@contextmanager
+def atomic_folder(path: str | Path) -> Iterator[Path]:
+    """Yield a new folder beside `path`; it gets that name when the block ends and is removed when the block fails.
+
+    Raises OutputError, naming `path`, when something is there already, and for any OSError on the way.
+    """
+    path = Path(path).absolute()
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise OutputError(f"{path}: is there already and not empty. Name another folder, or remove this one.")
+    temporary = make_folder(path.with_name(f"{path.name}.tmp-{os.getpid()}"))
+    try:
+        yield temporary
+        temporary.replace(path)
+    except OSError as error:
+        raise OutputError(f"{path}: this folder cannot be written ({error.strerror or error}).") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def file_digest(path: str | Path) -> str:
+    """sha256 of a file, in hex. Raises BadInputError."""
+    try:
+        with Path(path).open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise BadInputError(f"{path}: cannot be read ({error.strerror or error}).") from error
 
 
 def make_folder(path: str | Path) -> Path:

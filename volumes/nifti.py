@@ -5,7 +5,6 @@ A file holds (i, j, k) with i fastest, which in memory is [D, H, W] = (k, j, i) 
 
 import gzip
 import os
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from io import BufferedReader
@@ -21,13 +20,14 @@ from nibabel.spatialimages import HeaderDataError
 from ..errors import BadInputError, OutputError
 from .files import atomic_path
 from .geometry import Geometry, Volume
+from .gzipped import DAMAGE, GzipReader
 
 _PLACE_FIELDS = (
     *("qform_code", "sform_code", "srow_x", "srow_y", "srow_z", "xyzt_units"),
     *("quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y", "qoffset_z"),
 )
 _CHUNK = 1 << 24
-_Stream = gzip.GzipFile | BufferedReader
+_Stream = GzipReader | BufferedReader
 
 
 def read_scan(path: str | Path, *, channels: int = 1) -> Volume:
@@ -42,6 +42,15 @@ def read_scan(path: str | Path, *, channels: int = 1) -> Volume:
         values += np.float32(intercept)
     _refuse_not_finite(values, path)
     return Volume(values, geometry)
+
+
+def read_geometry(path: str | Path) -> Geometry:
+    """The grid of a scan, from its header alone. Raises BadInputError."""
+    path = Path(path)
+    with _opened(path) as stream:
+        header, _ = _read_header(stream, path)
+    width, height, depth = (max(1, int(n)) for n in header["dim"][1:4])
+    return _geometry(header, (depth, height, width), path)
 
 
 def read_labels(path: str | Path) -> tuple[np.ndarray, Geometry]:
@@ -122,8 +131,8 @@ def _read(path: Path, channels: int) -> tuple[np.ndarray, Any, Geometry]:
 def _opened(path: Path) -> Iterator[_Stream]:
     try:
         with path.open("rb") as file:
-            yield gzip.GzipFile(fileobj=file, mode="rb") if _is_compressed(path, BadInputError) else file
-    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+            yield GzipReader(fileobj=file, mode="rb") if _is_compressed(path, BadInputError) else file
+    except DAMAGE as error:
         raise BadInputError(
             f"{path}: the compressed data are damaged or cut off ({error}). Copy or export the scan again."
         ) from error

@@ -1,6 +1,7 @@
 """Cutting a grid into overlapping patches and stitching the networks' answers: a pair, tested by round trip."""
 
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import product
 
 import numpy as np
@@ -58,38 +59,96 @@ def stitched(
     batch: int = 1,
     prompts: GridPrompts | None = None,
 ) -> np.ndarray:
-    """Class probabilities float32 [K, D, H, W] of a prepared scan [C, D, H, W], K = `classes`.
+    """Class probabilities float32 [K, D, H, W] of a prepared scan [C, D, H, W], K = `classes`, all at once.
+
+    What stitched_slabs gives, put together.
+    """
+    total = np.empty((classes, *array.shape[-3:]), np.float32)
+    for first, slab in stitched_slabs(array, patch, overlap, infer, classes=classes, batch=batch, prompts=prompts):
+        total[:, first : first + slab.shape[1]] = slab
+    return total
+
+
+def stitched_slabs(
+    array: np.ndarray,
+    patch: Triple,
+    overlap: float,
+    infer: Callable[..., np.ndarray | Callable[[], np.ndarray]],
+    *,
+    classes: int,
+    batch: int = 1,
+    at_once: int = 1,
+    prompts: GridPrompts | None = None,
+) -> Iterator[tuple[int, np.ndarray]]:
+    """Class probabilities of a prepared scan [C, D, H, W], slab by slab along d as they become complete.
+
+    Yields (first row, float32 [K, rows, H, W]); a slab begins with the last row of the one before, so that whoever
+    resamples can interpolate across, and is valid until the next is asked for. Holds one patch's thickness of the grid.
 
     `infer` turns up to `batch` patches [N, C, *patch] into PROBABILITIES [N, K, *patch]; overlapping answers are
-    averaged with Gaussian weights. Holds one K x grid array and a few patches. With `prompts` on the scan's grid it is
-    called as infer(patches, PatchPrompts), without as infer(patches).
+    averaged with Gaussian weights, in the patches' order. With `prompts` on the scan's grid it is called as
+    infer(patches, PatchPrompts), without as infer(patches). An `infer` that works in the background returns a function
+    that waits for the probabilities; it is then called up to `at_once` times before the first answer is waited for.
     """
     padded, crop = pad_to_patch(array, patch)
+    starts = tile_starts(padded.shape[-3:], patch, overlap)
     margin = np.array([side.start for side in crop])
-    shape = padded.shape[-3:]
-    starts = tile_starts(shape, patch, overlap)
     weights = gaussian_weights(patch)
-    total = np.zeros((classes, *shape), np.float32)
-    for first in range(0, len(starts), batch):
-        boxes = [
-            tuple(slice(s, s + width) for s, width in zip(start, patch, strict=True))
-            for start in starts[first : first + batch]
-        ]
-        patches = np.stack([padded[(slice(None), *box)] for box in boxes])
-        if prompts is None:
-            answers = infer(patches)
-        else:
-            answers = infer(patches, prompts.within(np.array(starts[first : first + batch]) - margin, patch))
-        assert answers.shape == (len(boxes), classes, *patch), (answers.shape, (len(boxes), classes, *patch))
-        for box, answer in zip(boxes, answers, strict=True):
-            total[(slice(None), *box)] += answer * weights
-    # The weights and the starts are both products over the axes, and so is the sum of weights: no second grid.
-    for axis, (size, width) in enumerate(zip(shape, patch, strict=True)):
-        summed = np.zeros(size, np.float32)
-        for start in sorted({s[axis] for s in starts}):
-            summed[start : start + width] += _profile(width)
-        total /= summed.reshape([-1 if a == axis else 1 for a in range(3)])
-    return total[(slice(None), *crop)]
+
+    def begun(some: list[Triple]) -> np.ndarray | Callable[[], np.ndarray]:
+        patches = np.stack([padded[(slice(None), *_box(start, patch))] for start in some])
+        return infer(patches) if prompts is None else infer(patches, prompts.within(np.array(some) - margin, patch))
+
+    groups = (starts[first : first + batch] for first in range(0, len(starts), batch))
+    found = (answer for group in _answers(map(begun, groups), at_once=at_once) for answer in group)
+    # Row 0 is the last one of the slab before; row 1 is the grid's row `bottom`.
+    window, bottom = np.zeros((classes, patch[0] + 1, *padded.shape[-2:]), np.float32), 0
+    summed = [_summed(padded.shape[1 + axis], {s[axis] for s in starts}, patch[axis]) for axis in range(3)]
+    after = [d for d, _, _ in starts[1:]] + [padded.shape[-3]]
+    for (d, h, w), answer, following in zip(starts, found, after, strict=True):
+        assert answer.shape == (classes, *patch), (answer.shape, (classes, *patch))
+        window[(slice(None), *_box((1, h, w), patch))] += answer * weights
+        if following == d:
+            continue
+        complete = following - bottom
+        # The weights and the starts are both products over the axes, and so is the sum of weights: no second grid.
+        rows = window[:, 1 : 1 + complete]
+        rows /= summed[0][bottom:following, None, None]
+        rows /= summed[1][:, None]
+        rows /= summed[2]
+        first, stop = max(bottom - 1, crop[0].start), min(following, crop[0].stop)
+        yield first - crop[0].start, window[:, 1 + first - bottom : 1 + stop - bottom, crop[1], crop[2]]
+        for plane in window:  # one class at a time: numpy moves overlapping memory by way of a copy
+            plane[:-complete] = plane[complete:]
+        window[:, -complete:] = 0
+        bottom = following
+
+
+def _answers(begun: Iterable[np.ndarray | Callable[[], np.ndarray]], *, at_once: int) -> Iterator[np.ndarray]:
+    """The answers in order, `at_once` of them begun before the first is waited for."""
+    waiting = deque()
+    for each in begun:
+        waiting.append(each)
+        if len(waiting) == at_once:
+            yield _answer(waiting.popleft())
+    while waiting:
+        yield _answer(waiting.popleft())
+
+
+def _answer(found: np.ndarray | Callable[[], np.ndarray]) -> np.ndarray:
+    return found() if callable(found) else found
+
+
+def _box(start: Sequence[int], patch: Sequence[int]) -> tuple[slice, ...]:
+    return tuple(slice(s, s + width) for s, width in zip(start, patch, strict=True))
+
+
+def _summed(size: int, starts: set[int], width: int) -> np.ndarray:
+    """The weights along one axis, added up over the patches that begin at `starts`."""
+    total = np.zeros(size, np.float32)
+    for start in sorted(starts):
+        total[start : start + width] += _profile(width)
+    return total
 
 
 def _profile(width: int) -> np.ndarray:

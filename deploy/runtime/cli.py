@@ -9,13 +9,15 @@ from typing import Any
 
 import numpy as np
 
-from ...errors import BadInputError, IntegrityError, SamkdError, UsageError
+from ...errors import IntegrityError, SamkdError, UsageError
 from ...volumes.files import atomic_path, make_folder
-from ...volumes.nifti import read_labels, read_scan, write_labels
+from ...volumes.nifti import read_labels, read_scan
+from ...volumes.scans import Source, mask_paths, sources
+from .memory import Budget, parse_bytes
 from .package import EXPECTED, SAMPLE, Package
-from .report import run_report, volumes_ml
+from .predict import predict
+from .report import run_report
 
-_SUFFIXES = (".nii", ".nii.gz")
 SAMPLE_DICE = 0.999  # other CPUs add in another order, so single voxels on an edge may fall the other way
 
 
@@ -34,16 +36,25 @@ def _parser() -> argparse.ArgumentParser:
         each.add_argument("--package", type=Path, help="folder or zip (default: the folder that holds runtime.pyz)")
         each.add_argument("--threads", type=_positive, help="threads for the network (default: all cores)")
         if verb is _predict:
-            each.add_argument("scans", nargs="+", type=Path, metavar="SCAN", help="NIfTI scan, or a folder of them")
+            each.add_argument("scans", nargs="+", type=Path, metavar="SCAN", help="NIfTI or DICOM scan, or a folder")
             each.add_argument("-o", "--output", required=True, type=Path, help="the mask, or a folder for the masks")
-            each.add_argument("--report", type=Path, help="JSON file: seconds by stage, memory, organ volumes")
+            each.add_argument("--report", type=Path, help="JSON file: seconds by stage, memory, organ volumes, flags")
+            each.add_argument("--fast", action="store_true", help="patches overlap by a quarter: fewer of them")
+            each.add_argument("--ram", metavar="SIZE", help="keep the whole process below this, for example 2G")
+            each.add_argument(
+                "--largest-component", action="store_true", help="keep the largest component of each class only"
+            )
     return parser
 
 
 def _predict(options: argparse.Namespace) -> int:
     jobs = _jobs(options.scans, options.output)
+    limit = parse_bytes(options.ram) if options.ram else None
     started = time.perf_counter()
     package = _open(options)
+    if options.fast:
+        package = package.faster()
+    budget = Budget(limit, package) if limit else None
     seconds_load = time.perf_counter() - started
     done: list[dict[str, Any]] = []
     failed: list[dict[str, Any]] = []
@@ -51,38 +62,20 @@ def _predict(options: argparse.Namespace) -> int:
     for scan, mask in jobs:
         # One bad scan does not keep the others of a folder from being segmented.
         try:
-            done.append(_segment(package, scan, mask))
+            made = predict(package, scan, mask, budget=budget, largest_component=options.largest_component)
+            done.append(made)
             print(mask, flush=True)
+            for flag in made["flags"]:
+                print(f"warning: {scan.place}: {flag}", file=sys.stderr, flush=True)
         except SamkdError as error:
             print(f"error: {error}", file=sys.stderr, flush=True)
-            failed.append({"scan": str(scan), "error": str(error)})
+            failed.append({"scan": str(scan.place), "error": str(error)})
             code = code or error.exit_code
     if options.report:
         report = run_report(package, seconds_load=seconds_load, scans=done, failed=failed)
         with atomic_path(options.report) as temporary:
             temporary.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     return code
-
-
-def _segment(package: Package, scan: Path, mask: Path) -> dict[str, Any]:
-    times = [time.perf_counter()]
-    infer_before = package.engine.seconds
-    volume = read_scan(scan, channels=package.in_channels)
-    times.append(time.perf_counter())
-    labels = package.segment(volume)
-    times.append(time.perf_counter())
-    network = package.engine.seconds - infer_before
-    write_labels(mask, labels, volume.geometry, like=scan)
-    times.append(time.perf_counter())
-    read, segment, save = np.diff(times).tolist()
-    return {
-        "scan": str(scan),
-        "mask": str(mask),
-        "shape": list(volume.geometry.shape),
-        "spacing_mm": list(volume.geometry.spacing),
-        "seconds": {"read": read, "prepare_and_restore": segment - network, "network": network, "save": save},
-        "volumes_ml": volumes_ml(labels, volume.geometry, package.labels),
-    }
 
 
 def _verify(options: argparse.Namespace) -> int:
@@ -131,30 +124,19 @@ def _open(options: argparse.Namespace) -> Package:
     return Package.open(options.package or here.resolve().parent, threads=options.threads)
 
 
-def _jobs(scans: list[Path], output: Path) -> list[tuple[Path, Path]]:
+def _jobs(scans: list[Path], output: Path) -> list[tuple[Source, Path]]:
     """(scan, mask) pairs; nothing is overwritten that is itself to be read. Raises BadInputError, UsageError."""
-    sources = [found for scan in scans for found in (_nifti_files(scan) if scan.is_dir() else [scan])]
-    if output.name.endswith(_SUFFIXES):
-        if len(scans) > 1 or scans[0].is_dir():
-            raise UsageError(f"-o {output}: several scans need a folder for their masks, not a file")
-        jobs = [(sources[0], output)]
-    else:
-        jobs = [(source, output / source.name) for source in sources]
+    found = [source for scan in scans for source in sources(scan)]
+    masks = mask_paths(found, output)
+    if masks != [output]:
         make_folder(output)
-    targets = {str(mask.resolve()).casefold() for _, mask in jobs}
-    if len(targets) < len(jobs):
+    targets = {str(mask.resolve()).casefold() for mask in masks}
+    if len(targets) < len(masks):
         raise UsageError(f"-o {output}: two scans have the same file name; segment them into different folders")
-    clash = [source for source in sources if str(source.resolve()).casefold() in targets]
+    clash = [file for source in found for file in source.files if str(file.resolve()).casefold() in targets]
     if clash:
         raise UsageError(f"-o {output}: the mask would overwrite the scan {clash[0]}; choose another place")
-    return jobs
-
-
-def _nifti_files(folder: Path) -> list[Path]:
-    found = sorted(path for path in folder.iterdir() if path.name.endswith(_SUFFIXES))
-    if not found:
-        raise BadInputError(f"{folder}: no NIfTI scan (.nii, .nii.gz) here")
-    return found
+    return list(zip(found, masks, strict=True))
 
 
 def _positive(text: str) -> int:

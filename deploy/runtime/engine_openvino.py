@@ -6,6 +6,7 @@ import functools
 import sys
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
@@ -51,7 +52,7 @@ class Engine:
     """A compiled model; calling it turns patches float32 [N, C, *patch] into class probabilities [N, K, *patch].
 
     `precision` is the arithmetic demanded of the engine ("f32"): left alone, OpenVINO computes in bfloat16 wherever
-    the CPU can, and then answers differently from machine to machine. `seconds` adds up the time spent inferring.
+    the CPU can, and then answers differently from machine to machine. `seconds` adds up the time spent waiting for it.
     Raises IntegrityError for a model OpenVINO cannot read and when it would compute in another precision.
     """
 
@@ -69,14 +70,35 @@ class Engine:
         self.precision: str = self._compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
         self.threads: int = self._compiled.get_property("INFERENCE_NUM_THREADS")
         self.seconds = 0.0
+        self._idle: list[openvino.InferRequest] = []
         if self.precision != precision:
             raise IntegrityError(f"{name}: measured in {precision}, but this machine would infer in {self.precision}.")
 
     def __call__(self, patches: np.ndarray) -> np.ndarray:
+        return self.begin(patches)()
+
+    def begin(self, patches: np.ndarray) -> Callable[[], np.ndarray]:
+        """Start inferring; the function returned waits for the answer and must be called once.
+
+        Not from several threads: Python's lock and one of OpenVINO's then wait for each other for ever (2026.4).
+        """
         started = time.perf_counter()
-        answers = [self._compiled(patch[None])[0][0] for patch in np.ascontiguousarray(patches, np.float32)]
+        requests = []
+        for patch in np.ascontiguousarray(patches, np.float32)[:, None]:
+            requests.append(self._idle.pop() if self._idle else self._compiled.create_infer_request())
+            requests[-1].start_async(patch, share_inputs=False)
         self.seconds += time.perf_counter() - started
-        return np.stack(answers)
+
+        def wait() -> np.ndarray:
+            started = time.perf_counter()
+            for request in requests:
+                request.wait()
+            answer = np.concatenate([request.output_tensors[0].data for request in requests])
+            self._idle.extend(requests)
+            self.seconds += time.perf_counter() - started
+            return answer
+
+        return wait
 
     def layer_precisions(self) -> dict[str, int]:
         """How many of the layers that compute with the image run in each precision, e.g. {"i8": 101, "f32": 543}."""

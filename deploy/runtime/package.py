@@ -5,21 +5,41 @@ from __future__ import annotations
 import shutil
 import tempfile
 import weakref
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ...errors import BadInputError, IntegrityError
-from ...volumes.geometry import Volume
-from ...volumes.pipeline import segment
-from ...volumes.plan import Plan
+from ...volumes.geometry import Geometry, Volume
+from ...volumes.pipeline import segment_prepared
+from ...volumes.plan import Plan, prepare
 from .engine_openvino import Engine
 from .integrity import extract, verify
 
 SAMPLE = "sample/scan.nii.gz"
 EXPECTED = "sample/expected.nii.gz"
+FAST_OVERLAP = 0.25
+AT_ONCE = 2  # patches in the engine: one computes, the other waits while its forerunner is stitched and resampled
+
+
+@contextmanager
+def unpacked(path: str | Path) -> Iterator[Path]:
+    """The folder of a package, a folder or its zip, after checking every file; what a zip was unpacked into goes
+    afterwards. Raises BadInputError, IntegrityError as Package.open.
+    """
+    path = Path(path)
+    if not path.is_file():
+        verify(path)
+        yield path
+        return
+    with tempfile.TemporaryDirectory(prefix="samkd-") as scratch:
+        extract(path, Path(scratch))
+        verify(Path(scratch))
+        yield Path(scratch)
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,6 +87,20 @@ class Package:
 
     def segment(self, volume: Volume) -> np.ndarray:
         """Labels [D, H, W] on the scan's own grid. Raises BadInputError as volumes.pipeline does."""
+        return self.labels_of(self.prepare(volume), volume.geometry)
+
+    def prepare(self, volume: Volume) -> Volume:
+        """The network's input. Raises BadInputError for another number of channels and as volumes.plan does."""
         if len(volume.array) != self.in_channels:
             raise BadInputError(f"the scan has {len(volume.array)} channels; this package expects {self.in_channels}.")
-        return segment(volume, self.plan, self.engine, classes=len(self.labels))
+        return prepare(volume, self.plan)
+
+    def labels_of(self, prepared: Volume, source: Geometry, *, at_once: int = AT_ONCE) -> np.ndarray:
+        """Labels [D, H, W] on `source`, the grid of the scan that `prepared` was made from."""
+        return segment_prepared(
+            prepared, source, self.plan, self.engine.begin, classes=len(self.labels), at_once=at_once
+        )
+
+    def faster(self) -> Package:
+        """The same package with patches that overlap by no more than a quarter: fewer of them, a little less exact."""
+        return replace(self, plan=replace(self.plan, overlap=min(self.plan.overlap, FAST_OVERLAP)))

@@ -91,7 +91,7 @@ def test_device_segments_a_folder_with_a_report(device, built, scans, tmp_path):
         20 < content["peak_memory_mb"] < 1000 and 0 < content["seconds_per_scan"] < 60 and content["seconds_load"] > 0
     )
     first = content["scans"][0]
-    assert set(first["seconds"]) == {"read", "prepare_and_restore", "network", "save"}
+    assert set(first["seconds"]) == {"read", "preprocess", "network", "postprocess", "save"}
     assert all(value > 0 for value in first["seconds"].values())
     labels, geometry = read_labels(out / "p11.nii.gz")
     assert first["volumes_ml"] == volumes_ml(labels, geometry, {0: "background", 1: "liver", 2: "left kidney"})

@@ -6,9 +6,10 @@ import pytest
 
 from samkd.errors import OutputError, UsageError
 from samkd.volumes import phantom
-from samkd.volumes.dataset import check_dataset, read_case, read_dataset
+from samkd.volumes.dataset import read_case, read_dataset
 from samkd.volumes.geometry import reorient
 from samkd.volumes.phantom import LABELS, make_case, write_phantom
+from samkd.volumes.survey import check_dataset
 
 ORGANS = range(1, 7)
 
@@ -181,6 +182,21 @@ def test_the_same_phantom_is_kept_and_anything_else_refused(written, tmp_path):
     with pytest.raises(OutputError, match="mine"):
         write_phantom(tmp_path / "mine", training=1, test=1, seed=0)
     assert (tmp_path / "mine" / "notes.txt").read_text() == "keep"
+
+
+def test_one_organ_by_lot(written, tmp_path):
+    lot = write_phantom(tmp_path / "lot", training=2, test=1, seed=7, one_organ=True)
+    all_organs, one = read_dataset(written), read_dataset(lot)
+    assert one.labels == {0: "background", 1: "organ"}
+    meant = []
+    for case, other in zip((*one.training, *one.test), (*all_organs.training, *all_organs.test), strict=True):
+        mask, whole = read_case(case, one)[1], read_case(other, all_organs)[1]
+        (organ,) = np.unique(whole[mask == 1])
+        assert organ > 0 and np.array_equal(mask == 1, whole == organ)
+        meant.append(int(organ))
+    assert len(set(meant)) > 1
+    with pytest.raises(OutputError, match="something else"):
+        write_phantom(lot, training=2, test=1, seed=7)
 
 
 def test_two_processes_may_make_the_same_phantom_at_once(tmp_path, monkeypatch):

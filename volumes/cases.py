@@ -1,0 +1,74 @@
+"""A dataset: its classes, its channels and its cases, and how one case is read."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ..errors import BadInputError
+from .codes import Code
+from .geometry import Geometry, Volume
+from .scans import Source, read_mask, read_source
+
+
+@dataclass(frozen=True)
+class Case:
+    """One scan with its mask, if that is known."""
+
+    image: Source
+    label: Source | None
+
+    @property
+    def name(self) -> str:
+        return self.image.name
+
+
+@dataclass(frozen=True)
+class Dataset:
+    name: str
+    root: Path
+    layout: str  # how it lies on disk, by name
+    labels: dict[int, str]  # every class from 0, the background, without gaps
+    channels: tuple[str, ...]  # what each channel of a scan is, e.g. ("CT",)
+    training: tuple[Case, ...]
+    test: tuple[Case, ...]
+    validation: tuple[Case, ...] = ()  # chosen already; empty: a run draws them from training
+    codes: tuple[Code, ...] | None = None  # what stands for each class in the masks; None: its number
+
+
+def read_case(case: Case, dataset: Dataset) -> tuple[Volume, np.ndarray | None]:
+    """Scan [C, D, H, W] and mask [D, H, W] (None without one), which share one grid and hold declared classes only.
+
+    Raises BadInputError.
+    """
+    volume = read_source(case.image, channels=len(dataset.channels))
+    if case.label is None:
+        return volume, None
+    return volume, read_case_mask(case, dataset, volume.geometry)
+
+
+def read_labelled_case(case: Case, dataset: Dataset) -> tuple[Volume, np.ndarray]:
+    """Scan and mask of a case that must have one. Raises BadInputError."""
+    volume, mask = read_case(case, dataset)
+    if mask is None:
+        raise BadInputError(f"{case.image.files[0]}: this case has no mask; give it one, or leave the case out.")
+    return volume, mask
+
+
+def read_case_mask(case: Case, dataset: Dataset, scan: Geometry | None) -> np.ndarray:
+    """The mask [D, H, W] of a labelled case, on the grid `scan` of its scan if that is known. Raises BadInputError."""
+    assert case.label is not None
+    path, image = case.label.files[0], case.image.files[0]
+    mask, geometry = read_mask(case.label, codes=dataset.codes)
+    faults = []
+    if scan is not None and geometry.shape != scan.shape:
+        faults.append(f"has the shape {geometry.shape}, its scan {image.name} has {scan.shape}")
+    elif scan is not None and not geometry.same_grid(scan, tolerance_mm=min(scan.spacing) / 10):
+        distance = np.linalg.norm(geometry.corners() - scan.corners(), axis=1).max()
+        faults.append(f"lies up to {distance:.3g} mm away from its scan {image.name}")
+    unknown = [value for value in np.unique(mask).tolist() if value not in dataset.labels]
+    if unknown:
+        faults.append(f"holds the labels {unknown}; the dataset declares {list(dataset.labels)}")
+    if faults:
+        raise BadInputError(f"{path}: {' and '.join(faults)}. Correct the mask, or declare its classes.")
+    return mask
