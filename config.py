@@ -31,6 +31,28 @@ class Window(Strict):
         return self
 
 
+class Clip(Strict):
+    """Clip to [low, high], in the scan's own units (HU for CT)."""
+
+    rule: Literal["clip"]
+    low: float
+    high: float
+
+    @model_validator(mode="after")
+    def ordered(self):
+        if self.low >= self.high:
+            raise ValueError(f"low ({self.low}) must be below high ({self.high})")
+        return self
+
+
+class ShiftScale(Strict):
+    """(value - subtract) / divide, both in the scan's own units (HU for CT)."""
+
+    rule: Literal["shift_scale"]
+    subtract: float
+    divide: Annotated[float, Field(gt=0)]
+
+
 class Percentile(Strict):
     """Clip to the scan's own percentiles and map to [0, 1]."""
 
@@ -52,7 +74,7 @@ class ZScore(Strict):
     nonzero: bool = False
 
 
-Rule = Annotated[Window | Percentile | ZScore, Field(discriminator="rule")]
+Rule = Annotated[Window | Clip | ShiftScale | Percentile | ZScore, Field(discriminator="rule")]
 
 
 class PlanSettings(Strict):
@@ -150,6 +172,7 @@ class Distillation(Strict):
 
 class Student(Strict):
     name: str = "swinunetr-tiny"
+    options: dict[str, Any] = {}
     plan: PlanSettings
     training: Training
     distillation: Distillation = Distillation()
@@ -167,6 +190,33 @@ class Phantom(Strict):
     training: Annotated[int, Field(ge=2)]
     test: Annotated[int, Field(ge=1)]
     seed: int = 0
+    one_organ: bool = False  # every mask holds one organ by lot: only a prompt can say which is meant
+
+
+class SplitCases(Strict):
+    """Case names by part, as a splits.json holds them."""
+
+    train: Annotated[tuple[str, ...], Field(min_length=1)]
+    validation: Annotated[tuple[str, ...], Field(min_length=1)]
+    test: tuple[str, ...] = ()
+
+
+class Split(Strict):
+    """How the labelled training cases are cut, by patient: a share or one of k folds for test, or all by name."""
+
+    patient: str | None = None  # regular expression: its first group in a case's name; default the whole name
+    test: Annotated[float, Field(ge=0, lt=1)] = 0.0  # share of the patients; 0 keeps the dataset's own test cases
+    folds: Annotated[int, Field(ge=2)] | None = None
+    fold: Annotated[int, Field(ge=0)] = 0  # 0 to folds - 1
+    cases: SplitCases | None = None
+
+    @model_validator(mode="after")
+    def one_way(self):
+        if sum((self.test > 0, self.folds is not None, self.cases is not None)) > 1:
+            raise ValueError("give one of test, folds and cases")
+        if self.fold >= (self.folds or 1):
+            raise ValueError(f"fold {self.fold} with folds {self.folds}: expected 0 to folds - 1")
+        return self
 
 
 class Recipe(Strict):
@@ -178,7 +228,10 @@ class Recipe(Strict):
     phantom: Phantom | None = None  # make the built-in phantom instead
     seed: int = 0
     validation: Annotated[float, Field(gt=0, lt=1)] = 0.15  # share of the training cases
-    labelled: Annotated[int, Field(ge=2)] | None = None  # use the masks of so many training cases, validation included
+    split: Split | None = None  # default: the dataset's own test cases, validation drawn by case
+    modality: Literal["CT", "MR"] | None = None  # of a dataset that holds both (AMOS22)
+    # Use the masks of so many training cases; validation cases are among them, unless `split` sets those apart.
+    labelled: Annotated[int, Field(ge=2)] | None = None
     labelled_seed: int = 0  # draws them
     teacher: Teacher
     student: Student
