@@ -12,7 +12,9 @@ def apply_intensity(array: np.ndarray, rules: Sequence[Mapping[str, Any]]) -> np
     """New float32 array [C, D, H, W] with the rules applied one after the other, channel by channel.
 
     {"rule": "window", "low": HU, "high": HU}      clip, then [low, high] -> [0, 1]
-    {"rule": "percentile", "low": %, "high": %}    the same between two percentiles of the scan itself
+    {"rule": "clip", "low": HU, "high": HU}        clip, in the scan's own units
+    {"rule": "shift_scale", "subtract": HU, "divide": HU}    (value - subtract) / divide
+    {"rule": "percentile", "low": %, "high": %}    window between two percentiles of the scan itself
     {"rule": "zscore", "nonzero": false}           mean 0, standard deviation 1; "nonzero" measures and changes only
                                                    voxels that are not 0 (skull-stripped MR)
     Raises BadInputError for an unknown rule and for a scan too uniform for its rule.
@@ -40,10 +42,18 @@ class _Uniform(Exception):
     pass
 
 
-def _window(values: np.ndarray, *, low: float, high: float) -> None:
+def _clip(values: np.ndarray, *, low: float, high: float) -> None:
     np.clip(values, low, high, out=values)
-    values -= np.float32(low)
-    values /= np.float32(high - low)
+
+
+def _shift_scale(values: np.ndarray, *, subtract: float, divide: float) -> None:
+    values -= np.float32(subtract)
+    values /= np.float32(divide)
+
+
+def _window(values: np.ndarray, *, low: float, high: float) -> None:
+    _clip(values, low=low, high=high)
+    _shift_scale(values, subtract=low, divide=high - low)
 
 
 def _percentile(values: np.ndarray, *, low: float = 0.5, high: float = 99.5) -> None:
@@ -66,4 +76,10 @@ def _zscore(values: np.ndarray, *, nonzero: bool = False) -> None:
     np.divide(values, np.float32(deviation), out=values, where=where)
 
 
-_RULES: dict[str, Callable[..., None]] = {"window": _window, "percentile": _percentile, "zscore": _zscore}
+_RULES: dict[str, Callable[..., None]] = {
+    "clip": _clip,
+    "shift_scale": _shift_scale,
+    "window": _window,
+    "percentile": _percentile,
+    "zscore": _zscore,
+}
