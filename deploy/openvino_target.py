@@ -24,7 +24,7 @@ def convert(network: nn.Module, *, patch: tuple[int, int, int], in_channels: int
     """The network as an OpenVINO model: image float32 [1, C, *patch] -> class probabilities float32 [1, K, *patch].
 
     The graph is traced on one patch, so everything that depends on its size only (shift masks, paddings) is fixed.
-    The network itself is left as it is.
+    A network with a method `for_inference` is converted as what that returns. The network itself is left as it is.
     """
     ov = load_openvino()
     shape = (1, in_channels, *patch)
@@ -40,10 +40,15 @@ def convert(network: nn.Module, *, patch: tuple[int, int, int], in_channels: int
 
 
 def save(model: openvino.Model, path: Path, *, half: bool) -> None:
-    """Write `path` (.xml) and its weights beside it (.bin), as float16 when `half`. Equal models give equal bytes."""
+    """Write `path` (.xml) and its weights beside it (.bin). Equal models give equal bytes.
+
+    Weights take two bytes each (float16) when `half`, else three (see `store_in_three_bytes`).
+    """
     ov = load_openvino()
     model = model.clone()
     share_repeated_columns(model)
+    if not half:
+        store_in_three_bytes(model)
     name_in_order(model)
     ov.save_model(model, path, compress_to_fp16=half)
 
@@ -89,10 +94,38 @@ def share_repeated_columns(model: openvino.Model) -> int:
     return shared
 
 
+def store_in_three_bytes(model: openvino.Model) -> int:
+    """Store large float32 constants as 24-bit fixed point, one power of two per row; how many there were.
+
+    A value is off by at most 2^-24 of the power of two above the largest of its row, an ulp of that largest value: no
+    more than what float32 arithmetic rounds off a sum they go into. The engine widens them when it loads.
+    """
+    ops = load_openvino().opset13
+    stored = 0
+    for layer in model.get_ordered_ops():
+        if layer.get_type_name() != "Constant" or layer.get_byte_size() < _WORTH_SHARING:
+            continue
+        if layer.get_output_element_type(0).get_type_name() != "f32":
+            continue
+        values = layer.get_data().astype(np.float64)
+        _, exponent = np.frexp(np.abs(values).max(axis=tuple(range(1, values.ndim)), keepdims=True))
+        step = np.ldexp(1.0, exponent - 23)
+        fixed = np.minimum(np.rint(values / step), 2**23 - 1).astype(np.int32)
+        high = ops.convert(ops.constant((fixed >> 8).astype(np.int16)), np.float32)
+        low = ops.convert(ops.constant((fixed & 255).astype(np.uint8)), np.float32)
+        whole = ops.multiply(ops.add(ops.multiply(high, np.float32(256)), low), ops.constant(step.astype(np.float32)))
+        for reader in layer.output(0).get_target_inputs():
+            reader.replace_source_output(whole.output(0))
+        stored += 1
+    model.validate_nodes_and_infer_types()
+    return stored
+
+
 class _Probabilities(nn.Module):
     def __init__(self, network: nn.Module):
         super().__init__()
-        self.network = copy.deepcopy(network).cpu().eval()
+        rewrite = getattr(network, "for_inference", None)
+        self.network = (rewrite() if rewrite else copy.deepcopy(network)).cpu().eval()
 
     def forward(self, image: Tensor) -> Tensor:
         return self.network(image).softmax(1)

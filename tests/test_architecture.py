@@ -1,6 +1,7 @@
 """Who may import whom: the house rule of the design, read from the source, not from memory."""
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -79,3 +80,10 @@ def test_third_party_fences(path):
         places = FENCES.get(package or "")
         assert places is None or any(relative.startswith(place) for place in places), f"{relative}: {package}"
         assert package != "samkd", f"{relative}: rooms import each other relatively"
+
+
+def test_one_openvino_core_for_a_process():
+    """A second core, freed, leaves a signal stack that is gone: the next Ctrl-C would be a segmentation fault."""
+    files = [path for room in ("deploy", "tests", "benchmarks") for path in (ROOT / room).rglob("*.py")]
+    made = [path.name for path in files if re.search(r"\.Core\(|\b(ov|openvino)\.compile_model\(", path.read_text())]
+    assert made == ["engine_openvino.py"]

@@ -1,14 +1,17 @@
 import subprocess
 import sys
 import textwrap
+import warnings
+from collections import Counter
 
 import numpy as np
 import pytest
 import torch
+from monai.networks.nets import swin_unetr as monai
 
-from samkd.deploy.openvino_target import convert, save, share_repeated_columns
+from samkd.deploy.openvino_target import convert, save, share_repeated_columns, store_in_three_bytes
 from samkd.deploy.quantize import RUNGS, _attention, _ends, quantize
-from samkd.deploy.runtime.engine_openvino import Engine
+from samkd.deploy.runtime.engine_openvino import Engine, core, load_openvino
 from samkd.students import build_student
 
 PATCH = (32, 32, 64)
@@ -59,7 +62,7 @@ def test_fp16_halves_the_file_and_stays_close(model, images, expected, tmp_path)
     for half in (False, True):
         save(model, tmp_path / f"{half}.xml", half=half)
     sizes = {half: (tmp_path / f"{half}.bin").stat().st_size for half in (False, True)}
-    assert sizes[True] < 0.6 * sizes[False]
+    assert sizes[True] < 0.7 * sizes[False]
     assert np.abs(Engine(tmp_path / "True.xml", precision="f32", threads=1)(images[:1]) - expected[:1]).max() <= 5e-3
 
 
@@ -68,9 +71,47 @@ def test_shared_position_bias_changes_the_file_only(model, images, tmp_path):
     smaller = model.clone()
     assert share_repeated_columns(smaller) == 6  # the last stage has one window of 8 tokens: nothing to share
     assert np.array_equal(Engine(smaller, precision="f32", threads=1)(images[:1]), before)
+    save(model, tmp_path / "model.xml", half=True)
     constants = [layer.get_byte_size() for layer in model.get_ops() if layer.get_type_name() == "Constant"]
-    save(model, tmp_path / "model.xml", half=False)
-    assert (tmp_path / "model.bin").stat().st_size < 0.7 * sum(constants)
+    assert (tmp_path / "model.bin").stat().st_size < 0.4 * sum(constants)
+
+
+def test_three_bytes_keep_every_row_to_23_bits(tmp_path):
+    rows = np.random.default_rng(0).standard_normal((64, 512)).astype(np.float32)
+    rows *= np.float32(10.0) ** np.arange(-32, 32, dtype=np.float32)[:, None]
+    rows[3] = 0
+    rows[4] = np.nextafter(np.float32(1), np.float32(0))  # the largest below a power of two
+    ov = load_openvino()
+    image = ov.opset13.parameter([64, 512], np.float32)
+    model = ov.Model([ov.opset13.multiply(image, ov.opset13.constant(rows))], [image])
+    assert store_in_three_bytes(model) == 1
+    ov.save_model(model, tmp_path / "model.xml", compress_to_fp16=False)
+    assert rows.nbytes * 0.75 <= (tmp_path / "model.bin").stat().st_size < rows.nbytes * 0.76
+    found = core().compile_model(tmp_path / "model.xml", "CPU", {"INFERENCE_PRECISION_HINT": "f32"})(
+        np.ones_like(rows)
+    )[0]
+    assert (np.abs(found - rows).max(1) <= np.abs(rows).max(1) * 2.0**-23).all()
+
+
+def test_a_third_of_the_file_of_a_plain_conversion_and_the_same_numbers(student, model, images, tmp_path):
+    ov = load_openvino()
+    theirs = monai.SwinUNETR(in_channels=1, out_channels=3, feature_size=12).eval()
+    theirs.load_state_dict(student.state_dict())
+    shape = (1, 1, *PATCH)
+    with torch.no_grad(), warnings.catch_warnings(action="ignore"):
+        plain = ov.convert_model(theirs, example_input=torch.zeros(shape), input=[shape])
+    ov.save_model(plain, tmp_path / "plain.xml", compress_to_fp16=False)
+    save(model, tmp_path / "ours.xml", half=False)
+    sizes = {
+        name: sum((tmp_path / f"{name}.{end}").stat().st_size for end in ("xml", "bin")) for name in ("plain", "ours")
+    }
+    assert sizes["ours"] < 0.55 * sizes["plain"]  # a third at 96^3 (the benchmark), with more masks and larger biases
+    logits = Engine(plain, precision="f32", threads=1)(images[:1])
+    expected = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    assert np.abs(Engine(tmp_path / "ours.xml", precision="f32", threads=1)(images[:1]) - expected).max() <= 1e-5
+    layers = Counter(layer.get_type_name() for layer in model.get_ops())
+    assert layers["ScaledDotProductAttention"] == 8
+    assert not layers.keys() & {"Roll", "ScatterNDUpdate", "ShapeOf"} and sum(layers.values()) < 1200
 
 
 def test_int8_computes_in_int8_and_still_looks_at_its_input(model, images, expected, tmp_path):

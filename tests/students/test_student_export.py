@@ -16,7 +16,7 @@ pytest.importorskip("openvino", reason="samkd[openvino] is not installed")
 import openvino as ov
 
 from samkd.deploy.openvino_target import convert
-from samkd.deploy.runtime.engine_openvino import Engine
+from samkd.deploy.runtime.engine_openvino import Engine, core
 
 
 @pytest.fixture(autouse=True)
@@ -76,7 +76,7 @@ class Masks(Encode):
 
 def compiled(graph: nn.Module, inputs: tuple[Tensor, ...]) -> Callable[..., Tensor]:
     model = ov.convert_model(graph, example_input=inputs)
-    run = ov.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 1})
+    run = core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 1})
     return lambda *tensors: torch.from_numpy(run([tensor.numpy() for tensor in tensors])[0].copy())
 
 
