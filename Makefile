@@ -25,8 +25,9 @@ $(READY): pyproject.toml constraints.txt
 demo: $(READY)
 	$(BIN)/samkd demo
 
+# A thread and a whole test file for each worker; more threads than cores would wait for one another.
 test: $(READY)
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile
 
 lint: $(READY)
 	$(BIN)/ruff check .

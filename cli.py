@@ -20,6 +20,7 @@ from .screen import (
     print_distill_costs,
     print_networks,
     print_package,
+    print_recipes,
     print_runtimes,
     print_series,
     print_step_costs,
@@ -72,6 +73,9 @@ def teach(
     teacher: Annotated[str | None, typer.Option(help=f"One of {', '.join(TEACHERS)}.")] = None,
     backbone: Annotated[str | None, typer.Option(help=f"One of {', '.join(ENCODERS)}.")] = None,
     weights: Annotated[Path | None, typer.Option(help="Published checkpoint of that backbone.")] = None,
+    start: Annotated[
+        Path | None, typer.Option(help="Run of the same network and classes whose weights it starts from.")
+    ] = None,
     split: Split = None,
     run: RunFolder = None,
     runs: Runs = Path("runs"),
@@ -91,7 +95,7 @@ def teach(
 
     from .teachers.recipe import teach as fit_teacher
 
-    done = fit_teacher(recipe, dataset, runs=runs, run=run, weights=weights, devices=devices)
+    done = fit_teacher(recipe, dataset, runs=runs, run=run, weights=weights, start=start, devices=devices)
     print_dice({"teacher": test_summary(done)}, title=str(done.path))
 
 
@@ -232,11 +236,16 @@ def evaluate(
     split: Split = None,
     modality: Modality = None,
     base: Base = None,
+    config: Annotated[
+        str | None, typer.Option("--config", "-c", help="Recipe whose classes of the dataset the model's are.")
+    ] = None,
 ) -> None:
     """Score a model on the labelled test cases: whole volumes, empty slices included."""
     from . import session
 
-    scores = session.evaluate(model, data, prompt_from_truth=truth, split=split, modality=modality, base=base)
+    scores = session.evaluate(
+        model, data, prompt_from_truth=truth, split=split, modality=modality, base=base, config=config
+    )
     if out is not None:
         session.write_json(out, scores)
     shown = f", shown a {truth} from the truth for every class" if truth else ""
@@ -344,10 +353,22 @@ def bench(
 
 @app.command()
 def info(
+    what: Annotated[str, typer.Argument(help="networks or recipes")] = "networks",
     classes: Annotated[int, typer.Option(min=2, help="Classes, the background included.")] = 13,
     as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
 ) -> None:
-    """List teachers, backbones and students with their parameters."""
+    """List teachers, backbones and students with their parameters; or the recipes."""
+    if what not in ("networks", "recipes"):
+        raise UsageError(f"samkd info {what}: choose networks or recipes")
+    if what == "recipes":
+        from .config import recipes
+
+        found = [recipe.model_dump(mode="json", by_alias=True) for recipe in recipes()]
+        if as_json:
+            typer.echo(json.dumps(found, indent=1))
+        else:
+            print_recipes(found)
+        return
     from .inventory import networks
 
     rows = networks(classes=classes)

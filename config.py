@@ -83,6 +83,7 @@ class PlanSettings(Strict):
     orientation: Annotated[str, Field(pattern="^[LRAPSI]{3}$")] = "SPL"
     spacing: tuple[float | None, float | None, float | None] | None = None  # mm along d, h, w
     size: tuple[int | None, int | None, int | None] | None = None  # voxels along d, h, w
+    long_side: Annotated[int, Field(ge=1)] | None = None  # voxels along the longer of h and w; pixels stay square
     intensity: tuple[Rule, ...]
     patch: Triple
     overlap: Annotated[float, Field(ge=0, lt=1)] = 0.5
@@ -93,6 +94,10 @@ class PlanSettings(Strict):
         for pair in axes:
             if sum(code in pair for code in self.orientation) != 1:
                 raise ValueError(f"orientation {self.orientation!r} must name one of each of L/R, A/P, S/I")
+        if self.long_side and any(
+            grid is not None and (grid[1] is not None or grid[2] is not None) for grid in (self.size, self.spacing)
+        ):
+            raise ValueError("long_side settles h and w: leave both null in size and spacing")
         return self
 
 
@@ -100,22 +105,34 @@ class Augmentation(Strict):
     """Random changes of a training patch; 0 or an empty list switches one off."""
 
     flip: tuple[Literal["d", "h", "w"], ...] = ()
+    flip_probability: Annotated[float, Field(ge=0, le=1)] = 0.5  # of every axis by itself
     rotate_degrees: Annotated[float, Field(ge=0, le=180)] = 0.0  # in the plane of the slice
     tilt_degrees: Annotated[float, Field(ge=0, le=90)] = 0.0  # about the two in-plane axes
     scale: Annotated[float, Field(ge=0, lt=1)] = 0.0  # zoom in [1 - scale, 1 + scale]
+    shear: Annotated[float, Field(ge=0, lt=1)] = 0.0  # mm along h per mm along w
+    translate: Annotated[float, Field(ge=0, lt=1)] = 0.0  # along h and w, as a share of the patch
+    space_probability: Annotated[float, Field(ge=0, le=1)] = 1.0  # of rotate, tilt, scale and shear; of translate
     brightness: Annotated[float, Field(ge=0)] = 0.0  # shift, in units of the prepared intensity
     contrast: Annotated[float, Field(ge=0, lt=1)] = 0.0  # factor in [1 - contrast, 1 + contrast]
     noise: Annotated[float, Field(ge=0)] = 0.0  # largest standard deviation of Gaussian noise
+    sharpness: Annotated[float, Field(ge=0)] = 0.0  # what is added or taken of the difference to a 3 x 3 mean
+    posterise: Annotated[int, Field(ge=0, le=8)] = 0  # fewest bits left of the patch's intensities, of 8 at most
+    erase: Annotated[float, Field(ge=0, lt=1)] = 0.0  # a box set to the patch's mean: its longest side, of the patch's
+    intensity_probability: Annotated[float, Field(ge=0, le=1)] = 1.0  # of every change from brightness to erase
 
 
 class Training(Strict):
-    """Budget and optimiser of one run (AdamW, linear warm-up, then polynomial decay of power 0.9)."""
+    """Budget and optimiser of one run: linear warm-up, then the decay."""
 
     steps: Annotated[int, Field(ge=1)]
     batch: Annotated[int, Field(ge=1)] = 2
     accumulate: Annotated[int, Field(ge=1)] = 1
     learning_rate: Annotated[float, Field(gt=0)] = 1e-3
     weight_decay: Annotated[float, Field(ge=0)] = 1e-2
+    optimizer: Literal["adamw", "adam", "sgd"] = "adamw"  # sgd with momentum 0.9
+    decay: Literal["polynomial", "exponential", "constant"] = "polynomial"
+    power: Annotated[float, Field(gt=0)] = 0.9  # polynomial: (1 - progress) ** power
+    final: Annotated[float, Field(gt=0, le=1)] = 0.01  # exponential: share of the learning rate at the end
     warmup: Annotated[int, Field(ge=0)] = 10
     clip_norm: Annotated[float, Field(gt=0)] = 1.0
     dice_weight: Annotated[float, Field(ge=0)] = 1.0
@@ -233,6 +250,8 @@ class Recipe(Strict):
     # Use the masks of so many training cases; validation cases are among them, unless `split` sets those apart.
     labelled: Annotated[int, Field(ge=2)] | None = None
     labelled_seed: int = 0  # draws them
+    # The classes to learn, each made of classes of the dataset by name; all others become background. Default: all.
+    classes: Annotated[dict[str, Annotated[tuple[str, ...], Field(min_length=1)]], Field(min_length=1)] | None = None
     teacher: Teacher
     student: Student
     lambda_: Annotated[float, Field(ge=0, le=1, alias="lambda")] = 0.5
@@ -243,6 +262,11 @@ def recipe_names() -> list[str]:
     """Names of the recipes in configs/."""
     folder = resources.files(f"{__package__}.configs")
     return sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml"))
+
+
+def recipes() -> list["Recipe"]:
+    """Every recipe in configs/."""
+    return [load_recipe(name) for name in recipe_names()]
 
 
 def load_recipe(source: str = "phantom", overrides: list[str] | None = None) -> Recipe:

@@ -158,6 +158,16 @@ def print_networks(rows: Iterable[dict[str, Any]], *, classes: int) -> None:
     show(table)
 
 
+def print_recipes(recipes: Iterable[dict[str, Any]]) -> None:
+    """Recipes as config.Recipe dumps them."""
+    table = Table("recipe", "what", "teacher", "student")
+    for recipe in recipes:
+        networks = (recipe["teacher"], recipe["student"])
+        sides = (f"{side['name']}, {' x '.join(map(str, side['plan']['patch']))}" for side in networks)
+        table.add_row(recipe["name"], recipe["description"], *sides)
+    show(table)
+
+
 def print_step_costs(rows: Iterable[dict[str, Any]], *, title: str) -> None:
     table = Table("attention", "checkpointing", "seconds per step", "peak memory", "on", title=title)
     for row in rows:

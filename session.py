@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from .config import Recipe, load_recipe, parse_recipe
 from .errors import BadInputError, SamkdError, UsageError
 from .models import Model, is_package, load_model
-from .volumes.dataset import Case, Dataset, read_dataset, read_labelled_case
+from .volumes.dataset import Case, Dataset, read_dataset, read_labelled_case, with_classes
 from .volumes.files import atomic_path, make_folder
 from .volumes.prompt_input import Request
 
@@ -34,12 +34,16 @@ def open_dataset(recipe: Recipe, data: Path | None, *, runs: Path) -> Dataset:
         made = recipe.phantom
         name = f"phantom-{made.training}-{made.test}-{made.seed}{'-one-organ' if made.one_organ else ''}"
         folder = write_phantom(runs / "data" / name, **made.model_dump())
-    dataset = apply_split(read_dataset(folder, modality=recipe.modality), recipe)
+    dataset = apply_split(with_recipe_classes(read_dataset(folder, modality=recipe.modality), recipe), recipe)
     if recipe.labelled is None:
         return dataset
     from .training.cases import few_labels
 
     return few_labels(dataset, recipe.labelled, seed=recipe.labelled_seed)
+
+
+def with_recipe_classes(dataset: Dataset, recipe: Recipe) -> Dataset:
+    return dataset if recipe.classes is None else with_classes(dataset, recipe.classes)
 
 
 def apply_split(dataset: Dataset, recipe: Recipe) -> Dataset:
@@ -200,12 +204,14 @@ def evaluate(
     split: Path | None = None,
     modality: str | None = None,
     base: Path | None = None,
+    config: str | None = None,
 ) -> dict[str, Any]:
     """Scores of a model, or of a folder of masks named like the scans, on the labelled test cases of a dataset.
 
     The test cases of a `split` (a run's splits.json) take their place. `modality` as in volumes.dataset.read_dataset.
     With `prompt_from_truth` ("point" or "box") the network is shown where each class is: scores of a user who knows,
-    and the result says so. UsageError for a network that takes no prompts. `base` as in models.load_model.
+    and the result says so. UsageError for a network that takes no prompts. `base` as in models.load_model. The recipe
+    `config` says which classes of the dataset the model's are; BadInputError when they are others than the dataset's.
     """
     from .evaluation.scores import score_case, summarise
     from .training.progress import Bar
@@ -214,7 +220,10 @@ def evaluate(
 
     if prompt_from_truth not in (None, "point", "box"):
         raise UsageError(f"--prompt-from-truth {prompt_from_truth!r}: choose point or box")
-    dataset = read_dataset(data, modality=modality)
+    recipe = load_recipe(config) if config else None
+    dataset = read_dataset(data, modality=modality or (recipe and recipe.modality))
+    if recipe is not None:
+        dataset = with_recipe_classes(dataset, recipe)
     if split is not None:
         dataset = assign(dataset, read_split(split))
     cases = labelled_test(dataset)
@@ -222,6 +231,14 @@ def evaluate(
     if masks and (prompt_from_truth or base):
         raise UsageError(f"{model}: a folder of masks takes neither prompts nor --weights")
     loaded = None if masks else load_model(model, base=base)
+    own = _recipe_of(model) if loaded and loaded.labels != dataset.labels and recipe is None else None
+    if own is not None and own.classes is not None:
+        dataset = with_recipe_classes(dataset, own)
+    if loaded and loaded.labels != dataset.labels:
+        raise BadInputError(
+            f"{data}: its classes are {list(dataset.labels.values())}, {model} knows {list(loaded.labels.values())}; "
+            f"give -c RECIPE, whose `classes` say which are which"
+        )
     if loaded and prompt_from_truth:
         loaded.accept(frozenset({prompt_from_truth}))
     rows = {}
@@ -240,6 +257,13 @@ def evaluate(
             rows[case.name] = score_case(found, truth, spacing=volume.geometry.spacing, labels=dataset.labels)
             bar.advance(case.name)
     return {"summary": summarise(rows), "cases": rows, "prompts_from_truth": prompt_from_truth}
+
+
+def _recipe_of(model: Path) -> Recipe | None:
+    """The recipe a run was made with; None for a package."""
+    from .training.run import Run
+
+    return None if is_package(model) else recipe_for(None, Run.read(model), [])
 
 
 def _prompted_by_truth(loaded: Model, volume: "Volume", truth: Any, kind: str) -> Any:

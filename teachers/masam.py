@@ -14,7 +14,7 @@ from ..sam.presets import Backbone, get_backbone
 from ..sam.prompt_encoder import PromptEncoder, build_prompt_encoder
 from ..sam.prompts import Prompts
 from ..sam.slice_prompts import clicks
-from .adapters import SharedFactors
+from .adapters import SharedFactors, to_three
 from .masam_decoder import Decoding, build_decoder, fused_blocks
 from .masam_encoder import AdaptedBlock, Placement, StackEncoder
 from .teacher import Teacher
@@ -36,7 +36,8 @@ class MASAM(Teacher):
     """MA-SAM over stacks of neighbouring slices, or of the frames of a video: automatic, or prompted by boxes.
 
     The D slices fold into the batch and meet in the 3-D adapters; every class has a mask token, background first.
-    One input channel is repeated to SAM's three. The stack may have any D, its height and width are those of `patch`.
+    One input channel is repeated to SAM's three, other numbers go through a learned 1 x 1 convolution. The stack may
+    have any D, its height and width are those of `patch`.
 
     The paper's network for pancreatic tumours is always prompted: by the tumour's 3-D box, tight or relaxed by 5 %,
     which its code gives to every slice of the stack as SAM's box in the plane. Here one network does both. A class
@@ -67,6 +68,7 @@ class MASAM(Teacher):
         self.in_channels = in_channels
         self.num_classes = mask_decoder.masks
         self.patch = patch
+        self.to_three = to_three(in_channels)
 
     def forward(self, image: Tensor, prompts: Prompts | None = None) -> Tensor:
         """image [B, C, D, H, W] -> logits [B, K, D, H, W]. UsageError for another C, H or W, or other prompts."""
@@ -79,7 +81,7 @@ class MASAM(Teacher):
         depth = image.shape[2]
         if prompts is not None:
             prompts.check("MA-SAM", cases=len(image), classes=self.num_classes)
-        slices = image.transpose(1, 2).flatten(0, 1).expand(-1, 3, -1, -1)
+        slices = self.to_three(image.transpose(1, 2).flatten(0, 1)).expand(-1, 3, -1, -1)
         embedding = self.image_encoder(slices, depth)
         nothing, _ = self.prompt_encoder(None, None, None)
         logits = self._decode(embedding, nothing, depth)
@@ -130,7 +132,7 @@ def build_masam(
     decoder: Decoding = "progressive",
     checkpointing: bool = False,
 ) -> MASAM:
-    """MA-SAM for a patch (D, H, W) of 1 or 3 channels and `num_classes` classes, background included.
+    """MA-SAM for a patch (D, H, W) of any channels and `num_classes` classes, background included.
 
     `rank`, `scale`, `dropout` are FacT's. The 3-D `adapters` of a block are before its attention, after it, or both
     (Table 6); `adapter_channels` defaults to the backbone's (384 for SAM's sizes). The `decoder` (Table 8) is
@@ -139,8 +141,8 @@ def build_masam(
 
     UsageError: other channels or choices, or a height or width that the backbone's token size does not divide.
     """
-    if in_channels not in (1, 3):
-        raise UsageError(f"MA-SAM takes 1 channel (repeated to three) or 3, not {in_channels}")
+    if in_channels < 1:
+        raise UsageError(f"MA-SAM got in_channels={in_channels}: give 1 or more")
     for option, value, choices in (("adapters", adapters, Placement), ("decoder", decoder, Decoding)):
         if value not in get_args(choices):
             raise UsageError(f"MA-SAM's option {option} is {value!r}: choose one of {', '.join(get_args(choices))}")

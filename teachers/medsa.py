@@ -16,6 +16,7 @@ from ..sam.mask_decoder import MaskDecoder
 from ..sam.presets import EncoderSize, get_encoder_size
 from ..sam.prompts import Prompts
 from ..sam.slice_prompts import AnyPromptEncoder, SlicePrompts, no_clicks, prompt_encoder
+from .adapters import to_three
 from .adapters_medsa import Combination, Conditioning, check_choice
 from .medsa_decoder import adapted_decoder
 from .medsa_encoder import adapted_encoder, lora_encoder
@@ -32,8 +33,9 @@ class MedSA(Teacher):
     the paper's "everything" and what `prompts=None` does for all. The background's logit is 0. SAM's decoder ends at
     four times the embedding's size; its logits are resized to height and width bilinearly, as SAM's are.
 
-    One input channel is repeated to SAM's three. `freeze_base` leaves the adapters trainable, the code of prompts on
-    other slices, and the class tokens with their hypernetworks; SAM is frozen, its prompt encoder too.
+    One input channel is repeated to SAM's three, other numbers go through a learned 1 x 1 convolution. `freeze_base`
+    leaves the adapters trainable, the code of prompts on other slices, and the class tokens with their hypernetworks;
+    SAM is frozen, its prompt encoder too.
     """
 
     promptable = True
@@ -59,6 +61,7 @@ class MedSA(Teacher):
         self.in_channels = in_channels
         self.num_classes = 1 + mask_decoder.masks
         self.patch = patch
+        self.to_three = to_three(in_channels)
 
     def forward(self, image: Tensor, prompts: Prompts | None = None) -> Tensor:
         """image [B, C, D, H, W], any D -> logits [B, K, D, H, W]. UsageError for another shape of either."""
@@ -70,7 +73,7 @@ class MedSA(Teacher):
             )
         batch, depth = image.shape[0], image.shape[2]
         groups = self._groups(prompts, batch)
-        slices = image.transpose(1, 2).flatten(0, 1).expand(-1, 3, -1, -1)
+        slices = self.to_three(image.transpose(1, 2).flatten(0, 1)).expand(-1, 3, -1, -1)
         embedding = self.image_encoder(slices, *((depth,) if self.along_depth else ()))
         maps: dict[tuple[int, int], Tensor] = {}
         for pairs in groups:
@@ -183,8 +186,8 @@ def build_medsa(
     UsageError: other channels, no foreground class, an unknown choice, a rank below 1, or a height or width that the
     backbone's token size does not divide.
     """
-    if in_channels not in (1, 3):
-        raise UsageError(f"medsa takes 1 channel (repeated to three) or 3, not {in_channels}")
+    if in_channels < 1:
+        raise UsageError(f"medsa got in_channels={in_channels}: give 1 or more")
     if num_classes < 2:
         raise UsageError(f"medsa got num_classes={num_classes}: give at least 2, the background and a foreground class")
     if rank < 1:

@@ -2,13 +2,14 @@
 
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from ..config import Recipe
-from ..errors import UsageError
+from ..errors import BadInputError, UsageError
 from ..sam.prompts import Prompts
-from ..training.checkpoint import sha256
+from ..training.checkpoint import load_weights, sha256
 from ..training.loop import plain_call
 from ..training.losses import segmentation_loss
 from ..training.progress import console
@@ -27,13 +28,15 @@ def teach(
     runs: Path,
     run: Path | None = None,
     weights: Path | None = None,
+    start: Path | None = None,
     devices: int = 1,
 ) -> Run:
     """Train the recipe's teacher and leave its run folder; the same call continues an interrupted run.
 
     With published ``weights`` the image encoder is frozen and only adapters and decoder learn (Chen et al. 2023);
-    without, there is nothing to keep and everything learns. Raises UsageError when the recipe has prompts for a
-    teacher that takes none.
+    without, there is nothing to keep and everything learns. It goes on from the best weights of the run `start`, of
+    the same network and classes. Raises UsageError when the recipe has prompts for a teacher that takes none,
+    BadInputError when `start` is another network's run.
     """
     plan = Plan.from_dict(recipe.teacher.plan.model_dump(mode="json"))
     cohort = Cohort.of(dataset, validation=recipe.validation, seed=recipe.seed)
@@ -47,6 +50,8 @@ def teach(
         "patch": list(plan.patch),
         "options": recipe.teacher.options,
     }
+    pretrained = {"name": weights.name, "sha256": sha256(weights)} if weights else None
+    first = _first(start, spec, dataset, pretrained) if start else None
     config = run_config(
         stage="teach",
         recipe=recipe,
@@ -56,7 +61,8 @@ def teach(
         training=settings,
         objective={
             "lambda": 1.0,
-            "pretrained": {"name": weights.name, "sha256": sha256(weights)} if weights else None,
+            "pretrained": pretrained,
+            **({"start": sha256(first)} if first else {}),
             **({} if prompts.kind == "none" else {"prompts": prompts.model_dump(mode="json")}),
         },
     )
@@ -86,6 +92,9 @@ def teach(
             f"{len(report.dropped)} dropped; each by name in {folder.path / 'base.json'}"
         )
 
+    if first is not None:
+        load_weights(network, first)
+
     def objective(logits: torch.Tensor, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         loss = segmentation_loss(
             logits,
@@ -107,3 +116,19 @@ def teach(
         title=f"teacher {recipe.teacher.name}",
         call=call,
     )
+
+
+def _first(start: Path, spec: dict[str, Any], dataset: Dataset, pretrained: dict[str, str] | None) -> Path:
+    """The best weights of the run `start`. Raises BadInputError when a network made by `spec` cannot take them."""
+    run = Run.read(start)
+    ours = {"network": spec, "classes": dataset.labels, "published weights": pretrained}
+    theirs = {
+        "network": run.config["network"],
+        "classes": run.labels,
+        "published weights": run.config["objective"].get("pretrained"),
+    }
+    if wrong := [f"its {key}: {theirs[key]}, here {ours[key]}" for key in ours if theirs[key] != ours[key]]:
+        raise BadInputError(f"{start}: cannot be gone on from; {'; '.join(wrong)}")
+    if not run.weights.exists():
+        raise BadInputError(f"{start}: no weights yet; finish this run first")
+    return run.weights

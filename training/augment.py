@@ -12,34 +12,80 @@ def random_affine(
 ) -> np.ndarray | None:
     """A map from patch offsets to scan offsets, both in voxels ``(d, h, w)``; None when it is the identity.
 
-    Rotations act in millimetres, so that an anisotropic voxel is turned, not sheared.
+    Rotations and shears act in millimetres, so that an anisotropic voxel is turned, not sheared.
     """
-    turn, tilt, zoom = augmentation.rotate_degrees, augmentation.tilt_degrees, augmentation.scale
+    turn = tilt = zoom = shear = 0.0
+    if _happens(rng, augmentation.space_probability):
+        turn, tilt, zoom = augmentation.rotate_degrees, augmentation.tilt_degrees, augmentation.scale
+        shear = augmentation.shear
     matrix = np.eye(3)
     for axis, limit in ((0, turn), (1, tilt), (2, tilt)):
         if limit:
             matrix = matrix @ _rotation(axis, np.deg2rad(rng.uniform(-limit, limit)))
     if zoom:
         matrix = matrix * rng.uniform(1 - zoom, 1 + zoom)
+    if shear:
+        slanted = np.eye(3)
+        slanted[1, 2] = rng.uniform(-shear, shear)
+        matrix = matrix @ slanted
     flips = np.ones(3)
     for axis in augmentation.flip:
-        flips["dhw".index(axis)] = rng.choice((-1.0, 1.0))
-    if not (turn or tilt or zoom) and (flips == 1).all():
+        if _happens(rng, augmentation.flip_probability):
+            flips["dhw".index(axis)] = -1
+    if not (turn or tilt or zoom or shear) and (flips == 1).all():
         return None
     scale = np.asarray(spacing)
     return (matrix * flips) * scale[None, :] / scale[:, None]
 
 
+def random_shift(
+    rng: np.random.Generator, augmentation: Augmentation, patch: tuple[int, int, int]
+) -> tuple[int, int, int]:
+    """By how many voxels ``(0, h, w)`` the patch is moved over the scan."""
+    if not augmentation.translate or not _happens(rng, augmentation.space_probability):
+        return 0, 0, 0
+    height, width = (round(size * rng.uniform(-augmentation.translate, augmentation.translate)) for size in patch[1:])
+    return 0, height, width
+
+
 def random_intensity(rng: np.random.Generator, augmentation: Augmentation, image: torch.Tensor) -> torch.Tensor:
-    """Contrast about the mean, brightness and Gaussian noise of image ``[C, D, H, W]``."""
-    if augmentation.contrast:
+    """Contrast about the mean, brightness, noise, sharpness, posterising and erasing of image ``[C, D, H, W]``."""
+
+    def due(limit: float) -> bool:
+        return bool(limit) and _happens(rng, augmentation.intensity_probability)
+
+    if due(augmentation.contrast):
         mean = image.mean()
         image = (image - mean) * rng.uniform(1 - augmentation.contrast, 1 + augmentation.contrast) + mean
-    if augmentation.brightness:
+    if due(augmentation.brightness):
         image = image + rng.uniform(-augmentation.brightness, augmentation.brightness)
-    if augmentation.noise:
+    if due(augmentation.noise):
         noise = rng.standard_normal(image.shape, dtype=np.float32) * rng.uniform(0, augmentation.noise)
         image = image + torch.from_numpy(noise)
+    if due(augmentation.sharpness):
+        amount = rng.uniform(-augmentation.sharpness, augmentation.sharpness)
+        blurred = F.avg_pool2d(image, 3, stride=1, padding=1, count_include_pad=False)
+        image = image + amount * (image - blurred)
+    if due(augmentation.posterise):
+        image = posterised(image, bits=int(rng.integers(augmentation.posterise, 9)))
+    if due(augmentation.erase):
+        image = _erased(rng, image, augmentation.erase)
+    return image
+
+
+def posterised(image: torch.Tensor, *, bits: int) -> torch.Tensor:
+    """The image with ``2 ** bits`` intensities, evenly from its least to its largest."""
+    low, high = image.min(), image.max()
+    step = (high - low).clamp(min=torch.finfo(image.dtype).tiny) / (2**bits - 1)
+    return low + ((image - low) / step).round() * step
+
+
+def _erased(rng: np.random.Generator, image: torch.Tensor, limit: float) -> torch.Tensor:
+    """A box through all slices set to the image's mean (Zhong et al. 2020, random erasing)."""
+    image = image.clone()
+    sides = [max(1, round(size * rng.uniform(0, limit))) for size in image.shape[2:]]
+    h, w = (int(rng.integers(0, size - side + 1)) for size, side in zip(image.shape[2:], sides, strict=True))
+    image[..., h : h + sides[0], w : w + sides[1]] = image.mean()
     return image
 
 
@@ -62,6 +108,10 @@ def reach(affine: np.ndarray, patch: tuple[int, int, int]) -> tuple[int, int, in
     needed = np.ceil(np.abs(affine) @ half - half).clip(min=0).astype(int) + 1
     d, h, w = (int(size + 2 * extra) for size, extra in zip(patch, needed, strict=True))
     return d, h, w
+
+
+def _happens(rng: np.random.Generator, probability: float) -> bool:
+    return probability == 1 or rng.random() < probability
 
 
 def _rotation(axis: int, angle: float) -> np.ndarray:

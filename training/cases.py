@@ -75,14 +75,14 @@ def fingerprint(case: Case) -> str:
 
 
 def prepare_case(case: Case, dataset: Dataset, plan: Plan, cache: Path) -> PreparedCase:
-    """Prepare one case, or read it from the cache, which is keyed by the plan, the files' bytes and the masks' codes.
+    """Prepare one case, or read it from the cache, which is keyed by the plan, the files' bytes and the masks' classes.
 
     Raises BadInputError when the scan or its mask cannot be used.
     """
     folder = cache / "prepared" / plan.digest()[:16]
     stem = fingerprint(case)[:32]
-    if dataset.codes is not None:
-        stem += "-" + hashlib.sha256(repr(dataset.codes).encode()).hexdigest()[:8]
+    if dataset.codes is not None or dataset.merged is not None:
+        stem += "-" + hashlib.sha256(repr((dataset.codes, dataset.merged)).encode()).hexdigest()[:8]
     parts = ("image", "affine") if case.label is None else ("image", "affine", "labels")
     files = {part: folder / f"{stem}.{part}.npy" for part in parts}
     if not all(path.exists() for path in files.values()):

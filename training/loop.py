@@ -18,7 +18,7 @@ from .checkpoint import load_state, save_state, save_weights
 from .patches import PatchBatches
 from .progress import Bar, console
 from .run import Run
-from .schedule import learning_rate
+from .schedule import learning_rate, optimizer_of
 
 Objective = Callable[[torch.Tensor, dict[str, torch.Tensor]], dict[str, torch.Tensor]]
 Call = Callable[[torch.nn.Module, dict[str, torch.Tensor], int], torch.Tensor]  # network, batch, its number -> logits
@@ -66,8 +66,7 @@ def fit(
     finite is skipped and counted; too many of them raise SamkdError.
     """
     seed = int(run.config["seed"])
-    trainable = [parameter for parameter in network.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(trainable, lr=settings.learning_rate, weight_decay=settings.weight_decay)
+    optimizer = optimizer_of(network.parameters(), settings)
     average = WeightAverage(network, settings.ema) if settings.ema else None
     progress = {"step": 0, "best_dice": -1.0, "best_step": 0, "stale": 0, "failures": 0, "skipped": 0, "seconds": 0.0}
     if run.state.exists():
@@ -100,7 +99,7 @@ def fit(
             if settings.patience and progress["stale"] >= settings.patience:
                 break
             torch.manual_seed(seed * 1_000_003 + step * fabric.world_size + fabric.global_rank)
-            rate = learning_rate(step, base=settings.learning_rate, warmup=settings.warmup, total=settings.steps)
+            rate = learning_rate(step, settings)
             for group in optimizer.param_groups:
                 group["lr"] = rate
             model.train()

@@ -8,7 +8,7 @@ import torch
 from torch.utils.data import Dataset
 
 from ..config import Augmentation
-from .augment import random_affine, random_intensity, reach, warp
+from .augment import random_affine, random_intensity, random_shift, reach, warp
 from .cases import PreparedCase, Targets
 
 
@@ -58,7 +58,7 @@ class PatchBatches(Dataset):
 
     def _sample(self, rng: np.random.Generator, cases: Sequence[PreparedCase]) -> dict[str, torch.Tensor]:
         case = cases[int(rng.integers(len(cases)))]
-        centre = self._centre(rng, case)
+        centre = self._centre(rng, case) + random_shift(rng, self.augmentation, self.patch)
         affine = random_affine(rng, self.augmentation, case.spacing)
         size = self.patch if affine is None else reach(affine, self.patch)
         start = centre - (np.asarray(size) - np.asarray(self.patch)) // 2

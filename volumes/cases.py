@@ -1,6 +1,7 @@
 """A dataset: its classes, its channels and its cases, and how one case is read."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +35,25 @@ class Dataset:
     test: tuple[Case, ...]
     validation: tuple[Case, ...] = ()  # chosen already; empty: a run draws them from training
     codes: tuple[Code, ...] | None = None  # what stands for each class in the masks; None: its number
+    merged: tuple[int, ...] | None = None  # the class that each class of the masks counts as; None: itself
+
+
+def with_classes(dataset: Dataset, classes: Mapping[str, Sequence[str]]) -> Dataset:
+    """The dataset with the classes named, each made of classes of the dataset by name; all others are background.
+
+    Raises BadInputError for names the dataset does not have and for a class used twice.
+    """
+    numbers = {name: value for value, name in dataset.labels.items() if value}
+    used = [part for parts in classes.values() for part in parts]
+    unknown, twice = sorted(set(used) - set(numbers)), sorted({part for part in used if used.count(part) > 1})
+    if unknown or twice:
+        faults = [f"has no class {', '.join(unknown)}"] * bool(unknown) + [f"twice: {', '.join(twice)}"] * bool(twice)
+        raise BadInputError(f"{dataset.root}: {'; '.join(faults)}. Its classes are {', '.join(numbers)}.")
+    merged = [0] * len(dataset.labels)
+    for value, parts in enumerate(classes.values(), start=1):
+        for part in parts:
+            merged[numbers[part]] = value
+    return replace(dataset, labels=dict(enumerate((dataset.labels[0], *classes))), merged=tuple(merged))
 
 
 def read_case(case: Case, dataset: Dataset) -> tuple[Volume, np.ndarray | None]:
@@ -66,9 +86,10 @@ def read_case_mask(case: Case, dataset: Dataset, scan: Geometry | None) -> np.nd
     elif scan is not None and not geometry.same_grid(scan, tolerance_mm=min(scan.spacing) / 10):
         distance = np.linalg.norm(geometry.corners() - scan.corners(), axis=1).max()
         faults.append(f"lies up to {distance:.3g} mm away from its scan {image.name}")
-    unknown = [value for value in np.unique(mask).tolist() if value not in dataset.labels]
+    declared = len(dataset.merged or dataset.labels)  # classes count from 0 without gaps
+    unknown = [value for value in np.unique(mask).tolist() if value >= declared]
     if unknown:
-        faults.append(f"holds the labels {unknown}; the dataset declares {list(dataset.labels)}")
+        faults.append(f"holds the labels {unknown}; the dataset declares {list(range(declared))}")
     if faults:
         raise BadInputError(f"{path}: {' and '.join(faults)}. Correct the mask, or declare its classes.")
-    return mask
+    return mask if dataset.merged is None else np.array(dataset.merged, mask.dtype)[mask]

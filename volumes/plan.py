@@ -24,6 +24,7 @@ class Plan:
     orientation: str = "SPL"  # the patient direction in which d, h, w increase
     spacing: tuple[float | None, float | None, float | None] | None = None  # mm; None keeps the scan's own
     size: tuple[int | None, int | None, int | None] | None = None  # voxels; wins over spacing
+    long_side: int | None = None  # voxels along the longer of h and w, the pixels square; wins over both
     intensity: tuple[Mapping[str, Any], ...]  # rules of volumes.intensity, applied in this order
     patch: tuple[int, int, int]  # voxels
     overlap: float = 0.5  # of neighbouring patches, as a fraction of the patch
@@ -46,12 +47,16 @@ class Plan:
             triple = getattr(self, name)
             if triple is not None and (len(triple) != 3 or any(n is not None and not n > 0 for n in triple)):
                 raise BadInputError(f"plan: {name} {triple}; expected three positive numbers (d, h, w).")
+        if self.long_side is not None and not self.long_side > 0:
+            raise BadInputError(f"plan: long_side {self.long_side}; expected a positive number of voxels.")
         if not 0 <= self.overlap < 1:
             raise BadInputError(f"plan: overlap {self.overlap}; expected a fraction in [0, 1).")
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON values; Plan.from_dict reads them back."""
-        return json.loads(json.dumps(asdict(self)))
+        """Plain JSON values; Plan.from_dict reads them back. Without `long_side`, which older packages do not know,
+        where there is none."""
+        values = json.loads(json.dumps(asdict(self)))
+        return {key: value for key, value in values.items() if key != "long_side" or value is not None}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Plan:
@@ -88,6 +93,9 @@ def grid(plan: Plan, source: Geometry) -> Geometry:
         elif spacing is not None:
             extent = oriented.shape[axis] * oriented.spacing[axis]
             shape[axis] = max(1, math.floor(round(extent / spacing, 6) + 0.5))
+    if plan.long_side is not None:
+        extents = [oriented.shape[axis] * oriented.spacing[axis] for axis in (1, 2)]
+        shape[1:] = [max(1, round(plan.long_side * extent / max(extents))) for extent in extents]
     d, h, w = shape
     return oriented.resized((d, h, w))
 

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from samkd.teachers import build_teacher
 from samkd.teachers.adapters import Adapter3D, FacT, SharedFactors, adapter_names, freeze
 
 
@@ -73,3 +74,19 @@ def test_freeze_keeps_exactly_what_is_named():
     assert [name for name, parameter in model.named_parameters() if parameter.requires_grad] == ["1.bias"]
     with pytest.raises(AssertionError, match="keep names"):
         freeze(model, keep={"2.bias"})
+
+
+@pytest.mark.parametrize("name", ["masam", "medsa"])
+def test_four_channels_start_as_their_mean_and_their_mix_is_tuned(name: str):
+    torch.manual_seed(0)
+    sizes = {"backbone": "vit_tiny_p8", "num_classes": 3, "patch": (3, 32, 32)}
+    four, grey = (build_teacher(name, in_channels=channels, **sizes).eval() for channels in (4, 1))
+    grey.load_state_dict({key: value for key, value in four.state_dict().items() if not key.startswith("to_three.")})
+    image = torch.randn(1, 4, 3, 32, 32)
+    with torch.no_grad():
+        torch.testing.assert_close(four(image), grey(image.mean(1, keepdim=True)), atol=1e-4, rtol=1e-4)
+    four.freeze_base()
+    assert {key for key, p in four.named_parameters() if p.requires_grad and key.startswith("to_three.")} == {
+        "to_three.weight",
+        "to_three.bias",
+    }

@@ -179,7 +179,7 @@ def test_load_base_refuses_another_backbone_and_leaves_the_model_alone(tmp_path:
     ("changes", "message"),
     [
         ({"backbone": "vit_x"}, "unknown backbone 'vit_x'.*vit_b"),
-        ({"in_channels": 2}, "1 channel .* or 3, not 2"),
+        ({"in_channels": 0}, "in_channels=0"),
         ({"patch": (5, 64, 60)}, "64x60.*multiples of 16"),
         ({"patch": (5, 0, 64)}, "multiples of 16"),
         ({"ranks": 4}, "no option ranks.*rank, scale"),

@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from samkd.config import Augmentation
-from samkd.training.augment import random_affine, random_intensity, reach, warp
+from samkd.training.augment import posterised, random_affine, random_intensity, random_shift, reach, warp
 
 
 def test_nothing_asked_is_the_identity():
@@ -59,3 +59,61 @@ def test_intensity_changes_are_bounded_and_seeded():
     made = random_intensity(np.random.default_rng(1), settings, image)
     assert torch.equal(made, random_intensity(np.random.default_rng(1), settings, image))
     assert 0 < float((made - image).abs().max()) <= 0.1 + 1e-6
+
+
+def test_shear_moves_along_h_by_w_in_millimetres():
+    affine = random_affine(np.random.default_rng(1), Augmentation(shear=0.5), (3.0, 2.0, 1.0))
+    assert affine is not None
+    slant = affine[1, 2] * 2.0 / 1.0  # mm along h per mm along w
+    assert 0 < abs(slant) <= 0.5
+    affine[1, 2] = 0
+    np.testing.assert_array_equal(affine, np.eye(3))
+
+
+def test_probabilities_are_shares_of_the_patches():
+    rng = np.random.default_rng(0)
+    turning = Augmentation(rotate_degrees=30, space_probability=0.1)
+    turned = sum(random_affine(rng, turning, (1, 1, 1)) is not None for _ in range(2000))
+    assert 150 < turned < 250
+    flipping = Augmentation(flip=("d",), flip_probability=0.1)
+    assert 150 < sum(random_affine(rng, flipping, (1, 1, 1)) is not None for _ in range(2000)) < 250
+    image = torch.zeros(1, 2, 2, 2)
+    brighter = Augmentation(brightness=1.0, intensity_probability=0.2)
+    assert 330 < sum(bool((random_intensity(rng, brighter, image) != 0).any()) for _ in range(2000)) < 470
+
+
+def test_translation_is_in_the_plane_and_bounded():
+    rng = np.random.default_rng(0)
+    shifts = np.array([random_shift(rng, Augmentation(translate=0.1), (8, 40, 20)) for _ in range(500)])
+    assert (shifts[:, 0] == 0).all()
+    assert (np.abs(shifts).max(0) == (0, 4, 2)).all() and (shifts.min(0) == (0, -4, -2)).all()
+    assert random_shift(rng, Augmentation(), (8, 40, 20)) == (0, 0, 0)
+
+
+def test_posterised_images_have_so_many_levels_and_keep_their_ends():
+    image = torch.linspace(-3, 5, 1000).reshape(1, 10, 10, 10)
+    found = posterised(image, bits=3)
+    assert len(found.unique()) == 8
+    assert (found.min(), found.max()) == (-3, 5)
+    assert (found - image).abs().max() <= 8 / 7 / 2 + 1e-5
+    assert torch.equal(posterised(torch.ones(1, 2, 2, 2), bits=3), torch.ones(1, 2, 2, 2))
+
+
+def test_erasing_takes_one_box_through_all_slices():
+    image = torch.rand(2, 3, 20, 30)
+    for seed in range(20):
+        found = random_intensity(np.random.default_rng(seed), Augmentation(erase=0.5), image)
+        changed = found != image
+        assert (changed == changed[:1, :1]).all()
+        rows, columns = changed[0, 0].any(1).nonzero().ravel(), changed[0, 0].any(0).nonzero().ravel()
+        assert changed[0, 0].sum() == len(rows) * len(columns) and len(rows) <= 10 and len(columns) <= 15
+        assert torch.allclose(found[changed], image.mean())
+
+
+def test_sharpness_leaves_flat_regions_and_changes_edges():
+    image = torch.zeros(1, 1, 6, 6)
+    image[..., 3:] = 1
+    found = random_intensity(np.random.default_rng(0), Augmentation(sharpness=1.0), image)
+    assert torch.equal(found[..., [0, 1, 4, 5]], image[..., [0, 1, 4, 5]])
+    low, high = (found[0, 0, 0, [2, 3]] - torch.tensor([0.0, 1.0])).tolist()
+    assert low == pytest.approx(-high) and low != 0

@@ -6,7 +6,7 @@ import pytest
 
 from samkd.errors import BadInputError
 from samkd.volumes import Geometry, Volume
-from samkd.volumes.dataset import read_case, read_dataset
+from samkd.volumes.dataset import read_case, read_dataset, with_classes
 from samkd.volumes.nifti import write_labels, write_scan
 from samkd.volumes.scans import Source
 from samkd.volumes.survey import check_dataset
@@ -201,3 +201,27 @@ def test_all_220_real_cases_are_sound():
     rows = check_dataset(dataset)
     assert [row["fault"] for row in rows if row["fault"]] == []
     assert all(row["spacing"] == [1.0, 1.0, 1.0] and row["label_voxels"]["Anterior"] > 0 for row in rows)
+
+
+def test_chosen_classes_are_merged_renamed_and_the_others_background(root):
+    describe(root, labels={"0": "background", "1": "liver", "2": "tumour", "3": "vessel"})
+    dataset = read_dataset(root)
+    case = dataset.training[0]
+    _, before = read_case(case, dataset)
+    assert before is not None and set(np.unique(before)) == {0, 1, 2}
+    one = with_classes(dataset, {"lesion": ["tumour"], "organ": ["vessel", "liver"]})
+    assert one.labels == {0: "background", 1: "lesion", 2: "organ"}
+    _, after = read_case(case, one)
+    np.testing.assert_array_equal(after, np.array([0, 2, 1, 2])[before])
+    assert after is not None and after.dtype == before.dtype
+    with pytest.raises(
+        BadInputError, match=r"has no class kidney; twice: liver\. Its classes are liver, tumour, vessel"
+    ):
+        with_classes(dataset, {"a": ["liver", "kidney"], "b": ["liver"]})
+
+
+def test_a_label_beyond_the_declared_ones_is_refused_with_chosen_classes_too(root):
+    describe(root, labels={"0": "background", "1": "liver"})
+    with pytest.raises(BadInputError, match=r"holds the labels \[2\]"):
+        dataset = with_classes(read_dataset(root), {"organ": ["liver"]})
+        read_case(dataset.training[0], dataset)

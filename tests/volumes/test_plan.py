@@ -145,3 +145,11 @@ def test_restore_holds_no_second_volume():
     tracemalloc.stop()
     full = 4 * 160**3
     assert peak < 1.6 * full, peak / full  # labels (a quarter) and slabs; eight classes would be 8
+
+
+def test_the_long_side_has_so_many_voxels_and_pixels_stay_square():
+    target = grid(plan(long_side=100), Geometry(np.diag([0.7, 0.9, 2.5, 1])[:, [2, 1, 0, 3]], (6, 9, 11)))
+    assert target.shape == (6, 100, 95)  # 8.1 mm by 7.7 mm
+    assert target.spacing[1:] == pytest.approx((0.081, 0.081), rel=1e-2)
+    with pytest.raises(BadInputError, match="long_side 0"):
+        plan(long_side=0)
