@@ -296,13 +296,16 @@ def convert(
     data: Annotated[Path, typer.Argument(help="Dataset folder, in any layout.")],
     out: Annotated[Path, typer.Argument(help="Folder to write; it must not exist, or be empty.")],
     modality: Modality = None,
+    fix_affine: Annotated[
+        bool, typer.Option("--fix-affine", help="Masks of their scans' shape take their scans' affine.")
+    ] = False,
 ) -> None:
     """Write a dataset of any layout as nnU-Net v2 raw."""
     from . import session
     from .volumes.dataset import read_dataset
 
     dataset = read_dataset(data, modality=modality)
-    session.convert(dataset, out)
+    session.convert(dataset, out, fix_affine=fix_affine)
     typer.echo(f"{out}: {dataset.layout} layout, now nnU-Net v2 raw")
 
 

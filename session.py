@@ -319,13 +319,13 @@ def draw_cases(dataset: Dataset, rows: list[dict[str, Any]], out: Path, *, count
         temporary.write_bytes(contact_sheet(pictures))
 
 
-def convert(dataset: Dataset, out: Path) -> None:
+def convert(dataset: Dataset, out: Path, *, fix_affine: bool = False) -> None:
     """volumes.convert.write_nnunet, with a progress bar."""
     from .training.progress import Bar
     from .volumes.convert import write_nnunet
 
     with Bar("cases", len(dataset.training) + len(dataset.test)) as bar:
-        write_nnunet(dataset, out, on_case=bar.advance)
+        write_nnunet(dataset, out, fix_affine=fix_affine, on_case=bar.advance)
 
 
 def write_json(path: Path, values: Any) -> None:

@@ -56,15 +56,16 @@ def with_classes(dataset: Dataset, classes: Mapping[str, Sequence[str]]) -> Data
     return replace(dataset, labels=dict(enumerate((dataset.labels[0], *classes))), merged=tuple(merged))
 
 
-def read_case(case: Case, dataset: Dataset) -> tuple[Volume, np.ndarray | None]:
+def read_case(case: Case, dataset: Dataset, *, fix_affine: bool = False) -> tuple[Volume, np.ndarray | None]:
     """Scan [C, D, H, W] and mask [D, H, W] (None without one), which share one grid and hold declared classes only.
 
-    Raises BadInputError.
+    With `fix_affine` a mask of its scan's shape is taken to lie on its scan, wherever its header puts it. Raises
+    BadInputError.
     """
     volume = read_source(case.image, channels=len(dataset.channels))
     if case.label is None:
         return volume, None
-    return volume, read_case_mask(case, dataset, volume.geometry)
+    return volume, read_case_mask(case, dataset, volume.geometry, fix_affine=fix_affine)
 
 
 def read_labelled_case(case: Case, dataset: Dataset) -> tuple[Volume, np.ndarray]:
@@ -75,17 +76,21 @@ def read_labelled_case(case: Case, dataset: Dataset) -> tuple[Volume, np.ndarray
     return volume, mask
 
 
-def read_case_mask(case: Case, dataset: Dataset, scan: Geometry | None) -> np.ndarray:
-    """The mask [D, H, W] of a labelled case, on the grid `scan` of its scan if that is known. Raises BadInputError."""
+def read_case_mask(case: Case, dataset: Dataset, scan: Geometry | None, *, fix_affine: bool = False) -> np.ndarray:
+    """The mask [D, H, W] of a labelled case, on the grid `scan` of its scan if that is known; `fix_affine` as in
+    read_case. Raises BadInputError."""
     assert case.label is not None
     path, image = case.label.files[0], case.image.files[0]
     mask, geometry = read_mask(case.label, codes=dataset.codes)
     faults = []
     if scan is not None and geometry.shape != scan.shape:
         faults.append(f"has the shape {geometry.shape}, its scan {image.name} has {scan.shape}")
-    elif scan is not None and not geometry.same_grid(scan, tolerance_mm=min(scan.spacing) / 10):
+    elif scan is not None and not fix_affine and not geometry.same_grid(scan, tolerance_mm=min(scan.spacing) / 10):
         distance = np.linalg.norm(geometry.corners() - scan.corners(), axis=1).max()
-        faults.append(f"lies up to {distance:.3g} mm away from its scan {image.name}")
+        faults.append(
+            f"lies up to {distance:.3g} mm away from its scan {image.name} "
+            "(if its header is wrong: samkd convert --fix-affine)"
+        )
     declared = len(dataset.merged or dataset.labels)  # classes count from 0 without gaps
     unknown = [value for value in np.unique(mask).tolist() if value >= declared]
     if unknown:

@@ -11,9 +11,12 @@ from .nifti import write_labels, write_scan
 from .parallel import in_threads
 
 
-def write_nnunet(dataset: Dataset, out: str | Path, *, on_case: Callable[[str], None] | None = None) -> None:
+def write_nnunet(
+    dataset: Dataset, out: str | Path, *, fix_affine: bool = False, on_case: Callable[[str], None] | None = None
+) -> None:
     """Write the folder `out`: imagesTr/CASE_0000.nii.gz (a file per channel, float32), labelsTr, imagesTs, labelsTs for
     the test masks that are known, and dataset.json. Training cases without a mask go to imagesTs, as nnU-Net wants it.
+    `fix_affine` as in volumes.cases.read_case.
 
     Raises BadInputError for a case that cannot be used and OutputError when `out` is not empty or cannot be written;
     then nothing is left of it.
@@ -27,7 +30,7 @@ def write_nnunet(dataset: Dataset, out: str | Path, *, on_case: Callable[[str], 
 
         def write(job: tuple[str, Case]) -> str:
             part, case = job
-            volume, mask = read_case(case, dataset)
+            volume, mask = read_case(case, dataset, fix_affine=fix_affine)
             for channel in range(len(dataset.channels)):
                 one = Volume(volume.array[channel : channel + 1], volume.geometry)
                 write_scan(draft / f"images{part}" / f"{case.name}_{channel:04d}.nii.gz", one)

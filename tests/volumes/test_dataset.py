@@ -148,6 +148,23 @@ def test_a_mask_on_another_grid_is_refused(root):
         read_case(dataset.training[0], dataset)
 
 
+def test_a_mask_elsewhere_is_put_on_its_scan_only_when_asked(root):
+    dataset = read_dataset(root)
+    case = dataset.training[0]
+    volume, mask = read_case(case, dataset)
+    assert mask is not None and case.label is not None
+    moved = volume.geometry.affine.copy()
+    moved[0, 3] += 5
+    write_labels(case.label.files[0], mask, Geometry(moved, volume.geometry.shape), like=None)
+    with pytest.raises(BadInputError, match=r"lies up to 5 mm away .* samkd convert --fix-affine"):
+        read_case(case, dataset)
+    _, found = read_case(case, dataset, fix_affine=True)
+    np.testing.assert_array_equal(found, mask)
+    write_labels(case.label.files[0], mask[:-1], Geometry(moved, mask[:-1].shape), like=None)
+    with pytest.raises(BadInputError, match="has the shape"):
+        read_case(case, dataset, fix_affine=True)
+
+
 def test_undeclared_labels_are_named(root):
     dataset = read_dataset(root)
     mask = np.zeros((4, 5, 6), np.uint16)
