@@ -81,7 +81,9 @@ class Package:
             labels = {int(value): str(entry["name"]) for value, entry in manifest["labels"].items()}
             in_channels, model = int(manifest["in_channels"]), folder / manifest["model"]
             precision = str(manifest["inference_precision"])
-        except (BadInputError, KeyError, TypeError, ValueError, AttributeError) as error:
+            if model.parent != folder or not model.is_file():
+                raise ValueError(f"no model {manifest['model']!r} in it")
+        except (BadInputError, KeyError, TypeError, ValueError, AttributeError, OSError) as error:
             raise IntegrityError(f"{folder}: its manifest does not describe a package ({error!r}).") from error
         return cls(folder, manifest, plan, labels, in_channels, Engine(model, precision=precision, threads=threads))
 

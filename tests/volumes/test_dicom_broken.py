@@ -3,18 +3,16 @@
 import random
 import subprocess
 import sys
-import time
 
 import numpy as np
 import pydicom
 import pytest
 from dicom_series import edit, rotation, values, write_multiframe, write_series
+from fuzzing import COUNT, mutated, read_or_refuse
 from pydicom.uid import ExplicitVRLittleEndian, JPEG2000Lossless, JPEGLosslessSV1, generate_uid
 
-from samkd.errors import BadInputError, SamkdError
+from samkd.errors import BadInputError
 from samkd.volumes.dicom import read_series
-
-COUNT, SECONDS = 300, 5
 
 
 def missing_slice(files):
@@ -135,24 +133,6 @@ def test_multiframe_without_a_place_for_every_frame_is_refused(tmp_path, changes
         read_series(path)
 
 
-def mutated(data: bytes, rng: random.Random) -> bytes:
-    made = bytearray(data)
-    for _ in range(rng.choice((1, 1, 2, 5))):
-        at, size = rng.randrange(len(made)), rng.randrange(1, 9)
-        kind = rng.randrange(5)
-        if kind == 0:
-            made[at] ^= 1 << rng.randrange(8)
-        elif kind == 1:
-            made[at : at + size] = rng.randbytes(size)
-        elif kind == 2:
-            del made[at : at + size]
-        elif kind == 3:
-            made[at:at] = rng.choice((bytes(size), b"\xff" * size))
-        else:
-            del made[max(at, 200) :]
-    return bytes(made)
-
-
 @pytest.mark.parametrize("kind", ["classic", "jpeg2000", "jpeg-lossless", "multiframe"])
 def test_mutated_files(tmp_path, kind):
     """No checksum in DICOM, so pixels may change; but the grid is whole and only a SamkdError comes out."""
@@ -165,18 +145,15 @@ def test_mutated_files(tmp_path, kind):
     whole, rng, refused = files[0].read_bytes(), random.Random(7), 0
     header = whole[: whole.rindex(b"\xe0\x7f\x10\x00")]
     for number in range(COUNT):
-        damaged = mutated(header, rng) + whole[len(header) :] if number % 2 else mutated(whole, rng)
+        tail = whole[len(header) :] if number % 2 else b""
+        damaged = mutated(header if tail else whole, rng, least=200) + tail
         files[0].write_bytes(damaged)
-        started = time.perf_counter()
-        try:
-            volume = read_series(tmp_path)
-        except SamkdError as error:
+        volume = read_or_refuse(lambda: read_series(tmp_path))
+        if volume is None:
             refused += 1
-            assert len(str(error)) > 20
         else:
             assert np.isfinite(volume.array).all() and np.isfinite(volume.geometry.affine).all()
             assert volume.array.size < 10 * stored.size
-        assert time.perf_counter() - started < SECONDS
     assert refused > COUNT / 10
 
 
