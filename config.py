@@ -17,32 +17,27 @@ class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class Window(Strict):
+class Range(Strict):
+    low: float
+    high: float
+
+    @model_validator(mode="after")
+    def ordered(self):
+        if self.low >= self.high:
+            raise ValueError(f"low ({self.low}) must be below high ({self.high})")
+        return self
+
+
+class Window(Range):
     """Clip to [low, high] (HU for CT) and map to [0, 1]."""
 
     rule: Literal["window"]
-    low: float
-    high: float
-
-    @model_validator(mode="after")
-    def ordered(self):
-        if self.low >= self.high:
-            raise ValueError(f"low ({self.low}) must be below high ({self.high})")
-        return self
 
 
-class Clip(Strict):
+class Clip(Range):
     """Clip to [low, high], in the scan's own units (HU for CT)."""
 
     rule: Literal["clip"]
-    low: float
-    high: float
-
-    @model_validator(mode="after")
-    def ordered(self):
-        if self.low >= self.high:
-            raise ValueError(f"low ({self.low}) must be below high ({self.high})")
-        return self
 
 
 class ShiftScale(Strict):
@@ -53,18 +48,12 @@ class ShiftScale(Strict):
     divide: Annotated[float, Field(gt=0)]
 
 
-class Percentile(Strict):
+class Percentile(Range):
     """Clip to the scan's own percentiles and map to [0, 1]."""
 
     rule: Literal["percentile"]
     low: Annotated[float, Field(ge=0, lt=100)] = 0.5
     high: Annotated[float, Field(gt=0, le=100)] = 99.5
-
-    @model_validator(mode="after")
-    def ordered(self):
-        if self.low >= self.high:
-            raise ValueError(f"low ({self.low}) must be below high ({self.high})")
-        return self
 
 
 class ZScore(Strict):
