@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from ..errors import UsageError
+from ..sam.channels import to_three
 from ..sam.checkpoints import LoadReport, load_published
 from ..sam.efficient_sam import INVALID, EfficientMaskDecoder
 from ..sam.encoder import Encoder
@@ -61,7 +62,7 @@ class SmallSAM(nn.Module):
         self.num_classes = 1 + mask_decoder.masks
         self.patch = patch
         given = 3 * in_channels if slices == "channels" else in_channels
-        self.to_three = nn.Identity() if given in (1, 3) else nn.Conv2d(given, 3, kernel_size=1)
+        self.to_three = to_three(given)
         self.along_depth = None
         if slices == "depth":
             width = image_encoder.out_chans

@@ -33,24 +33,6 @@ def freeze(module: nn.Module, *, keep: Collection[str]) -> None:
         parameter.requires_grad_(name in keep)
 
 
-class ChannelMix(nn.Conv2d):
-    """Slices [N, C, H, W] of other than one or three channels -> SAM's three, each at first their mean."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__(channels, 3, kernel_size=1)
-        nn.init.constant_(self.weight, 1 / channels)
-        if self.bias is not None:
-            nn.init.zeros_(self.bias)
-
-    def adapter_parameters(self) -> Iterable[str]:
-        return ["weight", "bias"]
-
-
-def to_three(channels: int) -> nn.Module:
-    """What SAM's encoder needs before it: nothing for one channel, which is repeated, or three."""
-    return nn.Identity() if channels in (1, 3) else ChannelMix(channels)
-
-
 class SharedFactors(nn.Module):
     """U [C, r] and V [r, C] of FacT, shared by all blocks and by q and v. V starts at zero: no change at step 0."""
 

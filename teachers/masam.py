@@ -8,13 +8,14 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from ..errors import UsageError
+from ..sam.channels import to_three
 from ..sam.efficient_sam import BOTTOM_RIGHT, INVALID, TOP_LEFT
 from ..sam.mask_decoder import MaskDecoder
 from ..sam.presets import Backbone, get_backbone
 from ..sam.prompt_encoder import PromptEncoder, build_prompt_encoder
 from ..sam.prompts import Prompts
 from ..sam.slice_prompts import clicks
-from .adapters import SharedFactors, to_three
+from .adapters import SharedFactors
 from .masam_decoder import Decoding, build_decoder, fused_blocks
 from .masam_encoder import AdaptedBlock, Placement, StackEncoder
 from .teacher import Teacher

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 from ..errors import UsageError
+from ..sam.channels import to_three
 from ..sam.checkpoints import LoadReport, canonical_state, read_state
 from ..sam.efficient_sam import EfficientMaskDecoder, EfficientPromptEncoder
 from ..sam.encoder import Encoder
@@ -16,7 +17,6 @@ from ..sam.mask_decoder import MaskDecoder
 from ..sam.presets import EncoderSize, get_encoder_size
 from ..sam.prompts import Prompts
 from ..sam.slice_prompts import AnyPromptEncoder, SlicePrompts, no_clicks, prompt_encoder
-from .adapters import to_three
 from .adapters_medsa import Combination, Conditioning, check_choice
 from .medsa_decoder import adapted_decoder
 from .medsa_encoder import adapted_encoder, lora_encoder
