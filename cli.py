@@ -83,15 +83,15 @@ def teach(
     override: Overrides = None,
 ) -> None:
     """Fit a SAM-adapter teacher to a dataset."""
-    from . import session
+    from . import datasets
     from .config import load_recipe, recipe_names
     from .teachers import check_teacher
 
     chosen = [f"teacher.{key}={value}" for key, value in (("name", teacher), ("backbone", backbone)) if value]
     config = config or (f"phantom-{teacher}" if f"phantom-{teacher}" in recipe_names() else "phantom")
-    recipe = load_recipe(config, [*chosen, *session.split_override(split), *(override or [])])
+    recipe = load_recipe(config, [*chosen, *datasets.split_override(split), *(override or [])])
     check_teacher(recipe.teacher.name, recipe.teacher.backbone)
-    dataset = session.open_dataset(recipe, data, runs=runs)
+    dataset = datasets.open_dataset(recipe, data, runs=runs)
 
     from .teachers.recipe import teach as fit_teacher
 
@@ -132,7 +132,7 @@ def distill(
     override: Overrides = None,
 ) -> None:
     """Distil teachers into a student, and train the same student without them as the control."""
-    from . import session
+    from . import datasets, session
     from .config import load_recipe
     from .training.run import newest_run
 
@@ -149,14 +149,14 @@ def distill(
     if not teachers and (config is None or weights != [1]):
         teachers = [(newest_run(runs, "teach", recipe=load_recipe(config, []).name if config else None), 1.0)]
     source = teachers[0][0] if teachers else None
-    chosen += session.split_override(split)
+    chosen += datasets.split_override(split)
     recipe = session.recipe_for(config, source, [*chosen, *(override or [])])
     weights = weights or [recipe.lambda_]
     if unlabelled is not None and min(weights) == 1:
         raise UsageError("--unlabelled: with lambda = 1 there is no teacher, and scans without masks teach nothing")
-    dataset = session.open_dataset(recipe, data or (Path(source.config["data"]) if source else None), runs=runs)
+    dataset = datasets.open_dataset(recipe, data or (Path(source.config["data"]) if source else None), runs=runs)
     if unlabelled is not None:
-        dataset = session.with_unlabelled(dataset, unlabelled)
+        dataset = datasets.with_unlabelled(dataset, unlabelled)
     from .distill.study import study
 
     print_study(
@@ -273,17 +273,17 @@ def check(
     modality: Modality = None,
 ) -> None:
     """Read every case of a dataset strictly and print what it holds and every fault. Nothing is changed."""
-    from . import session
+    from . import datasets
     from .errors import BadInputError
 
-    dataset = session.dataset_or_series(data, modality=modality)
-    rows = session.check(dataset)
-    if dataset.layout == session.DICOM:
+    dataset = datasets.dataset_or_series(data, modality=modality)
+    rows = datasets.check(dataset)
+    if dataset.layout == datasets.DICOM:
         print_series(rows)
     else:
         print_cases(dataset, rows)
     if pictures is not None:
-        session.draw_cases(dataset, rows, pictures)
+        datasets.draw_cases(dataset, rows, pictures)
         typer.echo(f"pictures: {pictures}")
     faults = [row for row in rows if row["fault"]]
     if faults:
@@ -301,11 +301,11 @@ def convert(
     ] = False,
 ) -> None:
     """Write a dataset of any layout as nnU-Net v2 raw."""
-    from . import session
+    from . import datasets
     from .volumes.dataset import read_dataset
 
     dataset = read_dataset(data, modality=modality)
-    session.convert(dataset, out, fix_affine=fix_affine)
+    datasets.convert(dataset, out, fix_affine=fix_affine)
     typer.echo(f"{out}: {dataset.layout} layout, now nnU-Net v2 raw")
 
 

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .config import load_recipe
+from .datasets import labelled_test, open_dataset
 from .errors import BadInputError
-from .session import deploy_run, labelled_test, on_device, open_dataset, recipe_for
+from .session import deploy_run, on_device, recipe_for
 from .volumes.dataset import read_labelled_case
 
 if TYPE_CHECKING:

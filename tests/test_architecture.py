@@ -33,7 +33,17 @@ FENCES = {
     "rich": {"cli.py", "screen.py", "training/progress.py"},
     "pydantic": {"config.py"},
 }
-TOP = {"cli.py", "session.py", "comparison.py", "inventory.py", "bench.py", "screen.py", "models.py", "__init__.py"}
+TOP = {
+    "cli.py",
+    "datasets.py",
+    "session.py",
+    "comparison.py",
+    "inventory.py",
+    "bench.py",
+    "screen.py",
+    "models.py",
+    "__init__.py",
+}
 SOURCES = sorted(
     path
     for path in ROOT.rglob("*.py")

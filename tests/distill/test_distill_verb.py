@@ -11,9 +11,9 @@ from typer.testing import CliRunner
 
 from samkd.cli import app
 from samkd.config import load_recipe
+from samkd.datasets import open_dataset
 from samkd.distill.ensemble import read_teacher
 from samkd.errors import BadInputError, UsageError
-from samkd.session import open_dataset
 from samkd.training.run import Run
 
 TINY = [
