@@ -15,9 +15,10 @@ import torch
 from dataset_layouts import amos, btcv, decathlon, endovis, folders, pictures
 
 from samkd.config import load_recipe, recipe_names
+from samkd.datasets import open_dataset
 from samkd.distill.recipe import distill
 from samkd.errors import BadInputError
-from samkd.session import evaluate, open_dataset
+from samkd.session import evaluate
 from samkd.students import build_student
 from samkd.teachers import build_teacher
 from samkd.teachers.recipe import teach
@@ -63,14 +64,6 @@ CLASSES = {  # where the recipe chooses
     "btcv-shared": 12,
     **dict.fromkeys(("kits", "lits", "msd-colon", "msd-pancreas"), 2),
 }
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def test_every_recipe_is_here():

@@ -12,12 +12,9 @@ from samkd.sam.tiny_vit import Attention, TinyBlock, TinyViT
 
 
 @pytest.fixture(autouse=True)
-def single_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
+def no_grad():
     with torch.no_grad():
         yield
-    torch.set_num_threads(threads)
 
 
 def encoder_of(vectors: Vectors) -> TinyViT:

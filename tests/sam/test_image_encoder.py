@@ -14,15 +14,6 @@ from samkd.sam.presets import BACKBONES, Backbone, DecoderSize, get_backbone
 SMALL = Backbone("small", dim=24, depth=3, heads=2, global_attn_indexes=(1,), window=3, patch_size=8, out_chans=32)
 
 
-@pytest.fixture(autouse=True)
-def single_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    torch.manual_seed(0)
-    yield
-    torch.set_num_threads(threads)
-
-
 def published(backbone: Backbone, side: int) -> ImageEncoderViT:
     return ImageEncoderViT(
         img_size=side,

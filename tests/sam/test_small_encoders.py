@@ -15,15 +15,6 @@ EFFICIENT = EfficientViTSize("efficient", dim=24, depth=2, heads=2, out_chans=32
 DECODER = DecoderSize(heads=4, mlp_dim=24, iou_hidden=16)
 
 
-@pytest.fixture(autouse=True)
-def single_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    torch.manual_seed(0)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.mark.parametrize("size", [TINY, EFFICIENT], ids=lambda size: size.name)
 @pytest.mark.parametrize("image_size", [(16, 16), (48, 80), (112, 96)])
 def test_any_multiple_of_16_and_every_parameter_learns(size, image_size: tuple[int, int]):

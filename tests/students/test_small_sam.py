@@ -19,15 +19,6 @@ from samkd.students.small_sam import ENCODERS, MAX_POINTS, SmallSAM, build_small
 BOTH = pytest.mark.parametrize("size", [TINY, EFFICIENT], ids=lambda size: size.name)
 
 
-@pytest.fixture(autouse=True)
-def single_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    torch.manual_seed(0)
-    yield
-    torch.set_num_threads(threads)
-
-
 def small(size: Any = TINY, **changes: Any) -> SmallSAM:
     return build_small_sam(size, **({"in_channels": 1, "num_classes": 4, "patch": (3, 48, 64)} | changes))
 

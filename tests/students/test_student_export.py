@@ -19,15 +19,6 @@ from samkd.deploy.openvino_target import convert
 from samkd.deploy.runtime.engine_openvino import Engine, core
 
 
-@pytest.fixture(autouse=True)
-def single_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    torch.manual_seed(0)
-    yield
-    torch.set_num_threads(threads)
-
-
 def seasoned(model: Any) -> Any:
     """With batch norms that have seen something, and a depth branch and prompts' codes that do something."""
     for module in model.modules():

@@ -15,15 +15,6 @@ from samkd.volumes.phantom import make_case
 from samkd.volumes.plan import Plan, prepare, prepare_labels
 
 
-@pytest.fixture(autouse=True)
-def single_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    torch.manual_seed(0)
-    yield
-    torch.set_num_threads(threads)
-
-
 def learn(model: nn.Module, steps: int, rate: float, example) -> None:
     """`steps` of AdamW on what example(step) gives: image, prompts, labels."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=rate)

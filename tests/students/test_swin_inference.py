@@ -9,15 +9,6 @@ from samkd.students import build_student
 from samkd.students.swin_inference import _compose, _Windows
 
 
-@pytest.fixture(autouse=True)
-def single_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    torch.manual_seed(0)
-    yield
-    torch.set_num_threads(threads)
-
-
 def trained_like(patch: tuple[int, int, int], *, in_channels: int, num_classes: int) -> Any:
     model: Any = build_student("swinunetr-tiny", in_channels=in_channels, num_classes=num_classes, patch=patch).eval()
     for name, parameter in model.named_parameters():

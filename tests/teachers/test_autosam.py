@@ -23,15 +23,6 @@ COUNTS = Path(__file__).resolve().parents[2].parent / "shared" / "conformance" /
 PATCH = (16, 32, 48)
 
 
-@pytest.fixture(autouse=True)
-def single_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    torch.manual_seed(0)
-    yield
-    torch.set_num_threads(threads)
-
-
 def tiny(**changes):
     settings = {"backbone": "vit_tiny_p8", "in_channels": 1, "num_classes": 4, "patch": PATCH, "positions": 8}
     return build_teacher("autosam", **(settings | changes))

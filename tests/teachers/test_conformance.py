@@ -18,12 +18,9 @@ from samkd.teachers.masam import AUTHORS_KEYS, MASAM, build_masam
 
 
 @pytest.fixture(autouse=True)
-def single_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
+def no_grad():
     with torch.no_grad():
         yield
-    torch.set_num_threads(threads)
 
 
 # --- MA-SAM ---------------------------------------------------------------------------------------------------------

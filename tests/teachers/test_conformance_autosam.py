@@ -18,12 +18,9 @@ WIRINGS = {"first": "final/logits_B_cls_D_H_W", "last": "variant_paper_prompt_on
 
 
 @pytest.fixture(autouse=True)
-def single_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
+def no_grad():
     with torch.no_grad():
         yield
-    torch.set_num_threads(threads)
 
 
 def backbone_of(vectors: Vectors) -> Backbone:

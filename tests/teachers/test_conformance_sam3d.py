@@ -16,12 +16,9 @@ from samkd.teachers.sam3d import AUTHORS_KEYS, SAM3D, build_sam3d
 
 
 @pytest.fixture(autouse=True)
-def single_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
+def no_grad():
     with torch.no_grad():
         yield
-    torch.set_num_threads(threads)
 
 
 def backbone_of(vectors: Vectors) -> Backbone:

@@ -11,15 +11,6 @@ from samkd.teachers.attention3d import CubeAttention, from_cubes, to_cubes
 from samkd.teachers.encoder3d import DepthwiseAdapter
 
 
-@pytest.fixture(autouse=True)
-def single_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    torch.manual_seed(0)
-    yield
-    torch.set_num_threads(threads)
-
-
 def test_slices_are_upsampled_after_the_embedding_as_well_as_before_it():
     """The authors up-sample the whole volume first."""
     model = tiny()

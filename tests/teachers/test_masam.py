@@ -18,15 +18,6 @@ from samkd.teachers import TEACHERS, build_teacher
 COUNTS = Path(__file__).resolve().parents[2].parent / "shared" / "conformance" / "parameter_counts.json"
 
 
-@pytest.fixture(autouse=True)
-def single_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    torch.manual_seed(0)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.mark.parametrize("backbone", ["vit_tiny", "vit_tiny_p8"])
 @pytest.mark.parametrize(("channels", "size"), [(1, (64, 64)), (3, (32, 48))])
 def test_forward_and_backward(backbone: str, channels: int, size: tuple[int, int]):

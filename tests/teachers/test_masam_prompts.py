@@ -13,16 +13,6 @@ from samkd.teachers.recipe import teach
 from samkd.training.losses import segmentation_loss
 from samkd.training.prompts import box_prompts
 
-
-@pytest.fixture(autouse=True)
-def single_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    torch.manual_seed(0)
-    yield
-    torch.set_num_threads(threads)
-
-
 BOX = (1.0, 10.0, 20.0, 3.0, 30.0, 50.0)
 
 
@@ -105,7 +95,7 @@ def test_wrong_prompts():
 
 @pytest.mark.parametrize("prompts", ["{kind: point}", "{kind: points, count: 3}"])
 def test_training_with_points_is_refused_before_anything_is_written(tmp_path, prompts: str):
-    from samkd.session import open_dataset
+    from samkd.datasets import open_dataset
 
     overrides = ["phantom.training=2", "phantom.test=1", "teacher.plan.patch=[5,32,32]", f"teacher.prompts={prompts}"]
     recipe = load_recipe("phantom", overrides)

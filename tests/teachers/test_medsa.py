@@ -13,15 +13,6 @@ from samkd.sam.prompts import Prompts
 from samkd.teachers.adapters_medsa import PromptAdapter
 
 
-@pytest.fixture(autouse=True)
-def single_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    torch.manual_seed(0)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.mark.parametrize("backbone", SMALL)
 @pytest.mark.parametrize("sd_trans", ["add", "concatenate", "cross", "none"])
 def test_forward_and_backward(backbone: str, sd_trans: str):

@@ -13,15 +13,6 @@ from samkd.errors import BadInputError
 from samkd.teachers import build_teacher
 
 
-@pytest.fixture(autouse=True)
-def single_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    torch.manual_seed(0)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.mark.parametrize("backbone", SMALL)
 @pytest.mark.parametrize("conditioning", ["hyper", "add", "concatenate"])
 @pytest.mark.parametrize("zero_init", [True, False])

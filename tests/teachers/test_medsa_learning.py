@@ -1,21 +1,11 @@
 """What a tiny Medical SAM Adapter learns in seconds."""
 
-import pytest
 import torch
 from medsa_models import prompts, tiny
 from torch import Tensor, nn
 
 from samkd.sam.prompts import Prompts
 from samkd.teachers.medsa import MedSA
-
-
-@pytest.fixture(autouse=True)
-def single_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    torch.manual_seed(0)
-    yield
-    torch.set_num_threads(threads)
 
 
 def two_blobs() -> tuple[Tensor, Tensor]:

@@ -11,15 +11,6 @@ from samkd.errors import BadInputError
 from samkd.training.checkpoint import load_weights, save_weights
 
 
-@pytest.fixture(autouse=True)
-def single_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    torch.manual_seed(0)
-    yield
-    torch.set_num_threads(threads)
-
-
 def test_weights_survive_a_safetensors_round_trip(tmp_path: Path):
     model, twin = tiny().eval(), tiny().eval()
     save_file(model.state_dict(), tmp_path / "weights.safetensors")

@@ -2,23 +2,12 @@
 
 import time
 
-import pytest
 import torch
 from sam3d_models import prompts, tiny
 from torch import Tensor, nn
 
 from samkd.teachers.sam3d import SAM3D
 from samkd.training.losses import segmentation_loss
-
-
-@pytest.fixture(autouse=True)
-def single_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    torch.manual_seed(0)
-    yield
-    torch.set_num_threads(threads)
-
 
 CENTRES = ((16.0, 20.0, 18.0), (16.0, 44.0, 46.0))
 

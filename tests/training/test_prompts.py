@@ -291,7 +291,7 @@ def test_a_wrong_setting_is_refused(prompts, said):
 
 
 def test_a_teacher_without_prompts_refuses_them_before_anything_is_written(tmp_path):
-    from samkd.session import open_dataset
+    from samkd.datasets import open_dataset
 
     overrides = ["phantom.training=2", "phantom.test=1", "teacher.plan.patch=[5,32,32]", "teacher.prompts.kind=point"]
     recipe = load_recipe("phantom", overrides)
