@@ -9,10 +9,9 @@ reach. Killed, it goes on where it was: finished runs are used as they are.
 """
 
 import argparse
-import os
-import subprocess
-import sys
 from pathlib import Path
+
+from verbs import samkd, settings
 
 from samkd.session import evaluate
 
@@ -27,25 +26,20 @@ STUDENTS = {  # recipe, steps
 ALONE = "none"
 
 
-def samkd(*arguments: object) -> None:
-    print("samkd", *arguments, flush=True)
-    subprocess.run([Path(sys.executable).with_name("samkd"), *map(str, arguments)], check=True)
-
-
 def teach(name: str, run: Path, *, runs: Path, scale: float) -> None:
     steps = max(2, round(TEACHERS[name] * scale))
-    settings = (f"teacher.training.steps={steps}", f"teacher.training.validate_every={steps}")
+    budget = settings(teacher__training__steps=steps, teacher__training__validate_every=steps)
     recipe = "phantom" if name == "masam" else f"phantom-{name}"
-    samkd("teach", "-c", recipe, "--run", run, "--runs", runs, *(word for s in settings for word in ("--set", s)))
+    samkd("teach", "-c", recipe, "--run", run, "--runs", runs, *budget)
 
 
 def distill(student: str, run: Path, teacher: Path, *, weight: float, runs: Path, scale: float) -> None:
     recipe, steps = STUDENTS[student]
     steps = max(2, round(steps * scale))
-    settings = (f"student.training.steps={steps}", f"student.training.validate_every={steps}")
+    budget = settings(student__training__steps=steps, student__training__validate_every=steps)
     samkd(
         *("distill", "-c", recipe, "--student", student, "--teacher", teacher, "--lambda", weight, "--no-control"),
-        *("--run", run, "--runs", runs, *(word for s in settings for word in ("--set", s))),
+        *("--run", run, "--runs", runs, *budget),
     )
 
 
@@ -61,7 +55,6 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=Path("runs/matrix"))
     parser.add_argument("--scale", type=float, default=1.0, help="of all numbers of steps")
     options = parser.parse_args()
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
     runs, rows = options.runs, {}
     for teacher in TEACHERS:
         run = runs / f"teach-{teacher}"
