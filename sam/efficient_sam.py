@@ -152,7 +152,7 @@ class EfficientMaskDecoder(nn.Module):
         N and P broadcast: one of them is 1, or they are equal. Returns logits [max(N, P), masks, 2**stages * h,
         2**stages * w] and predicted IoU [max(N, P), masks].
         """
-        batch = max(len(embedding), len(sparse))
+        batch = embedding.shape[0] if sparse.shape[0] == 1 else sparse.shape[0]  # len() would fix it in an export
         embedding, sparse = embedding.expand(batch, -1, -1, -1), sparse.expand(batch, -1, -1)
         tokens = torch.cat([self.iou_token.weight, self.mask_tokens.weight]).expand(batch, -1, -1)
         queries, keys = self.transformer(embedding, position, torch.cat([tokens, sparse], dim=1))

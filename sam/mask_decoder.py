@@ -63,7 +63,7 @@ class MaskDecoder(nn.Module):
     def attend(self, embedding: Tensor, position: Tensor, sparse: Tensor, dense: Tensor) -> tuple[Tensor, Tensor]:
         """The two-way transformer: queries [max(N, P), 1 + masks + T, C] and embedding [max(N, P), C, h, w]."""
         tokens = torch.cat([self.iou_token.weight, self.mask_tokens.weight])
-        tokens = torch.cat([tokens.expand(len(sparse), -1, -1), sparse], dim=1)
+        tokens = torch.cat([tokens.expand(sparse.shape[0], -1, -1), sparse], dim=1)
         source = embedding + dense
         queries, keys = self.transformer(source, position, tokens)
         return queries, keys.transpose(1, 2).reshape(source.shape)

@@ -24,7 +24,7 @@ APART = 100.0  # what MONAI's mask subtracts from the score of two tokens that a
 
 
 class InferenceSwinUNETR(nn.Module):
-    """`network`, with the defaults of MONAI that SwinUNETR leaves, for images [1, C, *patch]. Parameters are copied."""
+    """`network`, with the defaults of MONAI that SwinUNETR leaves, for images [B, C, *patch]. Parameters are copied."""
 
     def __init__(self, network: monai.SwinUNETR, *, patch: tuple[int, int, int]) -> None:
         super().__init__()
@@ -43,10 +43,10 @@ class InferenceSwinUNETR(nn.Module):
         self.bottom, self.out = network.encoder10, network.out
 
     def forward(self, image: Tensor) -> Tensor:
-        """image [1, C, *patch] -> logits [1, K, *patch]."""
+        """image [B, C, *patch] -> logits [B, K, *patch]."""
         x = self.embedding(image)
         grid = x.shape[2:]
-        x = x.permute(0, 2, 3, 4, 1).reshape(-1, x.shape[1])
+        x = x.permute(0, 2, 3, 4, 1).flatten(0, 3)
         levels = [image, _as_image(x, grid)]
         for stage in self.stages:
             x = stage(x)
@@ -60,13 +60,13 @@ class InferenceSwinUNETR(nn.Module):
 
 
 def _as_image(x: Tensor, grid: Sequence[int]) -> Tensor:
-    """Tokens [D * H * W, C], normalized -> [1, C, D, H, W]."""
+    """Tokens [B * D * H * W, C], normalized -> [B, C, D, H, W]."""
     channels = x.shape[1]
-    return layer_norm(x, [channels]).reshape(1, *grid, channels).permute(0, 4, 1, 2, 3)
+    return layer_norm(x, [channels]).reshape(-1, *grid, channels).permute(0, 4, 1, 2, 3)
 
 
 class _Windows(nn.Module):
-    """Tokens of a grid [D * H * W, C] cut into windows, after the grid is padded with zeros and rolled by `-shift`.
+    """Tokens of a grid [B * D * H * W, C] cut into windows, after the grid is padded with zeros and rolled by `-shift`.
 
     Every axis with a shift adds a channel to the windows: 1 for the tokens that came round its end, 0 elsewhere.
     """
@@ -98,29 +98,29 @@ class _Windows(nn.Module):
         self.register_buffer("code_plane", (code[1] + code[2])[:1].flatten(1, 2))
 
     def cut(self, x: Tensor) -> Tensor:
-        """[D * H * W, C] -> [windows * tokens of one, C + codes]."""
+        """[B * D * H * W, C] -> [B * windows * tokens of one, C + codes]."""
         width = self.channels + self.codes
         ends = [after - before for before, after in zip(self.grid, self.padded, strict=True)]
-        x = pad(x.reshape(*self.grid, -1), (0, self.codes, 0, ends[2], 0, ends[1], 0, ends[0]))
-        x = x.reshape(self.padded[0], -1, width)
+        x = pad(x.reshape(-1, *self.grid, self.channels), (0, self.codes, 0, ends[2], 0, ends[1], 0, ends[0]))
+        x = x.reshape(-1, self.padded[0], self.padded[1] * self.padded[2], width)
         if self.codes:
             x = x + pad(self.get_buffer("code_plane"), (self.channels, 0))
-        x = x.index_select(1, self.get_buffer("plane"))
+        x = x.index_select(2, self.get_buffer("plane"))
         if self.codes:
             x = x + pad(self.get_buffer("code_depth"), (self.channels, 0))
-        return x.reshape(self.padded[0] * self.columns, -1).index_select(0, self.get_buffer("depth")).reshape(-1, width)
+        x = x.reshape(-1, self.padded[0] * self.columns, self.window[1] * self.window[2] * width)
+        return x.index_select(1, self.get_buffer("depth")).reshape(-1, width)
 
     def join(self, x: Tensor) -> Tensor:
-        """[windows * tokens of one, C] -> [D * H * W, C], rolled forth and without the padding."""
-        x = x.reshape(-1, self.window[1] * self.window[2] * self.channels).index_select(
-            0, self.get_buffer("back_depth")
-        )
-        x = x.reshape(self.grid[0], -1, self.channels).index_select(1, self.get_buffer("back_plane"))
-        return x.reshape(-1, self.channels)
+        """[B * windows * tokens of one, C] -> [B * D * H * W, C], rolled forth and without the padding."""
+        x = x.reshape(-1, self.padded[0] * self.columns, self.window[1] * self.window[2] * self.channels)
+        x = x.index_select(1, self.get_buffer("back_depth"))
+        x = x.reshape(-1, self.grid[0], self.padded[1] * self.padded[2], self.channels)
+        return x.index_select(2, self.get_buffer("back_plane")).reshape(-1, self.channels)
 
 
 class _Stage(nn.Module):
-    """Two or more blocks and the patch merging after them: tokens [D * H * W, C] -> [D * H * W / 8, 2 C]."""
+    """Two or more blocks and the patch merging after them: tokens [B * D * H * W, C] -> [B * D * H * W / 8, 2 C]."""
 
     def __init__(self, layer: Any, grid: Sequence[int]) -> None:
         super().__init__()
@@ -152,7 +152,7 @@ class _Stage(nn.Module):
 
 
 class _Block(nn.Module):
-    """monai.SwinTransformerBlock on tokens [D * H * W, C]."""
+    """monai.SwinTransformerBlock on tokens [B * D * H * W, C]."""
 
     def __init__(self, block: Any, grid: Sequence[int]) -> None:
         super().__init__()
@@ -167,7 +167,7 @@ class _Block(nn.Module):
 
 
 class _Attention(nn.Module):
-    """Window attention on [windows * n, C + codes] -> [windows * n, C]; the codes do what MONAI's mask does.
+    """Window attention on [B * windows * n, C + codes] -> [B * windows * n, C]; the codes do what MONAI's mask does.
 
     On every rolled axis the score of a query (code a) and a key (code b) gets 100 (2 a - 1) b: -100 or 100 for keys
     that came round the end, by whether the query did too, and 0 for the others. The softmax sees tokens of different
