@@ -179,9 +179,12 @@ def distill(
 @app.command()
 def deploy(
     run: Annotated[Path | None, typer.Argument(help="Student run (default: the newest distilled one).")] = None,
-    target: Annotated[str, typer.Option(help="openvino")] = "openvino",
-    precision: Annotated[str | None, typer.Option(help="fp32, fp16 or int8")] = None,
-    max_drop: Annotated[float | None, typer.Option(min=0, max=1, help="Largest loss of Dice per class.")] = None,
+    target: Annotated[str, typer.Option(help="openvino or onnx")] = "openvino",
+    precision: Annotated[str | None, typer.Option(help="fp32, fp16, bf16 or int8")] = None,
+    max_drop: Annotated[float | None, typer.Option(min=0, max=1, help="Largest loss of Dice.")] = None,
+    per_class: Annotated[
+        bool | None, typer.Option(help="Of every class (as it is without either), or of their mean.")
+    ] = None,
     data: Data = None,
     out: Annotated[Path | None, typer.Option(help="Package folder (default: RUNS/packages/...).")] = None,
     runs: Runs = Path("runs"),
@@ -193,6 +196,7 @@ def deploy(
 
     chosen = [f"deployment.precision={precision}"] if precision else []
     chosen += [f"deployment.max_drop={max_drop}"] if max_drop is not None else []
+    chosen += [f"deployment.per_class={per_class}"] if per_class is not None else []
     source = Run.read(run) if run else newest_run(runs, "distill")
     package = session.deploy_run(
         source, target=target, data=data, out=out, runs=runs, overrides=[*chosen, *(override or [])]

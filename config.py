@@ -185,8 +185,9 @@ class Student(Strict):
 
 
 class Deployment(Strict):
-    precision: Literal["fp32", "fp16", "int8"] = "int8"
-    max_drop: Annotated[float, Field(ge=0, le=1)] = 0.005  # largest loss of Dice per class
+    precision: Literal["fp32", "fp16", "bf16", "int8"] = "int8"
+    max_drop: Annotated[float, Field(ge=0, le=1)] = 0.005  # largest loss of Dice
+    per_class: bool = True  # of every class, or of their mean
     calibration: Annotated[int, Field(ge=1)] = 32  # patches of training cases
 
 

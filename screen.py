@@ -109,7 +109,18 @@ def print_distill_costs(made: dict[str, Any]) -> None:
 def print_package(package: Path) -> None:
     manifest = json.loads((package / "manifest.json").read_text(encoding="utf-8"))
     size = sum(path.stat().st_size for path in package.rglob("*") if path.is_file())
-    print(f"{package}: {size / 1e6:.1f} MB, {manifest['precision']}")
+    table = Table("rung", "SNR, dB", "same class", *(f"Dice {name}" for name in manifest["scores"]["per_class"]), "")
+    for step in manifest["ladder"]:
+        dice = [row["dice"] for row in step["per_class"].values()] or [None] * len(manifest["scores"]["per_class"])
+        table.add_row(
+            f"{step['precision']} ({step['quantization']})" if step["quantization"] else step["precision"],
+            "" if step["snr_db"] is None else f"{step['snr_db']:.1f}",
+            "" if step["agreement"] is None else f"{step['agreement']:.5f}",
+            *("" if value is None else f"{value:.4f}" for value in dice),
+            "passed" if step["refusal"] is None else "refused",
+        )
+    show(table)
+    print(f"{package}: {size / 1e6:.1f} MB, {manifest['target']}, {manifest['precision']}")
 
 
 def print_cases(dataset: "Dataset", rows: list[dict]) -> None:

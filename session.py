@@ -36,9 +36,8 @@ def deploy_run(
 
     Raises UsageError for an unknown target, GateRefusedError when the converted model lost too much.
     """
-    if target != "openvino":
-        raise UsageError(f"target {target!r} is not available; choose openvino")
     from .deploy.recipe import deploy_student
+    from .deploy.target import target_named
     from .distill.networks import load_network
     from .training.cases import prepare_case
     from .training.inference import patch_function
@@ -48,6 +47,7 @@ def deploy_run(
     from .volumes.pipeline import segment
     from .volumes.scans import as_nifti
 
+    target_named(target)
     recipe = recipe_for(None, run, overrides)
     settings = recipe.deployment
     dataset = open_dataset(recipe, data or Path(run.config["data"]), runs=runs)
@@ -75,6 +75,8 @@ def deploy_run(
             precision=settings.precision,
             max_drop=settings.max_drop,
             destination=out or runs / "packages" / name,
+            target=target,
+            per_class=settings.per_class,
             sample=as_nifti(cohort.validation[0].image, Path(scratch), channels=len(dataset.channels)),
             provenance={
                 "run": run.path.name,

@@ -59,23 +59,45 @@ def _dice(rows: Rows) -> dict[str, dict[str, float | None]]:
     return {case: {row["name"]: row["dice"] for row in rows[case]} for case in rows}
 
 
-def require_accuracy(drops: Sequence[ClassDrop], *, max_drop: float) -> None:
-    """Refuse a class whose mean Dice fell by more than `max_drop`, and a comparison without any scored class."""
+def require_accuracy(drops: Sequence[ClassDrop], *, max_drop: float, per_class: bool = True) -> None:
+    """Refuse a class whose mean Dice fell by more than `max_drop` (without `per_class`: when the mean over the classes
+    did), and a comparison without any scored class."""
     judged = [drop for drop in drops if drop.drop is not None]
     if not judged:
         raise GateRefusedError("no class occurs in the held-out cases, so there is nothing to judge the package by.")
+    mean = float(np.mean([drop.drop for drop in judged if drop.drop is not None]))
+    if not per_class and mean <= max_drop:
+        return
     lost = [
         f"{d.name}: Dice {d.torch:.4f} -> {d.package:.4f}, a drop of {d.drop:.4f} over {d.cases} cases; "
         f"the most, {d.worst_drop:.4f}, in case {d.worst_case}"
         for d in judged
         if d.drop is not None and d.drop > max_drop
     ]
-    if lost:
-        raise GateRefusedError(f"more than {max_drop:g} of Dice was lost. {'. '.join(lost)}.")
+    if lost or not per_class:
+        where = "" if per_class else f", {mean:.4f} in the mean"
+        raise GateRefusedError(f"more than {max_drop:g} of Dice was lost{where}. {'. '.join(lost)}.")
 
 
-def require_sensible(infer: Callable[[np.ndarray], np.ndarray], patches: Sequence[np.ndarray], *, subject: str) -> None:
-    """Refuse a network whose answers are not probabilities, or do not depend on what it is shown.
+def require_calibration(patches: Sequence[np.ndarray]) -> None:
+    """Refuse calibration patches [C, *patch] that show nothing: each of one value throughout, or all of them alike."""
+    empty = sum(float(np.ptp(patch)) == 0 for patch in patches)
+    if empty == len(patches):
+        raise GateRefusedError(
+            f"all {len(patches)} calibration patches are empty (one value throughout), so no range of any layer can be "
+            "learned from them. Check the training scans and the plan's intensity rules."
+        )
+    if len(patches) > 1 and all(np.array_equal(patches[0], patch) for patch in patches[1:]):
+        raise GateRefusedError(
+            f"all {len(patches)} calibration patches are the same, so the ranges of one place would stand for all. "
+            "Check the training scans, or raise deployment.calibration."
+        )
+
+
+def require_sensible(
+    infer: Callable[[np.ndarray], np.ndarray], patches: Sequence[np.ndarray], *, subject: str
+) -> list[np.ndarray]:
+    """Refuse a network whose answers are not probabilities, or do not depend on what it is shown; else the answers.
 
     `infer` maps [N, C, *patch] to probabilities [N, K, *patch]; `patches` are different prepared patches [C, *patch].
     """
@@ -96,3 +118,4 @@ def require_sensible(infer: Callable[[np.ndarray], np.ndarray], patches: Sequenc
             f"{subject} answers {len(answers)} different patches with the same probabilities, to within {change:.2g}; "
             f"expected a difference of {SENSITIVITY:g} or more. It has not learned, or conversion broke it."
         )
+    return answers

@@ -1,23 +1,66 @@
-"""From a torch network to an OpenVINO model, and that model to disk."""
+"""OpenVINO: from a torch network to its model, and that model to disk."""
 
 from __future__ import annotations
 
-import copy
 import warnings
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.jit import TracerWarning  # pyright: ignore[reportPrivateImportUsage]
 
-from .runtime.engine_openvino import load_openvino
+from ..errors import UsageError
+from .precision import Precision
+from .probabilities import Probabilities
+from .runtime.engine_openvino import core, load_openvino
+from .target import Rung, Target
 
 if TYPE_CHECKING:
     import openvino
 
 _WORTH_SHARING = 1 << 16  # bytes
+
+
+def rungs(
+    network: nn.Module,
+    *,
+    patch: tuple[int, int, int],
+    in_channels: int,
+    calibration: Sequence[np.ndarray],
+    precision: Precision,
+) -> Iterator[Rung]:
+    """As target.Rungs. Raises UsageError for bf16 on a CPU without it, MissingExtraError without OpenVINO or NNCF."""
+    if precision is Precision.BF16 and "BF16" not in core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        raise UsageError("precision bf16: this CPU has no bfloat16 to judge the package with; choose fp32 or int8")
+    model = convert(network, patch=patch, in_channels=in_channels)
+    yield Rung(Precision.FP32, _writer(model, half=False))
+    if precision in (Precision.FP16, Precision.BF16):
+        yield Rung(precision, _writer(model, half=True))
+    if precision is Precision.INT8:
+        from .openvino_int8 import WAYS, quantize, weakest_layers
+
+        for way in WAYS:
+            made = quantize(model, calibration, way)
+            yield Rung(precision, _writer(made, half=False), way.name, partial(weakest_layers, model, made))
+
+
+def _writer(model: openvino.Model, *, half: bool) -> Callable[[Path], None]:
+    return lambda folder: save(model, folder / OPENVINO.model, half=half)
+
+
+# CPUs of every maker. What is not int8 or bfloat16 is computed in float32, whatever the CPU could do faster.
+OPENVINO = Target(
+    name="openvino",
+    model="model.xml",
+    libraries=("numpy", "nibabel", "openvino"),
+    tools=("torch", "openvino", "nncf"),
+    inference={Precision.FP32: "f32", Precision.FP16: "f32", Precision.BF16: "bf16", Precision.INT8: "f32"},
+    rungs=rungs,
+)
 
 
 def convert(network: nn.Module, *, patch: tuple[int, int, int], in_channels: int) -> openvino.Model:
@@ -32,7 +75,7 @@ def convert(network: nn.Module, *, patch: tuple[int, int, int], in_channels: int
         warnings.simplefilter("ignore", TracerWarning)  # a fixed size is what is wanted
         warnings.simplefilter("ignore", UserWarning)
         warnings.simplefilter("ignore", FutureWarning)  # tracing is deprecated; torch.export's graph is slower here
-        model = ov.convert_model(_Probabilities(network), example_input=torch.zeros(shape), input=[shape])
+        model = ov.convert_model(Probabilities(network), example_input=torch.zeros(shape), input=[shape])
     model.inputs[0].set_names({"image"})
     model.outputs[0].set_names({"probabilities"})
     name_in_order(model)
@@ -119,13 +162,3 @@ def store_in_three_bytes(model: openvino.Model) -> int:
         stored += 1
     model.validate_nodes_and_infer_types()
     return stored
-
-
-class _Probabilities(nn.Module):
-    def __init__(self, network: nn.Module):
-        super().__init__()
-        rewrite = getattr(network, "for_inference", None)
-        self.network = (rewrite() if rewrite else copy.deepcopy(network)).cpu().eval()
-
-    def forward(self, image: Tensor) -> Tensor:
-        return self.network(image).softmax(1)

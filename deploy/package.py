@@ -3,7 +3,7 @@
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from ..volumes.files import atomic_path, make_folder
 from .bundle import write_runtime, write_zip
 from .card import model_card
 from .runtime.integrity import MANIFEST, check_names, digest, render, sha256
-from .sbom import RUNTIME, bill_of_materials
+from .sbom import bill_of_materials
 
 
 @contextmanager
@@ -40,11 +40,14 @@ def draft(destination: Path) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def finish(folder: Path, manifest: dict[str, Any]) -> None:
-    """Complete a draft that holds its model and sample: papers, runtime, and the manifest that seals all of it."""
+def finish(folder: Path, manifest: dict[str, Any], *, libraries: Sequence[str]) -> None:
+    """Complete a draft that holds its model and sample: papers, runtime, and the manifest that seals all of it.
+
+    `libraries` are what the device installs; their versions stand in the manifest.
+    """
     model = {path.name: sha256(path) for path in sorted(folder.glob("model.*"))}
-    bill = bill_of_materials(manifest["name"], samkd=manifest["samkd"], model=model)
-    pins = [f"{name}=={manifest['versions'][name]}" for name in RUNTIME]
+    bill = bill_of_materials(manifest["name"], samkd=manifest["samkd"], model=model, libraries=libraries)
+    pins = [f"{name}=={manifest['versions'][name]}" for name in libraries]
     (folder / "MODEL_CARD.md").write_text(model_card(manifest), encoding="utf-8")
     (folder / "sbom.cdx.json").write_text(json.dumps(bill, indent=1) + "\n", encoding="utf-8")
     (folder / "requirements.txt").write_text("\n".join(pins) + "\n", encoding="utf-8")

@@ -1,35 +1,33 @@
-"""Deployment from end to end: convert, quantize, judge through the deployed pipeline, pack."""
+"""Deployment from end to end: climb the ladder for a target, judge each rung as it will run, pack the last one."""
 
 from __future__ import annotations
 
 import importlib.metadata as metadata
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch import nn
 
 from .. import __version__
 from ..errors import BadInputError, GateRefusedError
 from ..evaluation.overlay import colours
-from ..evaluation.scores import score_case
-from ..volumes.geometry import Volume
 from ..volumes.nifti import read_scan, write_labels, write_scan
 from ..volumes.plan import Plan, prepare
-from .gate import Rows, compare, require_accuracy, require_sensible
-from .openvino_target import convert, save
+from .gate import require_calibration, require_sensible
+from .ladder import HeldOut, Jury, climb
 from .package import draft, finish
-from .precision import INFERENCE, Precision
-from .quantize import RUNGS, quantize
-from .runtime.engine_openvino import Engine
+from .precision import Precision
+from .probabilities import Probabilities
 from .runtime.integrity import FORMAT
 from .runtime.package import EXPECTED, SAMPLE, Package
 from .runtime.quality import intensity_profile
+from .target import Rung, Target, require_precision, target_named
 
 _PROBES = 8  # calibration patches that must be answered differently
-HeldOut = Sequence[tuple[str, Volume, np.ndarray]]
 
 
 def deploy_student(
@@ -47,6 +45,8 @@ def deploy_student(
     sample: Path,
     provenance: Mapping[str, Any],
     description: Mapping[str, Any],
+    target: str = "openvino",
+    per_class: bool = True,
 ) -> Path:
     """Write the package of a student to `destination` (and `destination`.zip) and return that folder.
 
@@ -55,20 +55,20 @@ def deploy_student(
     a scan that goes into the package, voxels and geometry only. `provenance` and `description` ("dataset", "text",
     "channels") are plain JSON values and stand in the manifest.
 
-    Raises GateRefusedError when a class loses more than `max_drop` of its mean Dice or the network does not depend on
-    its input, BadInputError without a held-out case, OutputError; then nothing of the new package is left.
+    Raises GateRefusedError when a class (without `per_class`: the mean of all) loses more than `max_drop` of its mean
+    Dice, the network does not depend on its input, or the calibration shows nothing; BadInputError without a held-out
+    case, UsageError for a precision that `target` does not have, OutputError; then nothing of the new package is left.
     """
-    precision = Precision(precision)
+    made_by, precision = target_named(target), Precision(precision)
+    require_precision(made_by, precision)
     if not held_out:
         raise BadInputError(f"{destination}: no held-out case to judge the package on. Give some cases to validation.")
     manifest: dict[str, Any] = {
         "format": FORMAT,
         "samkd": __version__,
         "name": destination.name,
-        "target": "openvino",
-        "precision": precision.value,
-        "inference_precision": INFERENCE,
-        "model": "model.xml",
+        "target": target,
+        "model": made_by.model,
         "plan": plan.to_dict(),
         "plan_digest": plan.digest(),
         "labels": _labels(dataset_labels),
@@ -78,56 +78,61 @@ def deploy_student(
         "provenance": dict(provenance),
         "description": dict(description),
     }
-    before = _score(held_out, reference, dataset_labels)
-    with draft(destination) as folder:
-        refusals = []
-        for quantization, model in _candidates(network, plan, in_channels, calibration, precision):
-            save(model, folder / manifest["model"], half=precision is Precision.FP16)
-            package = Package.of(folder, manifest)
-            try:
-                require_sensible(package.engine, calibration[:_PROBES], subject="the converted model")
-                masks = [package.segment(volume) for _, volume, _ in held_out]
-                drops = compare(before, _score(held_out, masks, dataset_labels))
-                require_accuracy(drops, max_drop=max_drop)
-            except GateRefusedError as refusal:
-                refusals.append(f"{precision.value}{f' ({quantization})' if quantization else ''}: {refusal}")
-                continue
-            break
-        else:
-            raise GateRefusedError(f"{destination}: refused, nothing was packed.\n" + "\n".join(refusals))
-        manifest |= {
-            "versions": _versions(precision),
-            "quantization": quantization,
-            "refused_quantizations": refusals,
-            "scores": {
-                "max_drop": max_drop,
-                "per_class": {drop.name: {k: v for k, v in asdict(drop).items() if k != "name"} for drop in drops},
-            },
+
+    def describe(rung: Rung) -> dict[str, Any]:
+        return {
+            **manifest,
+            "precision": rung.precision.value,
+            "inference_precision": made_by.inference[rung.precision],
+            "quantization": rung.quantization,
         }
-        _write_sample(package, sample)
-        finish(folder, manifest)
+
+    try:
+        require_calibration(calibration)
+        probes = calibration[:_PROBES]
+        # No rung can mend a student that does not look at its input.
+        answers = require_sensible(_with_torch(network), probes, subject="the student")
+        jury = Jury(
+            held_out,
+            reference,
+            labels=dataset_labels,
+            probes=probes,
+            answers=answers,
+            max_drop=max_drop,
+            per_class=per_class,
+        )
+        rungs = made_by.rungs(
+            network, patch=plan.patch, in_channels=in_channels, calibration=calibration, precision=precision
+        )
+        with draft(destination) as folder:
+            package, steps = climb(rungs, jury, folder, describe=describe)
+            sealed = {
+                **package.manifest,
+                "versions": _versions(made_by),
+                "ladder": [step.to_dict() for step in steps],
+                "scores": {
+                    "max_drop": max_drop,
+                    "per_class": {
+                        drop.name: {key: value for key, value in asdict(drop).items() if key != "name"}
+                        for drop in steps[-1].drops
+                    },
+                },
+            }
+            _write_sample(package, sample)
+            finish(folder, sealed, libraries=made_by.libraries)
+    except GateRefusedError as refusal:
+        raise GateRefusedError(f"{destination}: refused, nothing was packed.\n{refusal}") from None
     return destination
 
 
-def _candidates(
-    network: nn.Module, plan: Plan, in_channels: int, calibration: Sequence[np.ndarray], precision: Precision
-) -> Iterator[tuple[str | None, Any]]:
-    """(name of the rung or None, openvino.Model), the next one only when the gate refused those before."""
-    model = convert(network, patch=plan.patch, in_channels=in_channels)
-    # No rung can mend a student that does not look at its input.
-    require_sensible(Engine(model, precision=INFERENCE), calibration[:_PROBES], subject="the student")
-    if precision is not Precision.INT8:
-        yield None, model
-        return
-    for rung in RUNGS:
-        yield rung.name, quantize(model, calibration, rung)
+def _with_torch(network: nn.Module):
+    made = Probabilities(network)
 
+    def infer(patches: np.ndarray) -> np.ndarray:
+        with torch.inference_mode():
+            return made(torch.from_numpy(np.ascontiguousarray(patches, np.float32))).numpy()
 
-def _score(held_out: HeldOut, masks: Sequence[np.ndarray], labels: Mapping[int, str]) -> Rows:
-    return {
-        name: score_case(mask, truth, spacing=volume.geometry.spacing, labels=labels)
-        for (name, volume, truth), mask in zip(held_out, masks, strict=True)
-    }
+    return infer
 
 
 def _labels(names: Mapping[int, str]) -> dict[str, dict[str, Any]]:
@@ -138,9 +143,8 @@ def _labels(names: Mapping[int, str]) -> dict[str, dict[str, Any]]:
     }
 
 
-def _versions(precision: Precision) -> dict[str, str]:
-    names = ("numpy", "nibabel", "openvino", "torch", *(("nncf",) if precision is Precision.INT8 else ()))
-    return {name: metadata.version(name) for name in names}
+def _versions(target: Target) -> dict[str, str]:
+    return {name: metadata.version(name) for name in dict.fromkeys((*target.libraries, *target.tools))}
 
 
 def _write_sample(package: Package, sample: Path) -> None:

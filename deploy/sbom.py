@@ -1,18 +1,16 @@
 """The software bill of materials of a package: everything the device installs to run it (CycloneDX 1.6)."""
 
 import importlib.metadata as metadata
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-RUNTIME = ("numpy", "nibabel", "openvino")
 
-
-def bill_of_materials(name: str, *, samkd: str, model: Mapping[str, str]) -> dict[str, Any]:
-    """CycloneDX 1.6 document; `model` gives the sha256 of each model file. What RUNTIME itself needs is included."""
-    versions = {each: metadata.version(each) for each in _closure(RUNTIME)}
+def bill_of_materials(name: str, *, samkd: str, model: Mapping[str, str], libraries: Sequence[str]) -> dict[str, Any]:
+    """CycloneDX 1.6 document; `model` gives the sha256 of each model file. What the libraries need is included."""
+    versions = {each: metadata.version(each) for each in _closure(libraries)}
     return {
         "$schema": "http://cyclonedx.org/schema/bom-1.6.schema.json",
         "bomFormat": "CycloneDX",
@@ -50,7 +48,7 @@ def bill_of_materials(name: str, *, samkd: str, model: Mapping[str, str]) -> dic
         ],
         "dependencies": [
             {"ref": name, "dependsOn": ["samkd", *model]},
-            {"ref": "samkd", "dependsOn": [f"pkg:pypi/{each}@{versions[each]}" for each in RUNTIME]},
+            {"ref": "samkd", "dependsOn": [f"pkg:pypi/{each}@{versions[each]}" for each in libraries]},
             *(
                 {
                     "ref": f"pkg:pypi/{each}@{version}",
@@ -62,7 +60,7 @@ def bill_of_materials(name: str, *, samkd: str, model: Mapping[str, str]) -> dic
     }
 
 
-def _closure(names: tuple[str, ...]) -> list[str]:
+def _closure(names: Sequence[str]) -> list[str]:
     found = list(names)
     for name in found:
         found += [need for need in _needs(name) if need not in found]

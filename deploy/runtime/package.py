@@ -17,7 +17,7 @@ from ...errors import BadInputError, IntegrityError
 from ...volumes.geometry import Geometry, Volume
 from ...volumes.pipeline import segment_prepared
 from ...volumes.plan import Plan, prepare
-from .engine_openvino import Engine
+from .engine import Engine, open_engine
 from .integrity import extract, verify
 
 SAMPLE = "sample/scan.nii.gz"
@@ -58,7 +58,7 @@ class Package:
         """Open a package, a folder or its zip, after checking every file of it.
 
         Raises BadInputError when there is none, IntegrityError when it is not what was packed, MissingExtraError
-        without OpenVINO. A zip is unpacked into a temporary folder that goes with the object.
+        without its engine. A zip is unpacked into a temporary folder that goes with the object.
         """
         path = Path(path)
         if not path.is_file():
@@ -80,12 +80,13 @@ class Package:
             plan = Plan.from_dict(manifest["plan"])
             labels = {int(value): str(entry["name"]) for value, entry in manifest["labels"].items()}
             in_channels, model = int(manifest["in_channels"]), folder / manifest["model"]
-            precision = str(manifest["inference_precision"])
+            target, precision = str(manifest["target"]), str(manifest["inference_precision"])
             if model.parent != folder or not model.is_file():
                 raise ValueError(f"no model {manifest['model']!r} in it")
         except (BadInputError, KeyError, TypeError, ValueError, AttributeError, OSError) as error:
             raise IntegrityError(f"{folder}: its manifest does not describe a package ({error!r}).") from error
-        return cls(folder, manifest, plan, labels, in_channels, Engine(model, precision=precision, threads=threads))
+        engine = open_engine(target, model, precision=precision, threads=threads)
+        return cls(folder, manifest, plan, labels, in_channels, engine)
 
     def segment(self, volume: Volume) -> np.ndarray:
         """Labels [D, H, W] on the scan's own grid. Raises BadInputError as volumes.pipeline does."""

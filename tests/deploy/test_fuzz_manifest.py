@@ -15,10 +15,10 @@ STRANGE = (None, True, -1, 0, 2**70, 1e300, "", "..", "../model.xml", "/etc/pass
 def opened(package, monkeypatch):
     """Called, what Package.open gives of the folder; the engine is left out, and must be given the package's model."""
 
-    def engine(model, **_):
+    def engine(target, model, **_):
         assert model.parent == package and model.is_file()
 
-    monkeypatch.setattr("samkd.deploy.runtime.package.Engine", engine)
+    monkeypatch.setattr("samkd.deploy.runtime.package.open_engine", engine)
     return lambda: read_or_refuse(lambda: Package.open(package))
 
 

@@ -33,7 +33,7 @@ def test_one_flipped_bit_in_any_file_is_refused(package, name, where, monkeypatc
     raw[{"first": 0, "middle": len(raw) // 2, "last": -1}[where]] ^= 1
     path.write_bytes(raw)
     # Before anything is opened: neither the engine nor a reader of scans is reached.
-    monkeypatch.setattr("samkd.deploy.runtime.package.Engine", None)
+    monkeypatch.setattr("samkd.deploy.runtime.package.open_engine", None)
     with pytest.raises(IntegrityError) as refused:
         Package.open(package)
     assert refused.value.exit_code == 4 and "Copy the package again" in str(refused.value)

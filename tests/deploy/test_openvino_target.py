@@ -9,8 +9,8 @@ import pytest
 import torch
 from monai.networks.nets import swin_unetr as monai
 
+from samkd.deploy.openvino_int8 import WAYS, _attention, _ends, quantize
 from samkd.deploy.openvino_target import convert, save, share_repeated_columns, store_in_three_bytes
-from samkd.deploy.quantize import RUNGS, _attention, _ends, quantize
 from samkd.deploy.runtime.engine_openvino import Engine, core, load_openvino
 from samkd.students import build_student
 
@@ -115,7 +115,7 @@ def test_a_third_of_the_file_of_a_plain_conversion_and_the_same_numbers(student,
 
 
 def test_int8_computes_in_int8_and_still_looks_at_its_input(model, images, expected, tmp_path):
-    save(quantize(model, list(images), RUNGS[0]), tmp_path / "model.xml", half=False)
+    save(quantize(model, list(images), WAYS[0]), tmp_path / "model.xml", half=False)
     engine = Engine(tmp_path / "model.xml", precision="f32", threads=1)
     found = engine(images[:2])
     assert engine.precision == "f32" and engine.layer_precisions()["i8"] > 20
@@ -130,7 +130,7 @@ def test_rungs_keep_what_they_name_in_float(model):
     assert sorted(kinds[name] for name in _attention(model)) == ["ScaledDotProductAttention"] * 8
     ends = {kinds[name] for name in _ends(model)}
     assert ends == {"Convolution"} and 3 <= len(list(_ends(model))) <= 4  # embedding, two of encoder 1, the output
-    assert len({rung.name for rung in RUNGS}) == len(RUNGS)
+    assert len({way.name for way in WAYS}) == len(WAYS)
 
 
 def test_signals_arrive_after_engines_are_freed_in_any_order():

@@ -1,3 +1,4 @@
+import copy
 import json
 
 import numpy as np
@@ -5,9 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from samkd.deploy import recipe
+from samkd.deploy import openvino_int8, openvino_target
 from samkd.deploy.runtime.package import Package
-from samkd.errors import BadInputError, GateRefusedError, OutputError
+from samkd.errors import BadInputError, GateRefusedError, OutputError, UsageError
 from samkd.volumes.geometry import Geometry, Volume
 from samkd.volumes.nifti import read_labels, read_scan
 
@@ -22,7 +23,7 @@ def files(folder):
 
 
 def nothing_left(tmp_path):
-    return list((tmp_path / "packages").iterdir()) == []
+    return not (tmp_path / "packages").exists() or not list((tmp_path / "packages").iterdir())
 
 
 class Constant(nn.Module):
@@ -46,6 +47,20 @@ class Shifted(nn.Module):
 
     def forward(self, image):
         return self.network(image).roll(1, 1)
+
+
+class Overflowing(nn.Module):
+    """A first layer whose weights lie beyond float16, and a second that takes it back."""
+
+    def __init__(self, network):
+        super().__init__()
+        self.network = copy.deepcopy(network)
+        with torch.no_grad():
+            self.network.features.weight *= 2.0**20
+            self.network.head.weight /= 2.0**20
+
+    def forward(self, image):
+        return self.network(image)
 
 
 def test_package_holds_everything_and_says_what_it_is(built):
@@ -111,7 +126,7 @@ def test_int8_package_passes_the_gate_and_says_how(job, levels):
     made = job(levels, precision="int8", max_drop=0.05)
     manifest = json.loads((made / "manifest.json").read_text())
     assert manifest["precision"] == "int8" and manifest["quantization"] == "plain"
-    assert manifest["versions"]["nncf"] and manifest["refused_quantizations"] == []
+    assert manifest["versions"]["nncf"]
     assert Package.open(made, threads=1).engine.layer_precisions()["u8"] > 0
 
 
@@ -119,6 +134,14 @@ def test_dead_student_is_refused_and_leaves_nothing(job, tmp_path):
     with pytest.raises(GateRefusedError, match="the student answers 8 different patches with the same"):
         job(Constant(), max_drop=1)
     assert nothing_left(tmp_path)
+
+
+def test_conversion_that_kills_the_encoder_is_refused(job, levels, monkeypatch, tmp_path):
+    dead = openvino_target.convert(Constant(), patch=(16, 16, 16), in_channels=1)
+    monkeypatch.setattr(openvino_int8, "quantize", lambda model, calibration, way: dead)
+    with pytest.raises(GateRefusedError, match="the converted model answers 8 different patches with the same") as no:
+        job(levels, precision="int8", max_drop=1)
+    assert no.value.exit_code == 6 and nothing_left(tmp_path)
 
 
 def test_drop_above_the_limit_is_refused_and_leaves_nothing(job, levels, tmp_path):
@@ -136,27 +159,94 @@ def test_refusal_keeps_the_package_that_was_there(job, levels, tmp_path):
     assert (job(levels, max_drop=0.01) / "manifest.json").read_bytes() != before
 
 
-def test_the_next_rung_is_tried_when_the_gate_refuses_one(job, levels, monkeypatch):
-    broken = recipe.convert(Shifted(levels), patch=(16, 16, 16), in_channels=1)
+def test_the_next_way_is_tried_when_the_gate_refuses_one(job, levels, monkeypatch):
+    broken = openvino_target.convert(Shifted(levels), patch=(16, 16, 16), in_channels=1)
     tried = []
 
-    def quantize(model, calibration, rung):
-        tried.append(rung.name)
+    def quantize(model, calibration, way):
+        tried.append(way.name)
         return broken if len(tried) < 3 else model
 
-    monkeypatch.setattr(recipe, "quantize", quantize)
+    monkeypatch.setattr(openvino_int8, "quantize", quantize)
     manifest = json.loads((job(levels, precision="int8") / "manifest.json").read_text())
-    assert tried == [rung.name for rung in recipe.RUNGS[:3]] and manifest["quantization"] == tried[-1]
-    assert len(manifest["refused_quantizations"]) == 2 and "liver" in manifest["refused_quantizations"][0]
+    assert tried == [way.name for way in openvino_int8.WAYS[:3]] and manifest["quantization"] == tried[-1]
+    assert [step["refusal"] is None for step in manifest["ladder"]] == [True, False, False, True]
+    assert "liver" in manifest["ladder"][1]["refusal"]
+    assert manifest["ladder"][1]["per_class"]["liver"]["dice"] == 0 and manifest["ladder"][1]["agreement"] < 0.5
 
 
-def test_every_rung_refused_names_every_rung(job, levels, monkeypatch, tmp_path):
-    broken = recipe.convert(Shifted(levels), patch=(16, 16, 16), in_channels=1)
-    monkeypatch.setattr(recipe, "quantize", lambda model, calibration, rung: broken)
+def test_every_way_refused_names_every_way_the_layers_and_what_did_pass(job, levels, monkeypatch, tmp_path):
+    broken = openvino_target.convert(Shifted(levels), patch=(16, 16, 16), in_channels=1)
+    monkeypatch.setattr(openvino_int8, "quantize", lambda model, calibration, way: broken)
     with pytest.raises(GateRefusedError) as refused:
         job(levels, precision="int8")
-    assert all(f"int8 ({rung.name}): " in str(refused.value) for rung in recipe.RUNGS)
+    told = str(refused.value)
+    assert all(f"int8 ({way.name}): " in told for way in openvino_int8.WAYS) and "in case case_" in told
+    assert "The layers that lost most: Convolution_" in told and " dB)" in told
+    assert "fp32: passed. `samkd deploy --precision fp32` packs it." in told
     assert nothing_left(tmp_path)
+
+
+def test_the_ladder_stands_in_the_manifest_and_the_card(job, levels):
+    made = job(levels, precision="int8", max_drop=0.05)
+    first, last = json.loads((made / "manifest.json").read_text())["ladder"]
+    assert (first["precision"], last["precision"], last["quantization"]) == ("fp32", "int8", "plain")
+    assert first["snr_db"] > 100 > 50 > last["snr_db"] > 15
+    assert first["agreement"] > 0.9999 and last["agreement"] > 0.98
+    for step in (first, last):
+        liver = step["per_class"]["liver"]
+        assert liver["to_torch"] == {key: liver[key] for key in ("dice", "hd95_mm", "nsd")}  # torch is the truth here
+    assert first["per_class"]["liver"]["hd95_mm"] == 0 and first["per_class"]["liver"]["nsd"] > 0.9999
+    card = (made / "MODEL_CARD.md").read_text()
+    assert "| fp32 | " in card and "| int8 (plain) | " in card
+
+
+def test_bf16_computes_in_bf16(job, levels):
+    made = job(levels, precision="bf16", max_drop=0.05)
+    manifest = json.loads((made / "manifest.json").read_text())
+    assert (manifest["precision"], manifest["inference_precision"]) == ("bf16", "bf16")
+    package = Package.open(made, threads=1)
+    assert package.engine.precision == "bf16" and package.engine.layer_precisions()["bf16"] > 0
+    assert 20 < manifest["ladder"][1]["snr_db"] < 60 < manifest["ladder"][0]["snr_db"]
+
+
+@pytest.mark.parametrize("target", ["openvino", "onnx"])
+def test_empty_calibration_is_refused(job, levels, target, tmp_path):
+    empty = [np.zeros((1, 16, 16, 16), np.float32)] * 8
+    with pytest.raises(GateRefusedError, match="all 8 calibration patches are empty") as refused:
+        job(levels, calibration=empty, precision="int8", target=target)
+    assert refused.value.exit_code == 6 and nothing_left(tmp_path)
+
+
+def test_one_patch_eight_times_is_no_calibration(job, levels, tmp_path):
+    patch = np.linspace(0, 1, 16**3, dtype=np.float32).reshape(1, 16, 16, 16)
+    with pytest.raises(GateRefusedError, match="all 8 calibration patches are the same"):
+        job(levels, calibration=[patch] * 8, precision="int8")
+    assert nothing_left(tmp_path)
+
+
+def test_fp16_that_overflows_is_refused(job, levels, tmp_path):
+    with pytest.raises(GateRefusedError, match="fp16: the converted model answers 8 different patches") as refused:
+        job(Overflowing(levels), precision="fp16")
+    assert "fp32: passed" in str(refused.value) and nothing_left(tmp_path)
+
+
+def test_the_mean_may_pass_where_a_class_fails(job, levels):
+    thinner = copy.deepcopy(levels)
+    thinner.head.bias.data[2] -= 9.3  # the kidney shrinks a little
+    with pytest.raises(GateRefusedError, match="left kidney: Dice"):
+        job(thinner, max_drop=0.04)
+    scores = json.loads((job(thinner, max_drop=0.04, per_class=False) / "manifest.json").read_text())["scores"]
+    assert scores["per_class"]["left kidney"]["drop"] > 0.04 > scores["per_class"]["liver"]["drop"]
+    with pytest.raises(GateRefusedError, match="in the mean"):
+        job(thinner, max_drop=0.03, per_class=False)
+
+
+def test_unknown_target_and_precision(job, levels):
+    with pytest.raises(UsageError, match="target 'coreml' is not available; choose one of openvino, onnx"):
+        job(levels, target="coreml")
+    with pytest.raises(UsageError, match="target onnx has no precision bf16; choose one of fp32, int8"):
+        job(levels, target="onnx", precision="bf16")
 
 
 def test_something_else_at_the_destination_is_not_touched(job, levels, tmp_path):

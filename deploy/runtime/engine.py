@@ -1,0 +1,48 @@
+"""What an engine is, and the one that a package names."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from ...errors import IntegrityError
+
+
+class Engine(Protocol):
+    """Calling it turns patches float32 [N, C, *patch] into class probabilities float32 [N, K, *patch].
+
+    `precision` is the arithmetic it computes in ("f32", "bf16"), `seconds` the time spent waiting for it so far,
+    `layer_precisions` how many layers run in each precision, where the engine says.
+    """
+
+    version: str
+    precision: str
+    threads: int
+    seconds: float
+
+    def __call__(self, patches: np.ndarray) -> np.ndarray: ...
+
+    def begin(self, patches: np.ndarray) -> Callable[[], np.ndarray]:
+        """Start inferring; the function returned waits for the answer and must be called once."""
+        ...
+
+    def layer_precisions(self) -> dict[str, int]: ...
+
+
+def open_engine(target: str, model: Path, *, precision: str, threads: int | None = None) -> Engine:
+    """The engine of a target with a model file. Raises IntegrityError for a target this runtime does not know, and
+    what the engines raise."""
+    if target == "openvino":
+        from .engine_openvino import Engine as OpenVINO
+
+        return OpenVINO(model, precision=precision, threads=threads)
+    if target == "onnx":
+        from .engine_onnx import Engine as OnnxRuntime
+
+        return OnnxRuntime(model, precision=precision, threads=threads)
+    raise IntegrityError(
+        f"{model.parent}: its manifest names the target {target!r}; this runtime knows openvino, onnx."
+    )
