@@ -109,14 +109,17 @@ def print_distill_costs(made: dict[str, Any]) -> None:
 def print_package(package: Path) -> None:
     manifest = json.loads((package / "manifest.json").read_text(encoding="utf-8"))
     size = sum(path.stat().st_size for path in package.rglob("*") if path.is_file())
-    table = Table("rung", "SNR, dB", "same class", *(f"Dice {name}" for name in manifest["scores"]["per_class"]), "")
+    before = {name: row["torch"] for name, row in manifest["scores"]["per_class"].items() if row["cases"]}
+    table = Table("rung", "SNR, dB", "same class", "largest loss of Dice", "")
     for step in manifest["ladder"]:
-        dice = [row["dice"] for row in step["per_class"].values()] or [None] * len(manifest["scores"]["per_class"])
+        title = f"{step['precision']} ({step['quantization']})" if step["quantization"] else step["precision"]
+        losses = {name: before[name] - (step["per_class"][name]["dice"] or 0) for name in before if step["per_class"]}
+        worst = max(losses, key=losses.__getitem__, default=None)
         table.add_row(
-            f"{step['precision']} ({step['quantization']})" if step["quantization"] else step["precision"],
+            title,
             "" if step["snr_db"] is None else f"{step['snr_db']:.1f}",
             "" if step["agreement"] is None else f"{step['agreement']:.5f}",
-            *("" if value is None else f"{value:.4f}" for value in dice),
+            "" if worst is None else f"{losses[worst]:.4f} ({worst})",
             "passed" if step["refusal"] is None else "refused",
         )
     show(table)
