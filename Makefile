@@ -15,10 +15,10 @@ $(READY): pyproject.toml constraints.txt
 	  || { echo "samkd needs Python 3.11 to 3.13; run make PYTHON=python3.12"; exit 1; }
 	@if command -v uv >/dev/null 2>&1; then \
 	  uv venv --quiet --allow-existing --python $(PYTHON) .venv && \
-	  uv pip install --quiet --python $(BIN)/python -c constraints.txt -e '.[openvino,onnx,dicom,dev]'; \
+	  uv pip install --quiet --python $(BIN)/python -c constraints.txt -e '.[openvino,onnx,dicom,sign,dev]'; \
 	else \
 	  $(PYTHON) -m venv .venv && \
-	  $(BIN)/python -m pip install --quiet -c constraints.txt -e '.[openvino,onnx,dicom,dev]'; \
+	  $(BIN)/python -m pip install --quiet -c constraints.txt -e '.[openvino,onnx,dicom,sign,dev]'; \
 	fi
 	@touch $(READY)
 

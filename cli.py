@@ -54,6 +54,9 @@ Config = Annotated[str | None, typer.Option("--config", "-c", help="Recipe: a na
 Data = Annotated[Path | None, typer.Option(help="Dataset folder, in any layout that `samkd check` knows.")]
 Split = Annotated[Path | None, typer.Option(help="The cases of a splits.json, which every run folder holds.")]
 Modality = Annotated[str | None, typer.Option(help="CT or MR, where a dataset holds both (AMOS22).")]
+Trust = Annotated[
+    Path | None, typer.Option(help="Refuse a package that the owner of this ed25519 public key (PEM) did not sign.")
+]
 Base = Annotated[
     Path | None, typer.Option("--weights", help="The published file that the run adapts, if it was moved since.")
 ]
@@ -186,6 +189,7 @@ def deploy(
         bool | None, typer.Option(help="Of every class (as it is without either), or of their mean.")
     ] = None,
     data: Data = None,
+    sign: Annotated[Path | None, typer.Option(help="Sign it with this ed25519 private key (PEM).")] = None,
     out: Annotated[Path | None, typer.Option(help="Package folder (default: RUNS/packages/...).")] = None,
     runs: Runs = Path("runs"),
     override: Overrides = None,
@@ -199,7 +203,7 @@ def deploy(
     chosen += [f"deployment.per_class={per_class}"] if per_class is not None else []
     source = Run.read(run) if run else newest_run(runs, "distill")
     package = session.deploy_run(
-        source, target=target, data=data, out=out, runs=runs, overrides=[*chosen, *(override or [])]
+        source, target=target, data=data, out=out, runs=runs, overrides=[*chosen, *(override or [])], sign=sign
     )
     print_package(package)
 
@@ -218,6 +222,7 @@ def predict(
     prompts: Annotated[Path | None, typer.Option(help="JSON file of prompts, for one class or several.")] = None,
     base: Base = None,
     seg_type: Annotated[str, typer.Option(help="Of a DICOM-SEG: binary or labelmap.")] = "binary",
+    trust: Trust = None,
 ) -> None:
     """Segment scans. Masks lie on the scan's own grid. Promptable teachers also take points and boxes."""
     from . import session
@@ -225,8 +230,21 @@ def predict(
 
     asked = Request(point or [], box or [], name, space, prompts)
     given = asked if asked.given else None
-    for path in session.predict(model, scan, out, prompts=given, base=base, seg_type=seg_type):
+    for path in session.predict(model, scan, out, prompts=given, base=base, seg_type=seg_type, trust=trust):
         typer.echo(path)
+
+
+@app.command()
+def verify(package: Annotated[Path, typer.Argument(help="Package (folder or zip).")], trust: Trust = None) -> None:
+    """Check every file of a package and its signature, and that this machine gives the sample's mask."""
+    from .deploy.runtime.package import Package
+    from .deploy.runtime.verify import verify_sample
+
+    opened = Package.open(package, trust=trust)
+    typer.echo(f"files: all {len(opened.manifest['files'])} are what was packed")
+    if trust is not None:
+        typer.echo(f"signature: that of {trust}")
+    typer.echo(verify_sample(opened))
 
 
 @app.command()

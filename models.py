@@ -35,18 +35,22 @@ def is_package(path: Path) -> bool:
     return path.suffix == ".zip" or (path / "manifest.json").exists()
 
 
-def load_model(path: Path, *, base: Path | None = None) -> Model:
-    """A package (folder or zip) or a run folder, ready to segment; `base` as in distill.networks.load_network.
+def load_model(path: Path, *, base: Path | None = None, trust: Path | None = None) -> Model:
+    """A package (folder or zip) or a run folder, ready to segment; `base` as in distill.networks.load_network, `trust`
+    as in Package.open.
 
-    Raises what Package.open and load_network raise, and UsageError for a `base` that the model does not adapt.
+    Raises what Package.open and load_network raise, and UsageError for a `base` that the model does not adapt, and for
+    `trust` with a run folder, which nobody signs.
     """
     if is_package(path):
         if base is not None:
             raise UsageError(f"{path}: a package holds all its weights; leave --weights out")
         from .deploy.runtime.package import Package
 
-        package = Package.open(path)
+        package = Package.open(path, trust=trust)
         return Model(path, lambda volume, prompts=None: package.segment(volume), package.in_channels, package.labels)
+    if trust is not None:
+        raise UsageError(f"{path}: only packages are signed; leave --trust out")
     from .distill.networks import load_network
     from .sam.prompts import Prompts
     from .students.small_sam import SmallSAM

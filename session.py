@@ -30,13 +30,21 @@ def recipe_for(config: str | None, source: "Run | None", overrides: list[str]) -
 
 
 def deploy_run(
-    run: "Run", *, target: str, data: Path | None, out: Path | None, runs: Path, overrides: list[str]
+    run: "Run",
+    *,
+    target: str,
+    data: Path | None,
+    out: Path | None,
+    runs: Path,
+    overrides: list[str],
+    sign: Path | None = None,
 ) -> Path:
     """Pack a run for a device and return the package folder; the gate judges it on the run's validation cases.
 
     Raises UsageError for an unknown target, GateRefusedError when the converted model lost too much.
     """
     from .deploy.recipe import deploy_student
+    from .deploy.signing import Signer
     from .deploy.target import target_named
     from .distill.networks import load_network
     from .training.cases import prepare_case
@@ -48,6 +56,8 @@ def deploy_run(
     from .volumes.scans import as_nifti
 
     target_named(target)
+    if sign is not None:
+        Signer.of(sign)
     recipe = recipe_for(None, run, overrides)
     settings = recipe.deployment
     dataset = open_dataset(recipe, data or Path(run.config["data"]), runs=runs)
@@ -77,6 +87,7 @@ def deploy_run(
             destination=out or runs / "packages" / name,
             target=target,
             per_class=settings.per_class,
+            sign=sign,
             sample=as_nifti(cohort.validation[0].image, Path(scratch), channels=len(dataset.channels)),
             provenance={
                 "run": run.path.name,
@@ -102,17 +113,19 @@ def predict(
     prompts: Request | None = None,
     base: Path | None = None,
     seg_type: str = "binary",
+    trust: Path | None = None,
 ) -> list[Path]:
     """Write the masks of one scan (NIfTI, picture), or of every scan in a folder (videos and DICOM series too), named
     like their scans. One DICOM series gets a DICOM-SEG of that type where `out` is named *.dcm.
 
     Raises BadInputError for a scan that cannot be used; a folder is refused before anything is written when no scan is
-    in it. UsageError for prompts with several scans, or with a network that takes none. `base` as in models.load_model.
+    in it. UsageError for prompts with several scans, or with a network that takes none. `base` and `trust` as in
+    models.load_model.
     """
     from .volumes.scans import mask_paths, read_source, sources, write_mask
 
     sources(scan)
-    loaded = load_model(model, base=base)
+    loaded = load_model(model, base=base, trust=trust)
     scans = sources(scan, channels=loaded.channels)
     targets = mask_paths(scans, out, seg_type=seg_type)
     if prompts is not None and len(scans) > 1:

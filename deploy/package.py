@@ -13,7 +13,9 @@ from ..volumes.files import atomic_path, make_folder
 from .bundle import write_runtime, write_zip
 from .card import model_card
 from .runtime.integrity import MANIFEST, check_names, digest, render, sha256
+from .runtime.signature import SIGNATURE
 from .sbom import bill_of_materials
+from .signing import Signer
 
 
 @contextmanager
@@ -40,11 +42,13 @@ def draft(destination: Path) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def finish(folder: Path, manifest: dict[str, Any], *, libraries: Sequence[str]) -> None:
+def finish(folder: Path, manifest: dict[str, Any], *, libraries: Sequence[str], signer: Signer | None = None) -> None:
     """Complete a draft that holds its model and sample: papers, runtime, and the manifest that seals all of it.
 
-    `libraries` are what the device installs; their versions stand in the manifest.
+    `libraries` are what the device installs; their versions stand in the manifest. `signer` also signs it.
     """
+    if signer is not None:
+        manifest = {**manifest, "signer": signer.public}
     model = {path.name: sha256(path) for path in sorted(folder.glob("model.*"))}
     bill = bill_of_materials(manifest["name"], samkd=manifest["samkd"], model=model, libraries=libraries)
     pins = [f"{name}=={manifest['versions'][name]}" for name in libraries]
@@ -59,7 +63,10 @@ def finish(folder: Path, manifest: dict[str, Any], *, libraries: Sequence[str]) 
         **manifest,
         "files": {name: {"bytes": path.stat().st_size, "sha256": sha256(path)} for name, path in names.items()},
     }
-    (folder / MANIFEST).write_bytes(render({**manifest, "digest": digest(manifest)}))
+    raw = render({**manifest, "digest": digest(manifest)})
+    (folder / MANIFEST).write_bytes(raw)
+    if signer is not None:
+        (folder / SIGNATURE).write_bytes(signer.signature(raw))
 
 
 def _children(path: Path) -> Iterator[Path]:

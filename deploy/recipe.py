@@ -25,6 +25,7 @@ from .probabilities import Probabilities
 from .runtime.integrity import FORMAT
 from .runtime.package import EXPECTED, SAMPLE, Package
 from .runtime.quality import intensity_profile
+from .signing import Signer
 from .target import Rung, Target, require_precision, target_named
 
 _PROBES = 8  # calibration patches that must be answered differently
@@ -47,19 +48,21 @@ def deploy_student(
     description: Mapping[str, Any],
     target: str = "openvino",
     per_class: bool = True,
+    sign: Path | None = None,
 ) -> Path:
     """Write the package of a student to `destination` (and `destination`.zip) and return that folder.
 
     `calibration` are prepared patches [C, *plan.patch] of training cases; `held_out` are (case name, scan, truth
     [D, H, W]) and `reference` the masks the torch network gives for them through volumes.pipeline.segment. `sample` is
     a scan that goes into the package, voxels and geometry only. `provenance` and `description` ("dataset", "text",
-    "channels") are plain JSON values and stand in the manifest.
+    "channels") are plain JSON values and stand in the manifest. `sign` is a PEM file with an ed25519 private key.
 
     Raises GateRefusedError when a class (without `per_class`: the mean of all) loses more than `max_drop` of its mean
     Dice, the network does not depend on its input, or the calibration shows nothing; BadInputError without a held-out
     case, UsageError for a precision that `target` does not have, OutputError; then nothing of the new package is left.
     """
     made_by, precision = target_named(target), Precision(precision)
+    signer = Signer.of(sign) if sign else None
     require_precision(made_by, precision)
     if not held_out:
         raise BadInputError(f"{destination}: no held-out case to judge the package on. Give some cases to validation.")
@@ -119,7 +122,7 @@ def deploy_student(
                 },
             }
             _write_sample(package, sample)
-            finish(folder, sealed, libraries=made_by.libraries)
+            finish(folder, sealed, libraries=made_by.libraries, signer=signer)
     except GateRefusedError as refusal:
         raise GateRefusedError(f"{destination}: refused, nothing was packed.\n{refusal}") from None
     return destination

@@ -31,6 +31,7 @@ FENCES = {
     "onnx": {"deploy/onnx_target.py", "deploy/onnx_int8.py"},
     "onnxscript": {"deploy/onnx_target.py"},
     "onnxruntime": {"deploy/onnx_int8.py", "deploy/runtime/engine_onnx.py"},
+    "cryptography": {"deploy/signing.py", "deploy/runtime/signature.py"},
     "PIL": {"volumes/pictures.py", "evaluation/"},
     "typer": {"cli.py"},
     "rich": {"cli.py", "screen.py", "training/progress.py"},

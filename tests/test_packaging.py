@@ -33,7 +33,13 @@ def test_constraints_pin_every_direct_dependency_without_hosts_or_hashes():
     assert "://" not in text and "--hash" not in text
     pinned = {line.split("==")[0].lower() for line in text.splitlines() if "==" in line}
     extras = SETTINGS["project"]["optional-dependencies"]
-    wanted = [*SETTINGS["project"]["dependencies"], *extras["openvino"], *extras["onnx"], *extras["dev"]]
+    wanted = [
+        *SETTINGS["project"]["dependencies"],
+        *extras["openvino"],
+        *extras["onnx"],
+        *extras["sign"],
+        *extras["dev"],
+    ]
     names = {requirement.split(">")[0].split("<")[0].strip().lower() for requirement in wanted}
     assert names <= pinned
 

@@ -7,18 +7,14 @@ import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from ...errors import IntegrityError, SamkdError, UsageError
+from ...errors import SamkdError, UsageError
 from ...volumes.files import atomic_path, make_folder
-from ...volumes.nifti import read_labels, read_scan
 from ...volumes.scans import Source, mask_paths, sources
 from .memory import Budget, parse_bytes
-from .package import EXPECTED, SAMPLE, Package
+from .package import Package
 from .predict import predict
 from .report import run_report
-
-SAMPLE_DICE = 0.999  # other CPUs add in another order, so single voxels on an edge may fall the other way
+from .verify import verify_sample
 
 
 def run(arguments: list[str] | None = None) -> int:
@@ -34,6 +30,7 @@ def _parser() -> argparse.ArgumentParser:
         each = verbs.add_parser(verb.__name__.strip("_"), help=text, description=text)
         each.set_defaults(verb=verb)
         each.add_argument("--package", type=Path, help="folder or zip (default: the folder that holds runtime.pyz)")
+        each.add_argument("--trust", type=Path, metavar="PUBKEY", help="refuse what this key (PEM) did not sign")
         each.add_argument("--threads", type=_positive, help="threads for the network (default: all cores)")
         if verb is _predict:
             each.add_argument("scans", nargs="+", type=Path, metavar="SCAN", help="NIfTI or DICOM scan, or a folder")
@@ -81,21 +78,7 @@ def _predict(options: argparse.Namespace) -> int:
 def _verify(options: argparse.Namespace) -> int:
     package = _open(options)
     print(f"files: all {len(package.manifest['files'])} are what was packed")
-    volume = read_scan(package.folder / SAMPLE, channels=package.in_channels)
-    expected, geometry = read_labels(package.folder / EXPECTED)
-    found = package.segment(volume)
-    if not geometry.same_grid(volume.geometry):
-        raise IntegrityError(f"{package.folder}: its expected mask is not on the grid of its sample.")
-    if np.array_equal(found, expected):
-        print("sample: identical to the mask that was packed")
-        return 0
-    lowest, name = min((_dice(found == value, expected == value), name) for value, name in package.labels.items())
-    if lowest < SAMPLE_DICE:
-        raise IntegrityError(
-            f"{package.folder}: on this machine the sample's mask differs from the one that was packed, Dice "
-            f"{lowest:.4f} for {name}; expected {SAMPLE_DICE} or more. Do not use this package on this machine."
-        )
-    print(f"sample: not identical, but Dice {lowest:.4f} or more for every class (lowest: {name})")
+    print(verify_sample(package))
     return 0
 
 
@@ -103,6 +86,8 @@ def _info(options: argparse.Namespace) -> int:
     package = _open(options)
     manifest = package.manifest
     print(f"{manifest['name']}: samkd {manifest['samkd']}, {manifest['precision']}, {manifest['target']}")
+    if "signer" in manifest:
+        print(f"signed by {manifest['signer']}" + ("" if options.trust else " (not checked: give --trust PUBKEY)"))
     print(f"classes: {', '.join(name for value, name in package.labels.items() if value)}")
     print(f"input: {package.in_channels} channel(s), patch {'x'.join(map(str, package.plan.patch))}")
     print(f"computes in {package.engine.precision} with {package.engine.threads} threads ({package.engine.version})")
@@ -112,16 +97,11 @@ def _info(options: argparse.Namespace) -> int:
     return 0
 
 
-def _dice(a: np.ndarray, b: np.ndarray) -> float:
-    size = np.count_nonzero(a) + np.count_nonzero(b)
-    return 2 * np.count_nonzero(a & b) / size if size else 1.0
-
-
 def _open(options: argparse.Namespace) -> Package:
     here = Path(sys.argv[0])
     if options.package is None and here.suffix != ".pyz":
         raise UsageError("no package named; give --package DIR")
-    return Package.open(options.package or here.resolve().parent, threads=options.threads)
+    return Package.open(options.package or here.resolve().parent, threads=options.threads, trust=options.trust)
 
 
 def _jobs(scans: list[Path], output: Path) -> list[tuple[Source, Path]]:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import BadInputError, IntegrityError
+from .signature import LENGTH, SIGNATURE, require_own_signature, require_signature
 
 FORMAT = 1
 MANIFEST = "manifest.json"
@@ -40,19 +41,21 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def verify(folder: Path) -> dict[str, Any]:
+def verify(folder: Path, *, trust: Path | None = None) -> dict[str, Any]:
     """The manifest of a package, once every file in the folder is what the manifest says and nothing else is there.
 
-    Raises BadInputError when the folder holds no package or one of another format, IntegrityError otherwise.
+    With `trust` the owner of that public key must have signed it. Raises BadInputError when the folder holds no
+    package or one of another format, IntegrityError otherwise, and what signature.require_signature raises.
     """
     path = folder / MANIFEST
     if not os.path.lexists(path):
         raise BadInputError(f"{folder}: is no package, it holds no {MANIFEST}. Name the folder or the zip of one.")
     try:
         found = dict(_regular_files(folder))
-        manifest = read_manifest(_limited(path), folder)
+        signature = _limited(folder / SIGNATURE, LENGTH) if SIGNATURE in found else None
+        manifest = read_manifest(_limited(path, MAX_MANIFEST), folder, signature=signature, trust=trust)
         declared: dict[str, dict[str, Any]] = manifest["files"]
-        _compare_names(found.keys() - {MANIFEST}, declared.keys(), folder)
+        _compare_names(found.keys() - {MANIFEST, SIGNATURE}, declared.keys(), folder)
         for name, entry in declared.items():
             if found[name] != entry["bytes"] or sha256(folder / name) != entry["sha256"]:
                 raise IntegrityError(f"{folder / name}: is not the file that was packed. Copy the package again.")
@@ -61,8 +64,15 @@ def verify(folder: Path) -> dict[str, Any]:
     return manifest
 
 
-def read_manifest(raw: bytes, source: Path) -> dict[str, Any]:
-    """A manifest whose format, digest and list of files hold. Raises BadInputError, IntegrityError."""
+def read_manifest(
+    raw: bytes, source: Path, *, signature: bytes | None = None, trust: Path | None = None
+) -> dict[str, Any]:
+    """A manifest whose format, digest and list of files hold, signed by `trust` where that is given.
+
+    Raises BadInputError, IntegrityError, and what signature.require_signature raises.
+    """
+    if trust is not None:
+        require_signature(raw, signature, trust=trust, source=source)
     try:
         manifest = json.loads(raw)
         if isinstance(manifest, dict) and manifest["format"] != FORMAT:
@@ -81,6 +91,11 @@ def read_manifest(raw: bytes, source: Path) -> dict[str, Any]:
         raise IntegrityError(f"{source}: its {MANIFEST} is damaged ({error}). Copy the package again.") from error
     if not (intact and sound):
         raise IntegrityError(f"{source}: its {MANIFEST} was changed after it was written. Copy the package again.")
+    if ("signer" in manifest) != (signature is not None):
+        which = "lost its signature" if signature is None else "holds a signature that is not its own"
+        raise IntegrityError(f"{source}: {which} ({SIGNATURE}). Copy the package again.")
+    if signature is not None:
+        require_own_signature(raw, signature, signer=manifest["signer"], source=source)
     check_names(names, source)
     if len(names) > MAX_FILES or sum(sizes) > MAX_PACKAGE:
         raise IntegrityError(
@@ -99,7 +114,7 @@ def check_names(names: list[str], source: Path) -> None:
         raise IntegrityError(f"{source}: holds a file name twice, or two that differ only in upper and lower case.")
 
 
-def extract(archive: Path, folder: Path) -> None:
+def extract(archive: Path, folder: Path, *, trust: Path | None = None) -> None:
     """Unpack a package's zip into an empty folder; `verify` has the last word on what came out.
 
     Refuses names outside the folder, links, names that clash, encrypted entries and anything larger than the manifest
@@ -110,14 +125,16 @@ def extract(archive: Path, folder: Path) -> None:
     try:
         with zipfile.ZipFile(archive) as packed:
             entries = _checked_entries(packed, archive)
-            manifest = read_manifest(_unpacked(packed, entries[MANIFEST], MAX_MANIFEST, archive), archive)
+            limits = {MANIFEST: MAX_MANIFEST, SIGNATURE: LENGTH}
+            own = {name: _unpacked(packed, entries[name], limits[name], archive) for name in limits if name in entries}
+            manifest = read_manifest(own[MANIFEST], archive, signature=own.get(SIGNATURE), trust=trust)
             declared = manifest["files"]
-            _compare_names(entries.keys() - {MANIFEST}, declared.keys(), archive)
+            _compare_names(entries.keys() - limits.keys(), declared.keys(), archive)
             needed = sum(entry["bytes"] for entry in declared.values())
             if needed > shutil.disk_usage(folder).free:
                 raise BadInputError(f"{archive}: needs {needed} bytes in {folder}, which has less. Make room there.")
             for name, entry in entries.items():
-                size = MAX_MANIFEST if name == MANIFEST else declared[name]["bytes"]
+                size = limits[name] if name in limits else declared[name]["bytes"]
                 target = folder / name
                 target.parent.mkdir(parents=True, exist_ok=True)
                 target.write_bytes(_unpacked(packed, entry, size, archive))
@@ -129,7 +146,7 @@ def extract(archive: Path, folder: Path) -> None:
 
 def _checked_entries(packed: zipfile.ZipFile, archive: Path) -> dict[str, zipfile.ZipInfo]:
     entries = packed.infolist()
-    if len(entries) > MAX_FILES + 1:
+    if len(entries) > MAX_FILES + 2:
         raise IntegrityError(f"{archive}: holds {len(entries)} entries; a package holds at most {MAX_FILES} files.")
     # orig_filename: zipfile itself cuts names at a NUL and turns backslashes round.
     check_names([entry.orig_filename for entry in entries], archive)
@@ -171,9 +188,9 @@ def _regular_files(folder: Path, prefix: str = "") -> Iterator[tuple[str, int]]:
             raise IntegrityError(f"{entry.path}: is no plain file (a link or a device).")
 
 
-def _limited(path: Path) -> bytes:
+def _limited(path: Path, limit: int) -> bytes:
     with path.open("rb") as file:
-        raw = file.read(MAX_MANIFEST + 1)
-    if len(raw) > MAX_MANIFEST:
-        raise IntegrityError(f"{path}: is larger than the {MAX_MANIFEST} bytes a manifest may have.")
+        raw = file.read(limit + 1)
+    if len(raw) > limit:
+        raise IntegrityError(f"{path}: is larger than the {limit} bytes it may have.")
     return raw

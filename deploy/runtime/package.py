@@ -27,18 +27,18 @@ AT_ONCE = 2  # patches in the engine: one computes, the other waits while its fo
 
 
 @contextmanager
-def unpacked(path: str | Path) -> Iterator[Path]:
+def unpacked(path: str | Path, *, trust: Path | None = None) -> Iterator[Path]:
     """The folder of a package, a folder or its zip, after checking every file; what a zip was unpacked into goes
     afterwards. Raises BadInputError, IntegrityError as Package.open.
     """
     path = Path(path)
     if not path.is_file():
-        verify(path)
+        verify(path, trust=trust)
         yield path
         return
     with tempfile.TemporaryDirectory(prefix="samkd-") as scratch:
-        extract(path, Path(scratch))
-        verify(Path(scratch))
+        extract(path, Path(scratch), trust=trust)
+        verify(Path(scratch), trust=trust)
         yield Path(scratch)
 
 
@@ -54,19 +54,20 @@ class Package:
     engine: Engine
 
     @classmethod
-    def open(cls, path: str | Path, *, threads: int | None = None) -> Package:
-        """Open a package, a folder or its zip, after checking every file of it.
+    def open(cls, path: str | Path, *, threads: int | None = None, trust: Path | None = None) -> Package:
+        """Open a package, a folder or its zip, after checking every file of it, and with `trust`, a public key (PEM),
+        that its owner signed it.
 
         Raises BadInputError when there is none, IntegrityError when it is not what was packed, MissingExtraError
         without its engine. A zip is unpacked into a temporary folder that goes with the object.
         """
         path = Path(path)
         if not path.is_file():
-            return cls.of(path, verify(path), threads=threads)
+            return cls.of(path, verify(path, trust=trust), threads=threads)
         scratch = Path(tempfile.mkdtemp(prefix="samkd-"))
         try:
-            extract(path, scratch)
-            package = cls.of(scratch, verify(scratch), threads=threads)
+            extract(path, scratch, trust=trust)
+            package = cls.of(scratch, verify(scratch, trust=trust), threads=threads)
         except BaseException:
             shutil.rmtree(scratch, ignore_errors=True)
             raise

@@ -1,0 +1,35 @@
+"""Does this machine give the mask that was packed?"""
+
+import numpy as np
+
+from ...errors import IntegrityError
+from ...volumes.nifti import read_labels, read_scan
+from .package import EXPECTED, SAMPLE, Package
+
+SAMPLE_DICE = 0.999  # other CPUs add in another order, so single voxels on an edge may fall the other way
+
+
+def verify_sample(package: Package) -> str:
+    """Segment the sample of an opened package again; one line that says how it compares.
+
+    Raises IntegrityError when a class of the mask differs by more than rounding explains.
+    """
+    volume = read_scan(package.folder / SAMPLE, channels=package.in_channels)
+    expected, geometry = read_labels(package.folder / EXPECTED)
+    found = package.segment(volume)
+    if not geometry.same_grid(volume.geometry):
+        raise IntegrityError(f"{package.folder}: its expected mask is not on the grid of its sample.")
+    if np.array_equal(found, expected):
+        return "sample: identical to the mask that was packed"
+    lowest, name = min((_dice(found == value, expected == value), name) for value, name in package.labels.items())
+    if lowest < SAMPLE_DICE:
+        raise IntegrityError(
+            f"{package.folder}: on this machine the sample's mask differs from the one that was packed, Dice "
+            f"{lowest:.4f} for {name}; expected {SAMPLE_DICE} or more. Do not use this package on this machine."
+        )
+    return f"sample: not identical, but Dice {lowest:.4f} or more for every class (lowest: {name})"
+
+
+def _dice(a: np.ndarray, b: np.ndarray) -> float:
+    size = np.count_nonzero(a) + np.count_nonzero(b)
+    return 2 * np.count_nonzero(a & b) / size if size else 1.0
