@@ -12,6 +12,7 @@ from ..errors import OutputError
 from ..volumes.files import atomic_path, make_folder
 from .bundle import write_runtime, write_zip
 from .card import model_card
+from .metadata import METADATA, bundle_metadata
 from .runtime.integrity import MANIFEST, check_names, digest, render, sha256
 from .runtime.signature import SIGNATURE
 from .sbom import bill_of_materials
@@ -54,6 +55,8 @@ def finish(folder: Path, manifest: dict[str, Any], *, libraries: Sequence[str], 
     pins = [f"{name}=={manifest['versions'][name]}" for name in libraries]
     (folder / "MODEL_CARD.md").write_text(model_card(manifest), encoding="utf-8")
     (folder / "sbom.cdx.json").write_text(json.dumps(bill, indent=1) + "\n", encoding="utf-8")
+    (folder / METADATA).parent.mkdir()
+    (folder / METADATA).write_text(json.dumps(bundle_metadata(manifest), indent=1) + "\n", encoding="utf-8")
     (folder / "requirements.txt").write_text("\n".join(pins) + "\n", encoding="utf-8")
     write_runtime(folder / "runtime.pyz")
     files = sorted(path for path in folder.rglob("*") if path.is_file())

@@ -11,7 +11,7 @@ from samkd.errors import BadInputError, IntegrityError
 
 NAMES = [
     *("MODEL_CARD.md", "manifest.json", "model.bin", "model.xml", "requirements.txt", "runtime.pyz", "sbom.cdx.json"),
-    *("sample/expected.nii.gz", "sample/scan.nii.gz"),
+    *("configs/metadata.json", "sample/expected.nii.gz", "sample/scan.nii.gz"),
 ]
 
 

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from samkd.deploy.runtime.__main__ import main
-from samkd.deploy.runtime.cli import SAMPLE_DICE
 from samkd.deploy.runtime.package import Package
 from samkd.deploy.runtime.report import volumes_ml
+from samkd.deploy.runtime.verify import SAMPLE_DICE
 from samkd.volumes.geometry import Geometry
 from samkd.volumes.nifti import read_labels, read_scan, write_labels, write_scan
 
@@ -101,7 +101,7 @@ def test_device_segments_a_folder_with_a_report(device, built, scans, tmp_path):
 def test_device_verifies_and_describes(device, built, tmp_path):
     done = run(device, built, "verify", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert done.stdout == "files: all 8 are what was packed\nsample: identical to the mask that was packed\n"
+    assert done.stdout == "files: all 9 are what was packed\nsample: identical to the mask that was packed\n"
     zipped = run(device, built, "info", "--package", built.with_name("student.zip"), cwd=tmp_path)
     assert zipped.returncode == 0, zipped.stderr
     assert "classes: liver, left kidney" in zipped.stdout and "computes in f32" in zipped.stdout
