@@ -44,6 +44,8 @@ def write_models(folder: Path, patch: tuple[int, int, int]) -> None:
     from samkd.students import build_student
 
     ov = load_openvino()
+    from openvino.tools.ovc import convert_model
+
     torch.manual_seed(0)
     theirs = swin_unetr.SwinUNETR(in_channels=1, out_channels=7, feature_size=12).eval()
     with torch.no_grad():
@@ -64,7 +66,7 @@ def write_models(folder: Path, patch: tuple[int, int, int]) -> None:
 
     with torch.no_grad(), warnings.catch_warnings(action="ignore"):
         np.save(folder / "expected.npy", Probabilities()(image).numpy())
-        plain = ov.convert_model(Probabilities(), example_input=image, input=[tuple(image.shape)])
+        plain = convert_model(Probabilities(), example_input=image, input=[tuple(image.shape)])
     np.save(folder / "image.npy", image.numpy())
     ov.save_model(plain, folder / "plain.xml", compress_to_fp16=False)
     model = convert(ours, patch=patch, in_channels=1)

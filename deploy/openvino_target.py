@@ -69,13 +69,15 @@ def convert(network: nn.Module, *, patch: tuple[int, int, int], in_channels: int
     The graph is traced on one patch, so everything that depends on its size only (shift masks, paddings) is fixed.
     A network with a method `for_inference` is converted as what that returns. The network itself is left as it is.
     """
-    ov = load_openvino()
+    load_openvino()
+    from openvino.tools.ovc import convert_model
+
     shape = (1, in_channels, *patch)
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore", TracerWarning)  # a fixed size is what is wanted
         warnings.simplefilter("ignore", UserWarning)
         warnings.simplefilter("ignore", FutureWarning)  # tracing is deprecated; torch.export's graph is slower here
-        model = ov.convert_model(Probabilities(network), example_input=torch.zeros(shape), input=[shape])
+        model = convert_model(Probabilities(network), example_input=torch.zeros(shape), input=[shape])
     model.inputs[0].set_names({"image"})
     model.outputs[0].set_names({"probabilities"})
     name_in_order(model)

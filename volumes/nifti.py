@@ -13,14 +13,17 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from nibabel.nifti1 import Nifti1Header
-from nibabel.nifti2 import Nifti2Header
-from nibabel.spatialimages import HeaderDataError
 
 from ..errors import BadInputError, OutputError
 from .files import atomic_path
 from .geometry import Geometry, Volume
 from .gzipped import DAMAGE, GzipReader
+from .hidden import hidden
+
+with hidden("pydicom"):  # half a second, for a header extension that is never read
+    from nibabel.nifti1 import Nifti1Header
+    from nibabel.nifti2 import Nifti2Header
+    from nibabel.spatialimages import HeaderDataError
 
 _PLACE_FIELDS = (
     *("qform_code", "sform_code", "srow_x", "srow_y", "srow_z", "xyzt_units"),

@@ -14,20 +14,22 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ...errors import IntegrityError, MissingExtraError
+from ...volumes.hidden import hidden
 
 if TYPE_CHECKING:
     import openvino
 
 
 def load_openvino() -> ModuleType:
-    """The module `openvino`, with its telemetry off. Raises MissingExtraError.
+    """The module `openvino`, with its telemetry off and without its converter. Raises MissingExtraError.
 
     On import OpenVINO, and NNCF with it, report to Google Analytics unless the user opted out before. Both do without
     when the package `openvino_telemetry` cannot be imported, so it is hidden from them.
     """
     sys.modules.setdefault("openvino_telemetry", None)  # pyright: ignore[reportArgumentType]
     try:
-        import openvino
+        with hidden("openvino.tools.ovc"):  # the converter: a quarter of a second
+            import openvino
     except ImportError as error:
         raise MissingExtraError(
             f"openvino cannot be imported ({error}); run: python -m pip install openvino "

@@ -95,11 +95,13 @@ def test_three_bytes_keep_every_row_to_23_bits(tmp_path):
 
 def test_a_third_of_the_file_of_a_plain_conversion_and_the_same_numbers(student, model, images, tmp_path):
     ov = load_openvino()
+    from openvino.tools.ovc import convert_model
+
     theirs = monai.SwinUNETR(in_channels=1, out_channels=3, feature_size=12).eval()
     theirs.load_state_dict(student.state_dict())
     shape = (1, 1, *PATCH)
     with torch.no_grad(), warnings.catch_warnings(action="ignore"):
-        plain = ov.convert_model(theirs, example_input=torch.zeros(shape), input=[shape])
+        plain = convert_model(theirs, example_input=torch.zeros(shape), input=[shape])
     ov.save_model(plain, tmp_path / "plain.xml", compress_to_fp16=False)
     save(model, tmp_path / "ours.xml", half=False)
     sizes = {

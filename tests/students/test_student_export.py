@@ -13,7 +13,7 @@ from samkd.students import build_student
 from samkd.students.small_sam import MAX_POINTS, SmallSAM, build_small_sam
 
 pytest.importorskip("openvino", reason="samkd[openvino] is not installed")
-import openvino as ov
+from openvino.tools.ovc import convert_model
 
 from samkd.deploy.openvino_target import convert
 from samkd.deploy.runtime.engine_openvino import Engine, core
@@ -66,7 +66,7 @@ class Masks(Encode):
 
 
 def compiled(graph: nn.Module, inputs: tuple[Tensor, ...]) -> Callable[..., Tensor]:
-    model = ov.convert_model(graph, example_input=inputs)
+    model = convert_model(graph, example_input=inputs)
     run = core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 1})
     return lambda *tensors: torch.from_numpy(run([tensor.numpy() for tensor in tensors])[0].copy())
 
