@@ -182,7 +182,7 @@ def distill(
 @app.command()
 def deploy(
     run: Annotated[Path | None, typer.Argument(help="Student run (default: the newest distilled one).")] = None,
-    target: Annotated[str, typer.Option(help="openvino or onnx")] = "openvino",
+    target: Annotated[str, typer.Option(help="openvino, onnx or tensorrt")] = "openvino",
     precision: Annotated[str | None, typer.Option(help="fp32, fp16, bf16 or int8")] = None,
     max_drop: Annotated[float | None, typer.Option(min=0, max=1, help="Largest loss of Dice.")] = None,
     per_class: Annotated[

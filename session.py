@@ -286,8 +286,10 @@ def doctor() -> list[tuple[str, str, str]]:
         "segment-anything": "",
         "openvino": "openvino",
         "nncf": "openvino",
+        "onnx": "onnx",
+        "onnxscript": "onnx",
         "onnxruntime": "onnx",
-        "torch-tensorrt": "tensorrt",
+        "cryptography": "sign",
         "pydicom": "dicom",
     }
     for name, extra in extras.items():
@@ -295,6 +297,18 @@ def doctor() -> list[tuple[str, str, str]]:
             rows.append((name, importlib.metadata.version(name), ""))
         except importlib.metadata.PackageNotFoundError:
             rows.append((name, "missing", f"pip install 'samkd[{extra}]'" if extra else f"pip install {name}"))
+    from .deploy.target import TARGETS, target_named
+
+    for name in TARGETS:
+        target = target_named(name)
+        missing = [each for each in (*target.libraries, *target.tools) if importlib.util.find_spec(each) is None]
+        if missing:
+            rows.append((f"target {name}", f"needs {', '.join(missing)}", "pip install 'samkd[openvino,onnx]'"))
+        elif target.works():
+            rows.append((f"target {name}", "works", f"precisions {', '.join(target.inference)}"))
+        else:
+            told = f"packs what the engine of {target.judged_as} judged; its own needs a GPU and onnxruntime-gpu"
+            rows.append((f"target {name}", "no engine", told))
     import torch
 
     devices = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]

@@ -38,9 +38,9 @@ def model_card(manifest: dict[str, Any]) -> str:
             "|---|---|---|---|---|",
             *rows,
             "",
-            "How it was made, rung by rung: the probabilities' signal-to-noise ratio to the torch network, the share "
-            "of voxels with the same class, and the means over the classes of Dice, HD95 and NSD (1 mm) against the "
-            "truth.",
+            f"How it was made, rung by rung, judged on {manifest['judged_on']}: the probabilities' signal-to-noise "
+            "ratio to the torch network, the share of voxels with the same class, and the means over the classes of "
+            "Dice, HD95 and NSD (1 mm) against the truth.",
             "",
             "| rung | SNR (dB) | same class | Dice | HD95 (mm) | NSD | |",
             "|---|---|---|---|---|---|---|",

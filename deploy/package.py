@@ -3,7 +3,7 @@
 import json
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -43,16 +43,24 @@ def draft(destination: Path) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def finish(folder: Path, manifest: dict[str, Any], *, libraries: Sequence[str], signer: Signer | None = None) -> None:
+def finish(
+    folder: Path,
+    manifest: dict[str, Any],
+    *,
+    libraries: Sequence[str],
+    renamed: Mapping[str, str],
+    signer: Signer | None = None,
+) -> None:
     """Complete a draft that holds its model and sample: papers, runtime, and the manifest that seals all of it.
 
-    `libraries` are what the device installs; their versions stand in the manifest. `signer` also signs it.
+    `libraries` are what the device installs; their versions stand in the manifest; `renamed` holds their
+    names there, where those are others. `signer` also signs it.
     """
     if signer is not None:
         manifest = {**manifest, "signer": signer.public}
     model = {path.name: sha256(path) for path in sorted(folder.glob("model.*"))}
     bill = bill_of_materials(manifest["name"], samkd=manifest["samkd"], model=model, libraries=libraries)
-    pins = [f"{name}=={manifest['versions'][name]}" for name in libraries]
+    pins = [f"{renamed.get(name, name)}=={manifest['versions'][name]}" for name in libraries]
     (folder / "MODEL_CARD.md").write_text(model_card(manifest), encoding="utf-8")
     (folder / "sbom.cdx.json").write_text(json.dumps(bill, indent=1) + "\n", encoding="utf-8")
     (folder / METADATA).parent.mkdir()

@@ -70,7 +70,7 @@ def deploy_student(
         "format": FORMAT,
         "samkd": __version__,
         "name": destination.name,
-        "target": target,
+        "target": target if made_by.works() else made_by.judged_as,
         "model": made_by.model,
         "plan": plan.to_dict(),
         "plan_digest": plan.digest(),
@@ -111,6 +111,8 @@ def deploy_student(
             package, steps = climb(rungs, jury, folder, describe=describe)
             sealed = {
                 **package.manifest,
+                "target": target,
+                "judged_on": package.engine.version,
                 "versions": _versions(made_by),
                 "ladder": [step.to_dict() for step in steps],
                 "scores": {
@@ -122,7 +124,7 @@ def deploy_student(
                 },
             }
             _write_sample(package, sample)
-            finish(folder, sealed, libraries=made_by.libraries, signer=signer)
+            finish(folder, sealed, libraries=made_by.libraries, renamed=made_by.installed_as, signer=signer)
     except GateRefusedError as refusal:
         raise GateRefusedError(f"{destination}: refused, nothing was packed.\n{refusal}") from None
     return destination

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -53,6 +53,9 @@ class Target:
     tools: tuple[str, ...]  # what converted and quantized it, for the manifest
     inference: Mapping[Precision, str]
     rungs: Rungs
+    judged_as: str | None = None  # the target whose engine judges on a machine where this one's does not work
+    works: Callable[[], bool] = lambda: True  # whether its engine does
+    installed_as: Mapping[str, str] = field(default_factory=dict)  # other names of `libraries` on the device
 
 
 def target_named(name: str) -> Target:
@@ -65,7 +68,11 @@ def target_named(name: str) -> Target:
         from .onnx_target import ONNX
 
         return ONNX
-    raise UsageError(f"target {name!r} is not available; choose one of {', '.join(TARGETS[:2])}")
+    if name == "tensorrt":
+        from .tensorrt_target import TENSORRT
+
+        return TENSORRT
+    raise UsageError(f"target {name!r} is not available; choose one of {', '.join(TARGETS)}")
 
 
 def require_precision(target: Target, precision: Precision) -> None:

@@ -43,6 +43,8 @@ def open_engine(target: str, model: Path, *, precision: str, threads: int | None
         from .engine_onnx import Engine as OnnxRuntime
 
         return OnnxRuntime(model, precision=precision, threads=threads)
-    raise IntegrityError(
-        f"{model.parent}: its manifest names the target {target!r}; this runtime knows openvino, onnx."
-    )
+    if target == "tensorrt":
+        from .engine_tensorrt import tensorrt_engine
+
+        return tensorrt_engine(model, precision=precision, threads=threads)
+    raise IntegrityError(f"{model.parent}: is for the target {target!r}; this runtime does not know it.")

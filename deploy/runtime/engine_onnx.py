@@ -1,52 +1,85 @@
-"""ONNX Runtime on the CPU."""
+"""ONNX Runtime: on the CPU, or on an NVIDIA GPU through TensorRT."""
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import numpy as np
 
 from ...errors import IntegrityError, MissingExtraError
 
-PRECISION = "f32"  # the only arithmetic its CPU provider has beside int8
+CPU, TENSORRT = "CPUExecutionProvider", "TensorrtExecutionProvider"
+_PRECISIONS = {CPU: ("f32",), TENSORRT: ("f32", "f16")}  # of what is not int8
 _ERRORS_ONLY = 3
+
+
+def load_onnxruntime() -> ModuleType:
+    """The module `onnxruntime`. Raises MissingExtraError."""
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise MissingExtraError(
+            f"onnxruntime cannot be imported ({error}); run: python -m pip install onnxruntime "
+            "(the version a package was measured with stands in its requirements.txt)"
+        ) from error
+    return onnxruntime
+
+
+def has_provider(name: str) -> bool:
+    """Whether this build of ONNX Runtime, if there is one, has the provider; not whether there is a device for it."""
+    try:
+        return name in load_onnxruntime().get_available_providers()
+    except MissingExtraError:
+        return False
 
 
 class Engine:
     """A session for a model file: `runtime.engine.Engine`. One patch computes while others wait their turn.
 
-    Raises MissingExtraError without ONNX Runtime, IntegrityError for a model it cannot read and for a package that was
-    measured in another precision.
+    `provider` computes, with `settings` of its own; ONNX Runtime's habit of turning silently to the CPU is refused.
+    Raises MissingExtraError without ONNX Runtime or where the provider does not work, IntegrityError for a model that
+    cannot be read and for a package that was measured in a precision the provider does not have.
     """
 
-    def __init__(self, model: Path, *, precision: str, threads: int | None = None):
-        try:
-            import onnxruntime
-        except ImportError as error:
-            raise MissingExtraError(
-                f"onnxruntime cannot be imported ({error}); run: python -m pip install onnxruntime "
-                "(the version a package was measured with stands in its requirements.txt)"
-            ) from error
-        if precision != PRECISION:
-            raise IntegrityError(f"{model}: measured in {precision}, but ONNX Runtime would infer in {PRECISION}.")
+    def __init__(
+        self,
+        model: Path,
+        *,
+        precision: str,
+        threads: int | None = None,
+        provider: str = CPU,
+        settings: Mapping[str, Any] | None = None,
+    ):
+        onnxruntime = load_onnxruntime()
+        if precision not in _PRECISIONS[provider]:
+            others = " or ".join(_PRECISIONS[provider])
+            raise IntegrityError(f"{model}: measured in {precision}, but ONNX Runtime would infer in {others}.")
         options = onnxruntime.SessionOptions()
         options.log_severity_level = _ERRORS_ONLY
         self.threads = threads or os.cpu_count() or 1
         options.intra_op_num_threads = self.threads
+        chosen = [(provider, dict(settings or {})), CPU] if provider != CPU else [CPU]
         try:
-            self._session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+            self._session = onnxruntime.InferenceSession(model, options, providers=chosen)
         except Exception as error:  # its exceptions have no common base
             raise IntegrityError(
                 f"{model}: ONNX Runtime {onnxruntime.__version__} cannot run this model ({error})."
             ) from error
+        if self._session.get_providers()[0] != provider:
+            raise MissingExtraError(
+                f"{model}: ONNX Runtime's {provider} does not work on this machine, and the CPU is not what this "
+                "package is for; install a GPU driver and TensorRT, or use a package for the target onnx or openvino"
+            )
         self._input = self._session.get_inputs()[0].name
         self._worker = ThreadPoolExecutor(1)
-        self.version = f"onnxruntime {onnxruntime.__version__}"
-        self.precision = PRECISION
+        self.version = f"onnxruntime {onnxruntime.__version__} ({provider.removesuffix('ExecutionProvider')})"
+        self.precision = precision
         self.seconds = 0.0
 
     def __call__(self, patches: np.ndarray) -> np.ndarray:

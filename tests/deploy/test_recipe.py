@@ -254,7 +254,7 @@ def test_the_mean_may_pass_where_a_class_fails(job, levels):
 
 
 def test_unknown_target_and_precision(job, levels):
-    with pytest.raises(UsageError, match="target 'coreml' is not available; choose one of openvino, onnx"):
+    with pytest.raises(UsageError, match="target 'coreml' is not available; choose one of openvino, onnx, tensorrt"):
         job(levels, target="coreml")
     with pytest.raises(UsageError, match="target onnx has no precision bf16; choose one of fp32, int8"):
         job(levels, target="onnx", precision="bf16")
