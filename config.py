@@ -135,11 +135,11 @@ class Training(Strict):
 
 
 class PromptTraining(Strict):
-    """Which prompts a teacher is trained with, drawn from the labels of its training patches."""
+    """Which prompts a network is trained with, drawn from the labels of its training patches."""
 
     kind: Literal["none", "point", "points", "box"] = "none"  # one click; clicks that correct the mask; a box
     count: Annotated[int, Field(ge=1)] = 1  # points: at most so many per class
-    # Share of the steps with prompts. Never all: without prompts a teacher must segment too, or it cannot teach.
+    # Share of the steps with prompts. Never all: without any a network must segment too, to teach and on the device.
     share: Annotated[float, Field(ge=0, lt=1)] = 0.5
     overlap: Annotated[float, Field(gt=0, le=1)] = 1.0  # box: share of the tight box that it covers
     relax: Annotated[float, Field(ge=0, le=1)] = 0.0  # box: its sides are longer by this share
@@ -179,6 +179,7 @@ class Distillation(Strict):
 class Student(Strict):
     name: str = "swinunetr-tiny"
     options: dict[str, Any] = {}
+    prompts: PromptTraining = PromptTraining()
     plan: PlanSettings
     training: Training
     distillation: Distillation = Distillation()

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -56,11 +57,15 @@ class Teacher:
             target[...] = resample(reorient(values, prepared.geometry, along), along, student_grid, order=1)
         return targets
 
-    def on_patches(self, image: torch.Tensor) -> torch.Tensor:
-        """Probabilities [B, K, *patch] for patches [B, C, *patch] on the teacher's own grid, of its patch's size."""
+    def on_patches(self, image: torch.Tensor, prompts: Any = None) -> torch.Tensor:
+        """Probabilities [B, K, *patch] for patches [B, C, *patch] on the teacher's own grid, of its patch's size.
+
+        A promptable teacher is shown the prompts, any other segments without.
+        """
         network = self.network.to(image.device).eval()
+        shown = prompts if getattr(network, "promptable", False) else None
         with torch.no_grad():
-            return network(image).float().softmax(1)
+            return network(image, shown).float().softmax(1)
 
 
 def read_teacher(text: str) -> tuple[Run, float]:
@@ -132,7 +137,7 @@ class Ensemble:
                     f"leave --online out, so that whole scans are resampled between the two grids"
                 )
 
-    def on_patches(self, image: torch.Tensor) -> torch.Tensor:
+    def on_patches(self, image: torch.Tensor, prompts: Any = None) -> torch.Tensor:
         """Mean probabilities [B, K, *patch] for the student's patches [B, C, *patch]; see check_online."""
-        found = (share * t.on_patches(image) for share, t in zip(self.shares, self.teachers, strict=True))
+        found = (share * t.on_patches(image, prompts) for share, t in zip(self.shares, self.teachers, strict=True))
         return torch.stack(list(found)).sum(0)

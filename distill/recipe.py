@@ -10,6 +10,8 @@ from ..config import Recipe
 from ..errors import BadInputError
 from ..students import build_student
 from ..training.cases import PreparedCase, fingerprint
+from ..training.loop import plain_call
+from ..training.prompts import check_prompts, prompted_call
 from ..training.run import Run, digest
 from ..training.stage import Cohort, run_config, train_network
 from ..volumes.dataset import Case, Dataset
@@ -37,9 +39,10 @@ def distill(
 
     Training cases without a mask join with L_mse alone. lambda = 1 is the control: same student, seed, labelled
     patches and steps, no teacher; a control that exists already is returned, not trained again. ``online`` runs the
-    teachers on the very patches the student sees, else their targets for whole scans are cached (at most
-    ``cache_limit`` bytes). Raises BadInputError without teachers for lambda < 1, UsageError as Ensemble.check_online
-    and cached_targets do.
+    teachers on the very patches the student sees, and shows those that are promptable the student's prompts where the
+    recipe has some (decoder distillation with prompts in the loop: Zhou et al. 2023, EdgeSAM); else their targets for
+    whole scans are cached (at most ``cache_limit`` bytes). Raises BadInputError without teachers for lambda < 1,
+    UsageError for prompts the student does not take, and as Ensemble.check_online and cached_targets do.
     """
     weight = recipe.lambda_ if lambda_ is None else lambda_
     plan = student_plan(recipe)
@@ -53,6 +56,8 @@ def distill(
         "patch": list(plan.patch),
         "options": recipe.student.options,
     }
+    prompts = recipe.student.prompts
+    prompted = {} if prompts.kind == "none" else {"prompts": prompts.model_dump(mode="json")}
     taught: dict[str, Any] = {}
     if weight < 1:
         if teachers is None:
@@ -78,17 +83,32 @@ def distill(
         plan=plan,
         cohort=cohort,
         training=settings,
-        objective={"lambda": weight, **taught},
+        objective={"lambda": weight, **taught, **prompted},
     )
     torch.manual_seed(recipe.seed)
-    network = new_student(recipe, dataset)
+    network: Any = new_student(recipe, dataset)
+    check_prompts(prompts, network, name=f"student {recipe.student.name!r}")
     distance = distance_of(recipe.student.distillation)
+
+    def asked(batch: dict[str, Any], prompts: Any = None) -> torch.Tensor | None:
+        if teachers is not None and online and weight < 1:
+            return teachers.on_patches(batch["image"], prompts)
+        return batch.get("teacher")
+
+    def truth_of(batch: dict[str, torch.Tensor]) -> torch.Tensor:
+        """The labels; of samples without any, what the teachers make of them."""
+        labels = batch["labels"]
+        if len(labels) == len(batch["image"]):
+            return labels
+        taught = asked(batch)
+        assert taught is not None
+        return torch.cat([labels, taught[len(labels) :].argmax(1).to(labels)])
 
     def objective(logits: torch.Tensor, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         return distillation_loss(
             logits,
             batch["labels"],
-            teachers.on_patches(batch["image"]) if teachers and online and weight < 1 else batch.get("teacher"),
+            asked(batch, batch.get("prompts")),
             lambda_=weight,
             distance=distance,
             dice_weight=settings.dice_weight,
@@ -112,6 +132,11 @@ def distill(
         title=f"student {recipe.student.name}, lambda {weight:g}",
         targets=targets if weight < 1 and not online else None,
         unlabelled=cohort.unlabelled if weight < 1 else (),
+        call=plain_call
+        if prompts.kind == "none"
+        else prompted_call(
+            prompts, classes=len(dataset.labels), seed=recipe.seed, to_network=network.prompts_of, truth_of=truth_of
+        ),
     )
 
 

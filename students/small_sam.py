@@ -40,6 +40,7 @@ class SmallSAM(nn.Module):
 
     promptable: ClassVar[bool] = True
     unused_prompts: ClassVar[frozenset[str]] = frozenset()
+    prompts_of = staticmethod(Prompts.of)
 
     def __init__(
         self,

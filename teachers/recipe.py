@@ -7,13 +7,13 @@ from typing import Any
 import torch
 
 from ..config import Recipe
-from ..errors import BadInputError, UsageError
+from ..errors import BadInputError
 from ..sam.prompts import Prompts
 from ..training.checkpoint import load_weights, sha256
 from ..training.loop import plain_call
 from ..training.losses import segmentation_loss
 from ..training.progress import console
-from ..training.prompts import prompted_call
+from ..training.prompts import check_prompts, prompted_call
 from ..training.run import Run, digest
 from ..training.stage import Cohort, run_config, train_network
 from ..volumes.dataset import Dataset
@@ -73,12 +73,7 @@ def teach(
     )
     call = plain_call
     if prompts.kind != "none":
-        drawn = "point" if prompts.kind == "points" else prompts.kind
-        if not network.promptable or drawn in network.unused_prompts:
-            raise UsageError(
-                f"teacher {recipe.teacher.name!r} takes no prompts of kind {prompts.kind!r}; "
-                "set teacher.prompts.kind to none"
-            )
+        check_prompts(prompts, network, name=f"teacher {recipe.teacher.name!r}")
         call = prompted_call(prompts, classes=len(dataset.labels), seed=recipe.seed, to_network=Prompts.of)
     report = network.load_base(weights) if weights else None
     name = f"teach-{recipe.name}-{recipe.teacher.name}-{digest(config)[:8]}"

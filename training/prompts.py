@@ -1,12 +1,15 @@
 """Prompts drawn from labels: for training, and for scores that say so. Prediction has only the user's own."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from operator import itemgetter
+from typing import Any
 
 import numpy as np
 import torch
 from scipy.ndimage import distance_transform_edt
 
 from ..config import PromptTraining
+from ..errors import UsageError
 from ..volumes.prompts import ClassPrompts, PatchPrompts, ScanPrompts
 from .inference import ToNetwork
 from .loop import Call
@@ -14,13 +17,30 @@ from .loop import Call
 _STREAM = 0x70726F6D70747321  # keeps these random numbers apart from those of the patches
 
 
-def prompted_call(settings: PromptTraining, *, classes: int, seed: int, to_network: ToNetwork) -> Call:
+def check_prompts(settings: PromptTraining, network: torch.nn.Module, *, name: str) -> None:
+    """Raises UsageError when the recipe has prompts for a network that takes none of their kind."""
+    drawn = "point" if settings.kind == "points" else settings.kind
+    if drawn == "none":
+        return
+    if not getattr(network, "promptable", False) or drawn in getattr(network, "unused_prompts", ()):
+        raise UsageError(f"{name} takes no prompts of kind {settings.kind!r}; set its prompts.kind to none")
+
+
+def prompted_call(
+    settings: PromptTraining,
+    *,
+    classes: int,
+    seed: int,
+    to_network: ToNetwork,
+    truth_of: Callable[[dict[str, torch.Tensor]], torch.Tensor] = itemgetter("labels"),
+) -> Call:
     """How the loop calls a promptable network: without prompts, or with prompts drawn from the batch's labels.
 
     All choices depend on (seed, number of the batch) alone, and every device makes the same number of passes. Of the
     1 to ``count`` "points", the first few are drawn from the labels; each of the others is a click in what the network
     still gets wrong after those before (Kirillov et al. 2023, appendix A; Sofiiuk et al. 2022). Only the last pass is
-    learned from.
+    learned from. What the network was shown is left in the batch as ``prompts``; ``truth_of`` gives the labels
+    [B, D, H, W] to draw from.
     """
 
     def call(model: torch.nn.Module, batch: dict[str, torch.Tensor], number: int) -> torch.Tensor:
@@ -28,7 +48,7 @@ def prompted_call(settings: PromptTraining, *, classes: int, seed: int, to_netwo
         image = batch["image"]
         if rng.random() >= settings.share:
             return model(image)
-        truth = batch["labels"].cpu().numpy()
+        truth = truth_of(batch).cpu().numpy()
         clicks = 0
         if settings.kind == "box":
             prompts = box_prompts(rng, truth, classes=classes, overlap=settings.overlap, relax=settings.relax)
@@ -40,7 +60,9 @@ def prompted_call(settings: PromptTraining, *, classes: int, seed: int, to_netwo
             with torch.no_grad():
                 found = model(image, to_network(prompts, image.device)).argmax(1)
             prompts = with_click(rng, prompts, truth, found.cpu().numpy())
-        return model(image, to_network(prompts, image.device))
+        shown: Any = to_network(prompts, image.device)
+        batch["prompts"] = shown
+        return model(image, shown)
 
     return call
 

@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from safetensors.torch import load_file
 from typer.testing import CliRunner
@@ -14,6 +15,7 @@ from samkd.config import load_recipe
 from samkd.datasets import open_dataset
 from samkd.distill.ensemble import read_teacher
 from samkd.errors import BadInputError, UsageError
+from samkd.students.small_sam import SmallSAM
 from samkd.training.run import Run
 
 TINY = [
@@ -113,6 +115,37 @@ def test_online_without_a_control(teachers, tmp_path):
     assert load_file(student.weights).keys() == start.keys()
 
 
+SLICES = [
+    *("phantom.training=4", "phantom.test=1", "student.plan.size=[6,32,32]", "student.plan.patch=[3,32,32]"),
+    *("student.training.steps=3", "student.training.batch=1", "student.prompts.kind=points"),
+    *("student.prompts.count=2", "student.prompts.share=0.99"),
+]
+
+
+def test_prompts_in_the_loop_are_shown_to_teacher_and_student_alike(tmp_path, monkeypatch):
+    """EdgeSAM's decoder distillation, unlabelled scans included: there the clicks lie in what the teacher sees."""
+    options = ("distill", "-c", "phantom-efficientsam")
+    done = samkd(*options, "--lambda", 1, runs=tmp_path, sets=[*SLICES, "seed=1"])
+    assert done.exit_code == 0, done.output
+    (teacher,) = made(tmp_path, "control")
+    seen = {True: [], False: []}  # by whether the network is in training
+    forward = SmallSAM.forward
+
+    def spy(self, image, prompts=None):
+        if prompts is not None:
+            seen[self.training and torch.is_grad_enabled()].append(prompts)
+        return forward(self, image, prompts)
+
+    monkeypatch.setattr(SmallSAM, "forward", spy)
+    more = ("--teacher", teacher.path, "--lambda", 0.5, "--online", "--no-control", "--labelled", 3)
+    done = samkd(*options, *more, runs=tmp_path, sets=SLICES)
+    assert done.exit_code == 0, done.output
+    (student,) = made(tmp_path, "distill")
+    assert student.config["objective"]["prompts"]["kind"] == "points"
+    assert len(seen[True]) == 3 and all(any(shown is other for other in seen[False]) for shown in seen[True])
+    assert all(len(shown.labels) == 2 and (shown.labels >= 0).any() for shown in seen[True])  # a labelled one, and not
+
+
 def test_a_cache_beyond_its_limit_is_refused(teachers, tmp_path):
     options = [
         *data_of(teachers[0]),
@@ -158,6 +191,7 @@ def test_a_flipped_byte_in_the_cache_is_exit_4(teachers, tmp_path):
         (["--teacher", "TEACHER", "--unlabelled", "EMPTY"], 3, "no scan here"),
         (["--teacher", "TEACHER", "--unlabelled", "EMPTY", "--lambda", "1"], 2, "scans without masks teach nothing"),
         (["--teacher", "TEACHER", "--labelled", "9"], 3, "5 labelled training case(s)"),
+        (["--lambda", "1", "--set", "student.prompts.kind=box"], 2, "'swinunetr-tiny' takes no prompts of kind 'box'"),
     ],
 )
 def test_a_wrong_call_says_what_is_wrong(teachers, tmp_path, options, code, said):
