@@ -1,5 +1,8 @@
 """What samkd raises for its users. Each error carries the exit code that the command line ends with."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class SamkdError(ValueError):
     """A fault the user can act on. The message says what, where, what was expected and what to do next."""
@@ -39,3 +42,14 @@ class GateRefusedError(SamkdError):
     """A converted model lost more than was allowed; nothing was packed."""
 
     exit_code = 6
+
+
+@contextmanager
+def about(place: object) -> Iterator[None]:
+    """A BadInputError raised inside that does not name `place` gets it in front: what is wrong, and where."""
+    try:
+        yield
+    except BadInputError as error:
+        if str(place) in str(error):
+            raise
+        raise type(error)(f"{place}: {error}") from error

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from .config import Recipe, load_recipe, parse_recipe
 from .datasets import labelled_test, open_dataset, with_recipe_classes
-from .errors import BadInputError, SamkdError, UsageError
+from .errors import BadInputError, SamkdError, UsageError, about
 from .models import Model, is_package, load_model
 from .volumes.dataset import read_dataset, read_labelled_case
 from .volumes.files import atomic_path, make_folder
@@ -138,8 +138,9 @@ def predict(
         asked = prompts.resolve(loaded.labels)
         loaded.accept(asked.kinds)
     for source, target in zip(scans, targets, strict=True):
-        volume = read_source(source, channels=loaded.channels)
-        labels = loaded.segment(volume, prompts=asked)
+        with about(source.place):
+            volume = read_source(source, channels=loaded.channels)
+            labels = loaded.segment(volume, prompts=asked)
         write_mask(target, labels, volume.geometry, source=source, names=loaded.labels, seg_type=seg_type)
     return targets
 
@@ -201,7 +202,8 @@ def evaluate(
             elif prompt_from_truth:
                 found = _prompted_by_truth(loaded, volume, truth, prompt_from_truth)
             else:
-                found = loaded.segment(volume)
+                with about(case.image.place):
+                    found = loaded.segment(volume)
             rows[case.name] = score_case(found, truth, spacing=volume.geometry.spacing, labels=dataset.labels)
             bar.advance(case.name)
     return {"summary": summarise(rows), "cases": rows, "prompts_from_truth": prompt_from_truth}

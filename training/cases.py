@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from ..errors import BadInputError
+from ..errors import BadInputError, about
 from ..volumes.dataset import Case, Dataset, read_case
 from ..volumes.files import atomic_path, file_digest, make_folder
 from ..volumes.geometry import Geometry
@@ -87,7 +87,8 @@ def prepare_case(case: Case, dataset: Dataset, plan: Plan, cache: Path) -> Prepa
     files = {part: folder / f"{stem}.{part}.npy" for part in parts}
     if not all(path.exists() for path in files.values()):
         volume, mask = read_case(case, dataset)
-        prepared = prepare(volume, plan)
+        with about(case.image.place):
+            prepared = prepare(volume, plan)
         made = {"image": prepared.array, "affine": prepared.geometry.affine}
         if mask is not None:
             made["labels"] = prepare_labels(mask, volume.geometry, plan)

@@ -7,6 +7,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from ...errors import about
 from ...volumes.components import largest_components
 from ...volumes.nifti import read_geometry
 from ...volumes.scans import Source, is_nifti, read_source, write_mask
@@ -31,7 +32,8 @@ def predict(
     source = volume.geometry
     at_once = budget.at_once(source, most=AT_ONCE, components=largest_component) if budget else AT_ONCE
     times.append(time.perf_counter())
-    prepared = package.prepare(volume)
+    with about(scan.place):
+        prepared = package.prepare(volume)
     del volume  # the network sees the prepared scan only
     times.append(time.perf_counter())
     busy = package.engine.seconds

@@ -7,8 +7,9 @@ import pytest
 from samkd.errors import BadInputError
 from samkd.training.cases import fingerprint, prepare_case, prepare_cases
 from samkd.training.stage import Cohort
-from samkd.volumes import Plan
+from samkd.volumes import Plan, Volume
 from samkd.volumes.dataset import read_dataset
+from samkd.volumes.nifti import read_scan, write_scan
 
 PLAN = Plan(size=(None, 16, 16), intensity=({"rule": "zscore"},), patch=(1, 16, 16))
 
@@ -63,3 +64,13 @@ def test_a_cohort_takes_the_validation_cases_of_its_dataset_and_refuses_leaks(tm
     dataset.test[0].image.files[0].write_bytes(dataset.training[1].image.files[0].read_bytes())
     with pytest.raises(BadInputError, match="byte by byte"):
         cohort.describe()
+
+
+def test_a_scan_that_cannot_be_scaled_is_named(tmp_path):
+    dataset = read_dataset(dataset_layouts.LAYOUTS["Medical Segmentation Decathlon"](tmp_path / "data", training=2))
+    case = dataset.training[1]
+    scan = read_scan(case.image.files[0], channels=len(dataset.channels))
+    write_scan(case.image.files[0], Volume(np.ones_like(scan.array), scan.geometry))
+    with pytest.raises(BadInputError, match="channel 0 of the scan") as refused:
+        prepare_case(case, dataset, PLAN, tmp_path / "cache")
+    assert str(refused.value).startswith(f"{case.image.place}: ")
