@@ -112,11 +112,10 @@ def print_package(package: Path) -> None:
     before = {name: row["torch"] for name, row in manifest["scores"]["per_class"].items() if row["cases"]}
     table = Table("rung", "SNR, dB", "same class", "largest loss of Dice", "")
     for step in manifest["ladder"]:
-        title = f"{step['precision']} ({step['quantization']})" if step["quantization"] else step["precision"]
         losses = {name: before[name] - (step["per_class"][name]["dice"] or 0) for name in before if step["per_class"]}
         worst = max(losses, key=losses.__getitem__, default=None)
         table.add_row(
-            title,
+            step["title"],
             "" if step["snr_db"] is None else f"{step['snr_db']:.1f}",
             "" if step["agreement"] is None else f"{step['agreement']:.5f}",
             "" if worst is None else f"{losses[worst]:.4f} ({worst})",

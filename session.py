@@ -43,9 +43,10 @@ def deploy_run(
 
     Raises UsageError for an unknown target, GateRefusedError when the converted model lost too much.
     """
+    from .deploy.precision import Precision
     from .deploy.recipe import deploy_student
     from .deploy.signing import Signer
-    from .deploy.target import target_named
+    from .deploy.target import require_precision, target_named
     from .distill.networks import load_network
     from .training.cases import prepare_case
     from .training.inference import patch_function
@@ -55,11 +56,12 @@ def deploy_run(
     from .volumes.pipeline import segment
     from .volumes.scans import as_nifti
 
-    target_named(target)
+    made_by = target_named(target)
     if sign is not None:
         Signer.of(sign)
     recipe = recipe_for(None, run, overrides)
     settings = recipe.deployment
+    require_precision(made_by, Precision(settings.precision))  # before the long pass through torch
     dataset = open_dataset(recipe, data or Path(run.config["data"]), runs=runs)
     cohort = Cohort.of(dataset, validation=recipe.validation, seed=recipe.seed)
     network, plan = load_network(run), run.plan

@@ -75,14 +75,13 @@ def model_card(manifest: dict[str, Any]) -> str:
 
 
 def _rung(step: dict[str, Any]) -> str:
-    title = f"{step['precision']} ({step['quantization']})" if step["quantization"] else step["precision"]
     rows = [row for row in step["per_class"].values() if row["dice"] is not None]
     dice, hd95, nsd = (
         _number(sum(row[key] for row in rows) / len(rows) if rows else None) for key in ("dice", "hd95_mm", "nsd")
     )
     snr = "exact" if step["snr_db"] is None and rows else _number(step["snr_db"], 1)
     verdict = "passed" if step["refusal"] is None else "refused"
-    return f"| {title} | {snr} | {_number(step['agreement'], 6)} | {dice} | {hd95} | {nsd} | {verdict} |"
+    return f"| {step['title']} | {snr} | {_number(step['agreement'], 6)} | {dice} | {hd95} | {nsd} | {verdict} |"
 
 
 def _number(value: float | None, digits: int = 4) -> str:

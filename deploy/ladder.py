@@ -41,7 +41,7 @@ class Step:
         return f"{self.precision} ({self.quantization})" if self.quantization else self.precision
 
     def to_dict(self) -> dict[str, Any]:
-        return {key: value for key, value in asdict(self).items() if key != "drops"}
+        return {"title": self.title, **{key: value for key, value in asdict(self).items() if key != "drops"}}
 
 
 class Jury:

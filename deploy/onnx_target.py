@@ -5,12 +5,11 @@ from __future__ import annotations
 import contextlib
 import logging
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -18,7 +17,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from ..errors import MissingExtraError
 from .precision import Precision
 from .probabilities import Probabilities
-from .target import Rung, Target
+from .target import Order, Rung, Target
 
 if TYPE_CHECKING:
     import onnx
@@ -27,23 +26,16 @@ OPSET = 20
 _MOST_PATCHES = 1024  # an upper bound that torch.export asks for
 
 
-def rungs(
-    network: nn.Module,
-    *,
-    patch: tuple[int, int, int],
-    in_channels: int,
-    calibration: Sequence[np.ndarray],
-    precision: Precision,
-) -> Iterator[Rung]:
-    """As target.Rungs. Raises MissingExtraError without onnx, onnxscript or ONNX Runtime."""
-    model = export(network, patch=patch, in_channels=in_channels)
+def rungs(order: Order) -> Iterator[Rung]:
+    """As Target.rungs. Raises MissingExtraError without onnx, onnxscript or ONNX Runtime."""
+    model = export(order.network, patch=order.patch, in_channels=order.in_channels)
     yield Rung(Precision.FP32, _writer(model))
-    if precision is Precision.INT8:
+    if order.precision is Precision.INT8:
         from .onnx_int8 import WAYS, quantize, weakest_layers
 
         for way in WAYS:
-            made = quantize(model, calibration, way)
-            yield Rung(precision, _writer(made), way.name, partial(weakest_layers, model, made))
+            made = quantize(model, order.calibration, way)
+            yield Rung(order.precision, _writer(made), way.name, partial(weakest_layers, model, made))
 
 
 def _writer(model: onnx.ModelProto) -> Callable[[Path], None]:

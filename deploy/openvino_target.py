@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,7 +17,7 @@ from ..errors import UsageError
 from .precision import Precision
 from .probabilities import Probabilities
 from .runtime.engine_openvino import core, load_openvino
-from .target import Rung, Target
+from .target import Order, Rung, Target
 
 if TYPE_CHECKING:
     import openvino
@@ -25,27 +25,20 @@ if TYPE_CHECKING:
 _WORTH_SHARING = 1 << 16  # bytes
 
 
-def rungs(
-    network: nn.Module,
-    *,
-    patch: tuple[int, int, int],
-    in_channels: int,
-    calibration: Sequence[np.ndarray],
-    precision: Precision,
-) -> Iterator[Rung]:
-    """As target.Rungs. Raises UsageError for bf16 on a CPU without it, MissingExtraError without OpenVINO or NNCF."""
-    if precision is Precision.BF16 and "BF16" not in core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+def rungs(order: Order) -> Iterator[Rung]:
+    """As Target.rungs. Raises UsageError for bf16 on a CPU without it, MissingExtraError without OpenVINO or NNCF."""
+    if order.precision is Precision.BF16 and "BF16" not in core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
         raise UsageError("precision bf16: this CPU has no bfloat16 to judge the package with; choose fp32 or int8")
-    model = convert(network, patch=patch, in_channels=in_channels)
+    model = convert(order.network, patch=order.patch, in_channels=order.in_channels)
     yield Rung(Precision.FP32, _writer(model, half=False))
-    if precision in (Precision.FP16, Precision.BF16):
-        yield Rung(precision, _writer(model, half=True))
-    if precision is Precision.INT8:
+    if order.precision in (Precision.FP16, Precision.BF16):
+        yield Rung(order.precision, _writer(model, half=True))
+    if order.precision is Precision.INT8:
         from .openvino_int8 import WAYS, quantize, weakest_layers
 
         for way in WAYS:
-            made = quantize(model, calibration, way)
-            yield Rung(precision, _writer(made, half=False), way.name, partial(weakest_layers, model, made))
+            made = quantize(model, order.calibration, way)
+            yield Rung(order.precision, _writer(made, half=False), way.name, partial(weakest_layers, model, made))
 
 
 def _writer(model: openvino.Model, *, half: bool) -> Callable[[Path], None]:

@@ -26,7 +26,7 @@ from .runtime.integrity import FORMAT
 from .runtime.package import EXPECTED, SAMPLE, Package
 from .runtime.quality import intensity_profile
 from .signing import Signer
-from .target import Rung, Target, require_precision, target_named
+from .target import Order, Rung, Target, require_precision, target_named
 
 _PROBES = 8  # calibration patches that must be answered differently
 
@@ -104,9 +104,7 @@ def deploy_student(
             max_drop=max_drop,
             per_class=per_class,
         )
-        rungs = made_by.rungs(
-            network, patch=plan.patch, in_channels=in_channels, calibration=calibration, precision=precision
-        )
+        rungs = made_by.rungs(Order(network, plan.patch, in_channels, calibration, precision))
         with draft(destination) as folder:
             package, steps = climb(rungs, jury, folder, describe=describe)
             sealed = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -29,30 +29,30 @@ class Rung:
     weakest: Callable[[np.ndarray], list[str]] | None = None
 
 
-class Rungs(Protocol):
-    """float32 first, then one or more ways to `precision`, each giving up less than the one before."""
+@dataclass(frozen=True)
+class Order:
+    """What is to be converted: a network for `patch` (D, H, W), and prepared patches [C, *patch] to calibrate int8."""
 
-    def __call__(
-        self,
-        network: nn.Module,
-        *,
-        patch: tuple[int, int, int],
-        in_channels: int,
-        calibration: Sequence[np.ndarray],
-        precision: Precision,
-    ) -> Iterator[Rung]: ...
+    network: nn.Module
+    patch: tuple[int, int, int]
+    in_channels: int
+    calibration: Sequence[np.ndarray]
+    precision: Precision
 
 
 @dataclass(frozen=True)
 class Target:
-    """`inference` is the arithmetic of the engine by precision; `libraries` is what the device installs for it."""
+    """`inference` is the arithmetic of the engine by precision; `libraries` is what the device installs for it.
+
+    `rungs` gives float32 first, then one or more ways to the precision wanted, each giving up less than the one before.
+    """
 
     name: str
     model: str  # the file the engine opens
     libraries: tuple[str, ...]
     tools: tuple[str, ...]  # what converted and quantized it, for the manifest
     inference: Mapping[Precision, str]
-    rungs: Rungs
+    rungs: Callable[[Order], Iterator[Rung]]
     judged_as: str | None = None  # the target whose engine judges on a machine where this one's does not work
     works: Callable[[], bool] = lambda: True  # whether its engine does
     installed_as: Mapping[str, str] = field(default_factory=dict)  # other names of `libraries` on the device

@@ -6,49 +6,34 @@ Runtime's TensorRT provider builds it, keeps it beside the user's other caches b
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING
-
-import numpy as np
 
 from ..errors import UsageError
 from . import onnx_target
 from .precision import Precision
 from .runtime.engine_onnx import TENSORRT as PROVIDER
 from .runtime.engine_onnx import has_provider
-from .target import Rung, Target
+from .target import Order, Rung, Target
 
 if TYPE_CHECKING:
-    from torch import nn
+    pass
 
 
-def rungs(
-    network: nn.Module,
-    *,
-    patch: tuple[int, int, int],
-    in_channels: int,
-    calibration: Sequence[np.ndarray],
-    precision: Precision,
-) -> Iterator[Rung]:
-    """As target.Rungs; fp16 is the float32 model, and TensorRT's choice of layers. UsageError for fp16 on a machine
+def rungs(order: Order) -> Iterator[Rung]:
+    """As Target.rungs; fp16 is the float32 model, and TensorRT's choice of layers. UsageError for fp16 on a machine
     where TensorRT does not work: nothing else could judge it."""
-    if precision is Precision.FP16 and not TENSORRT.works():
+    if order.precision is Precision.FP16 and not TENSORRT.works():
         raise UsageError(
             "precision fp16 of the target tensorrt cannot be judged here: this ONNX Runtime has no TensorRT; choose "
             "fp32 or int8, or deploy on a machine with such a GPU"
         )
-    half = precision is Precision.FP16
-    for rung in onnx_target.rungs(
-        network,
-        patch=patch,
-        in_channels=in_channels,
-        calibration=calibration,
-        precision=Precision.FP32 if half else precision,
-    ):
+    half = order.precision is Precision.FP16
+    for rung in onnx_target.rungs(replace(order, precision=Precision.FP32) if half else order):
         yield rung
         if half:
-            yield replace(rung, precision=precision)
+            yield replace(rung, precision=Precision.FP16)
 
 
 # fp16 with layer norms and softmax in float32; int8 from the quantize and dequantize nodes (QDQ) of the model.
