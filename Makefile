@@ -25,9 +25,11 @@ $(READY): pyproject.toml constraints.txt
 demo: $(READY)
 	$(BIN)/samkd demo
 
-# A thread and a whole test file for each worker; more threads than cores would wait for one another.
+# A thread and a whole test file for each worker; more threads than cores would wait for one another. A worker that
+# crashes ends the run: xdist would wait for ever for the rest of its file.
 test: $(READY)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile \
+	  --max-worker-restart 0
 
 lint: $(READY)
 	$(BIN)/ruff check .

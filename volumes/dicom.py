@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import BadInputError
-from .dicom_files import Plane, is_dicom, left_out, planes, read_header, read_pixels, series_key
+from .dicom_files import Plane, is_dicom, left_out, planes, read_header, series_key
+from .dicom_pixels import read_pixels
 from .geometry import Geometry, Volume
 
 _OTHER = (".nii", ".gz", ".png", ".jpg", ".jpeg", ".tif", ".tiff", ".json")  # never opened to look for DICOM

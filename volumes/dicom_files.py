@@ -1,4 +1,4 @@
-"""One DICOM file: whether it is one, which planes it holds and where they lie, and their pixels.
+"""One DICOM file: whether it is one, which planes it holds and where they lie.
 
 Messages never repeat text from a header, nor what pydicom says about it: that may be the patient's name. Only numbers
 and DICOM's own registered names are shown. pydicom is loaded by the first call. samkd is no de-identification tool.
@@ -10,7 +10,6 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import groupby
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -25,12 +24,8 @@ _TAGS = [
     *("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "SliceThickness", "SpacingBetweenSlices"),
     *("RescaleSlope", "RescaleIntercept", "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"),
 ]
+_VALUES = "PixelValueTransformationSequence"
 _COLOURS = ("RGB", "PALETTE COLOR", "YBR_FULL", "YBR_FULL_422", "YBR_PARTIAL_420", "YBR_ICT", "YBR_RCT")
-_PLUGINS = {  # permissively licensed decoders; what is not listed is decoded by pydicom itself
-    **dict.fromkeys(("50", "51", "57", "70"), "gdcm"),  # JPEG: baseline, extended, lossless
-    **dict.fromkeys(("80", "81"), "pyjpegls"),
-    **dict.fromkeys(("90", "91", "201", "202", "203"), "pylibjpeg"),  # JPEG 2000, with and without high throughput
-}
 INSTALL = (
     "pip install 'samkd[dicom]'; on a device without samkd: pip install pydicom pylibjpeg pylibjpeg-openjpeg "
     "python-gdcm"
@@ -135,28 +130,6 @@ def planes(header: Any, path: Path) -> list[Plane]:
         return [_plane(header, (frame, shared), path, number) for number, frame in enumerate(each)]
 
 
-def read_pixels(ordered: Sequence[Plane]) -> np.ndarray:
-    """float32 [slices, rows, columns], rescaled and MONOCHROME1 inverted. Raises BadInputError, MissingExtraError."""
-    values = None
-    by_file = sorted(range(len(ordered)), key=lambda index: (str(ordered[index].file), ordered[index].frame))
-    for path, indices in groupby(by_file, key=lambda index: ordered[index].file):
-        with sound(path):
-            dataset = load_pydicom().dcmread(path)
-            for index in indices:
-                plane = ordered[index]
-                stored = _stored(dataset, plane)
-                if values is None:  # only now, when a whole slice of that size was really there
-                    values = np.empty((len(ordered), *plane.size), np.float32)
-                with np.errstate(over="ignore"):
-                    values[index] = stored * plane.slope + plane.intercept
-                if not np.isfinite(values[index]).all():
-                    raise BadInputError(
-                        f"{path}: its rescale slope {plane.slope:g} makes values infinite. Export it again."
-                    )
-    assert values is not None
-    return values
-
-
 @contextmanager
 def sound(path: Path) -> Iterator[None]:
     """Whatever pydicom and the decoders stumble over becomes a BadInputError that names the file and no value."""
@@ -216,31 +189,3 @@ def _plane(header: Any, groups: Sequence[Any], path: Path, frame: int) -> Plane:
         intercept=shift,
         inverted=header.get("PhotometricInterpretation") == "MONOCHROME1",
     )
-
-
-_VALUES = "PixelValueTransformationSequence"
-
-
-def _stored(dataset: Any, plane: Plane) -> np.ndarray:
-    pydicom = load_pydicom()
-    uid = pydicom.uid.UID(dataset.file_meta.get("TransferSyntaxUID") or "")
-    try:
-        decoder = pydicom.pixels.get_decoder(uid)
-    except NotImplementedError as error:
-        shown = uid if uid.is_valid else "missing or malformed"
-        raise BadInputError(
-            f"{plane.file}: its transfer syntax is {shown}; expected an uncompressed one, RLE, JPEG, JPEG-LS or "
-            "JPEG 2000. Export the series uncompressed."
-        ) from error
-    plugin = _PLUGINS.get(uid.rpartition(".")[2], "") if uid.is_compressed and uid.is_encapsulated else ""
-    if plugin and plugin not in decoder.available_plugins:
-        raise MissingExtraError(f"{plane.file}: {uid.name} needs a decoder that is not here; {INSTALL}")
-    if "PixelData" not in dataset:
-        raise BadInputError(f"{plane.file}: holds no whole pixel data: it is cut off, or no image. Copy it again.")
-    stored = pydicom.pixels.pixel_array(dataset, index=plane.frame, decoding_plugin=plugin)
-    if stored.shape != plane.size or stored.dtype.kind not in "iu":
-        raise BadInputError(f"{plane.file}: its pixels are {stored.shape}, its header says {plane.size}.")
-    if not plane.inverted:
-        return stored.astype(np.float64)
-    bits, signed = int(dataset.BitsStored), bool(dataset.PixelRepresentation)
-    return (-1 if signed else 2**bits - 1) - stored.astype(np.float64)
