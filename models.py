@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import UsageError
+from .volumes.prompts import require_kinds
 
 
 @dataclass(frozen=True)
@@ -20,15 +21,7 @@ class Model:
 
     def accept(self, kinds: frozenset[str] = frozenset()) -> None:
         """Raises UsageError for a network without prompts, and for prompts of kinds that it would ignore."""
-        if not self.takes:
-            raise UsageError(
-                f"{self.path}: this network takes no prompts; leave them out, or give the run of a teacher that does"
-            )
-        if unused := kinds - self.takes:
-            raise UsageError(
-                f"{self.path}: this network takes no prompt of the kind {', '.join(sorted(unused))}; it takes "
-                f"{', '.join(sorted(self.takes))}"
-            )
+        require_kinds(self.path, takes=self.takes, kinds=kinds)
 
 
 def is_package(path: Path) -> bool:
@@ -48,7 +41,7 @@ def load_model(path: Path, *, base: Path | None = None, trust: Path | None = Non
         from .deploy.runtime.package import Package
 
         package = Package.open(path, trust=trust)
-        return Model(path, lambda volume, prompts=None: package.segment(volume), package.in_channels, package.labels)
+        return Model(path, package.segment, package.in_channels, package.labels, takes=package.takes)
     if trust is not None:
         raise UsageError(f"{path}: only packages are signed; leave --trust out")
     from .distill.networks import load_network

@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from .volumes.geometry import Volume
 
 
+# What a student may be prompted with on the device, by what it was trained with (config.PromptTraining).
+_PROMPTED = {"point": ("point",), "points": ("point", "outside point"), "box": ("box",)}
+
+
 def recipe_for(config: str | None, source: "Run | None", overrides: list[str]) -> Recipe:
     """The recipe named, else the one the source run was made with, else the phantom's."""
     if config is None and source is not None:
@@ -43,15 +47,18 @@ def deploy_run(
 
     Raises UsageError for an unknown target, GateRefusedError when the converted model lost too much.
     """
+    from .deploy.ladder import Prompted
     from .deploy.precision import Precision
     from .deploy.recipe import deploy_student
     from .deploy.signing import Signer
     from .deploy.target import require_precision, target_named
     from .distill.networks import load_network
+    from .students.small_sam import SmallSAM
     from .training.cases import prepare_case
     from .training.inference import patch_function
     from .training.patches import PatchBatches
     from .training.progress import Bar
+    from .training.prompts import prompts_from_truth
     from .training.stage import Cohort
     from .volumes.pipeline import segment
     from .volumes.scans import as_nifti
@@ -67,12 +74,19 @@ def deploy_run(
     network, plan = load_network(run), run.plan
     train = [prepare_case(case, dataset, plan, runs / "cache") for case in cohort.train[: settings.calibration]]
     patches = PatchBatches.plain(train, patch=plan.patch, count=settings.calibration, seed=recipe.seed)
-    held_out, reference = [], []
+    asked = run.config["objective"].get("prompts") if isinstance(network, SmallSAM) else None
+    takes = _PROMPTED[asked["kind"]] if asked else ()
+    kind = "box" if "box" in takes else "point"
+    held_out, reference, prompts, prompted = [], [], [], []
+    infer = patch_function(network, to_network=getattr(network, "prompts_of", None))
     with Bar("held-out scans, torch", len(cohort.validation)) as bar:
         for case in cohort.validation:
             volume, truth = read_labelled_case(case, dataset)
             held_out.append((case.name, volume, truth))
-            reference.append(segment(volume, plan, patch_function(network), classes=len(run.labels)))
+            reference.append(segment(volume, plan, infer, classes=len(run.labels)))
+            if takes:
+                prompts.append(prompts_from_truth(kind, truth, labels=run.labels, spacing=volume.geometry.spacing))
+                prompted.append(segment(volume, plan, infer, classes=len(run.labels), prompts=prompts[-1]))
             bar.advance(case.name)
     name = f"{run.path.name.removeprefix('distill-')}-{target}-{settings.precision}"
     with tempfile.TemporaryDirectory() as scratch:
@@ -90,6 +104,8 @@ def deploy_run(
             target=target,
             per_class=settings.per_class,
             sign=sign,
+            takes=takes,
+            prompted=Prompted(kind, prompts, prompted) if takes else None,
             sample=as_nifti(cohort.validation[0].image, Path(scratch), channels=len(dataset.channels)),
             provenance={
                 "run": run.path.name,

@@ -40,6 +40,7 @@ def write_models(folder: Path, patch: tuple[int, int, int]) -> None:
     import torch
     from monai.networks.nets import swin_unetr
 
+    from samkd.deploy.graphs import whole
     from samkd.deploy.openvino_target import convert, save
     from samkd.students import build_student
 
@@ -69,7 +70,7 @@ def write_models(folder: Path, patch: tuple[int, int, int]) -> None:
         plain = convert_model(Probabilities(), example_input=image, input=[tuple(image.shape)])
     np.save(folder / "image.npy", image.numpy())
     ov.save_model(plain, folder / "plain.xml", compress_to_fp16=False)
-    model = convert(ours, patch=patch, in_channels=1)
+    model = convert(whole(ours, patch=patch, in_channels=1))
     save(model, folder / "ours.xml", half=False)
     save(model, folder / "half.xml", half=True)
 

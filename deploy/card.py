@@ -46,6 +46,7 @@ def model_card(manifest: dict[str, Any]) -> str:
             "|---|---|---|---|---|---|---|",
             *map(_rung, manifest["ladder"]),
             "",
+            *_prompts(manifest),
             "## Data",
             "",
             f"{about.get('dataset', 'Not named')}. {about.get('text', '')}".strip(),
@@ -72,6 +73,21 @@ def model_card(manifest: dict[str, Any]) -> str:
             "",
         ]
     )
+
+
+def _prompts(manifest: dict[str, Any]) -> list[str]:
+    if "prompts" not in manifest:
+        return []
+    prompts, shown = manifest["prompts"], manifest["ladder"][-1]["prompted"]
+    rows = [f"{name} {_number(row['dice'])}" for name, row in shown["per_class"].items() if row["dice"] is not None]
+    return [
+        "## Prompts",
+        "",
+        f"A user may point at what is meant ({', '.join(prompts['kinds'])}; up to {prompts['points']} points of a "
+        f"class in a patch): `predict --class NAME --point X,Y,Z`, or `prompt`, which encodes the scan once and then "
+        f"answers line by line. With one {shown['kind']} of each class from the truth, Dice was: {', '.join(rows)}.",
+        "",
+    ]
 
 
 def _rung(step: dict[str, Any]) -> str:

@@ -13,6 +13,7 @@ import numpy as np
 from ..errors import GateRefusedError
 from ..evaluation.scores import score_case, summarise
 from ..volumes.geometry import Volume
+from ..volumes.prompts import ScanPrompts
 from .gate import ClassDrop, Rows, compare, require_accuracy, require_sensible
 from .runtime.package import Package
 from .target import Rung
@@ -25,7 +26,8 @@ _KEPT = ("dice", "hd95_mm", "nsd")
 class Step:
     """What one rung did. `per_class` holds Dice, HD95 and NSD against the truth and, as "to_torch", against the masks
     of the torch network; `agreement` is the share of all voxels that got the network's class; `snr_db` is that of the
-    probabilities, None for exact ones. A rung that was refused before it was measured has neither."""
+    probabilities, None for exact ones. `prompted` holds "kind", and "agreement" and "per_class" for masks with prompts.
+    A rung that was refused before it was measured has none of these."""
 
     precision: str
     inference_precision: str
@@ -34,6 +36,7 @@ class Step:
     snr_db: float | None = None
     agreement: float | None = None
     per_class: dict[str, dict[str, Any]] = field(default_factory=dict)
+    prompted: dict[str, Any] | None = None
     drops: tuple[ClassDrop, ...] = ()
 
     @property
@@ -42,6 +45,16 @@ class Step:
 
     def to_dict(self) -> dict[str, Any]:
         return {"title": self.title, **{key: value for key, value in asdict(self).items() if key != "drops"}}
+
+
+@dataclass(frozen=True)
+class Prompted:
+    """What a promptable student was shown for each held-out case (a "point" or "box" of each class, from the truth),
+    and the masks [D, H, W] that the torch network then gave."""
+
+    kind: str
+    prompts: Sequence[ScanPrompts]
+    reference: Sequence[np.ndarray]
 
 
 class Jury:
@@ -60,31 +73,44 @@ class Jury:
         answers: Sequence[np.ndarray],
         max_drop: float,
         per_class: bool,
+        prompted: Prompted | None = None,
     ) -> None:
         self._held_out, self._reference, self._labels = held_out, reference, labels
         self.probes, self._answers = probes, answers
         self._max_drop, self._per_class = max_drop, per_class
-        self._before = self._score(reference, [truth for _, _, truth in held_out])
+        self._prompted = prompted
 
     def judge(self, package: Package, step: Step) -> None:
         """Measure a rung into `step`. Raises GateRefusedError; what could be measured stands in it all the same."""
         found = require_sensible(package.engine, self.probes, subject="the converted model")
         step.snr_db = signal_to_noise(self._answers, found)
         masks = [package.segment(volume) for _, volume, _ in self._held_out]
-        same = sum(int(np.count_nonzero(m == r)) for m, r in zip(masks, self._reference, strict=True))
-        step.agreement = same / sum(mask.size for mask in masks)
-        after = self._score(masks, [truth for _, _, truth in self._held_out])
-        to_truth = summarise(after)["per_class"]
-        to_torch = summarise(self._score(masks, self._reference))["per_class"]
-        step.per_class = {
-            name: {
-                **{key: row[key] for key in _KEPT},
-                "to_torch": {key: to_torch[name][key] for key in _KEPT},
-            }
-            for name, row in to_truth.items()
-        }
-        step.drops = tuple(compare(self._before, after))
+        step.agreement, step.per_class, step.drops = self._measured(masks, self._reference)
         require_accuracy(step.drops, max_drop=self._max_drop, per_class=self._per_class)
+        if (shown := self._prompted) is None:
+            return
+        pairs = zip(self._held_out, shown.prompts, strict=True)
+        masks = [package.segment(volume, prompts=prompts) for (_, volume, _), prompts in pairs]
+        agreement, per_class, drops = self._measured(masks, shown.reference)
+        step.prompted = {"kind": shown.kind, "agreement": agreement, "per_class": per_class}
+        try:
+            require_accuracy(drops, max_drop=self._max_drop, per_class=self._per_class)
+        except GateRefusedError as refusal:
+            raise GateRefusedError(f"with a {shown.kind} for each class, {refusal}") from None
+
+    def _measured(
+        self, masks: Sequence[np.ndarray], reference: Sequence[np.ndarray]
+    ) -> tuple[float, dict[str, dict[str, Any]], tuple[ClassDrop, ...]]:
+        """The share of voxels with the class of the reference, the scores per class, and what was lost of them."""
+        same = sum(int(np.count_nonzero(m == r)) for m, r in zip(masks, reference, strict=True))
+        truths = [truth for _, _, truth in self._held_out]
+        before, after = self._score(reference, truths), self._score(masks, truths)
+        to_torch = summarise(self._score(masks, reference))["per_class"]
+        per_class = {
+            name: {**{key: row[key] for key in _KEPT}, "to_torch": {key: to_torch[name][key] for key in _KEPT}}
+            for name, row in summarise(after)["per_class"].items()
+        }
+        return same / sum(mask.size for mask in masks), per_class, tuple(compare(before, after))
 
     def _score(self, masks: Sequence[np.ndarray], truths: Sequence[np.ndarray]) -> Rows:
         return {

@@ -5,18 +5,17 @@ from __future__ import annotations
 import contextlib
 import logging
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ..errors import MissingExtraError
+from .graphs import Graph, graphs_of
 from .precision import Precision
-from .probabilities import Probabilities
 from .target import Order, Rung, Target
 
 if TYPE_CHECKING:
@@ -28,18 +27,25 @@ _MOST_PATCHES = 1024  # an upper bound that torch.export asks for
 
 def rungs(order: Order) -> Iterator[Rung]:
     """As Target.rungs. Raises MissingExtraError without onnx, onnxscript or ONNX Runtime."""
-    model = export(order.network, patch=order.patch, in_channels=order.in_channels)
-    yield Rung(Precision.FP32, _writer(model))
+    model, *behind = map(export, graphs_of(order))
+    yield Rung(Precision.FP32, _writer(model, behind))
     if order.precision is Precision.INT8:
         from .onnx_int8 import WAYS, quantize, weakest_layers
 
         for way in WAYS:
             made = quantize(model, order.calibration, way)
-            yield Rung(order.precision, _writer(made), way.name, partial(weakest_layers, model, made))
+            yield Rung(order.precision, _writer(made, behind), way.name, partial(weakest_layers, model, made))
 
 
-def _writer(model: onnx.ModelProto) -> Callable[[Path], None]:
-    return lambda folder: save(model, folder / ONNX.model)
+def _writer(model: onnx.ModelProto, behind: Sequence[onnx.ModelProto]) -> Callable[[Path], None]:
+    """A decoder stays in float32, as in openvino_target."""
+
+    def write(folder: Path) -> None:
+        save(model, folder / ONNX.model)
+        for decoder in behind:
+            save(decoder, folder / ONNX.decoder)
+
+    return write
 
 
 # Every engine that reads ONNX; packages run on ONNX Runtime. int8 lies between quantize and dequantize nodes (QDQ).
@@ -53,8 +59,8 @@ ONNX = Target(
 )
 
 
-def export(network: nn.Module, *, patch: tuple[int, int, int], in_channels: int) -> onnx.ModelProto:
-    """The network as an ONNX model: image float32 [N, C, *patch] -> probabilities float32 [N, K, *patch], N free.
+def export(graph: Graph) -> onnx.ModelProto:
+    """A graph as an ONNX model of N patches, N free.
 
     By torch.export ("dynamo"). Nothing of this machine or of the source code is left in the model. Raises
     MissingExtraError without onnx or onnxscript.
@@ -65,17 +71,17 @@ def export(network: nn.Module, *, patch: tuple[int, int, int], in_channels: int)
     except ImportError as error:
         raise MissingExtraError(f"{error}; run: python -m pip install 'samkd[onnx]'") from error
 
-    image = torch.zeros(2, in_channels, *patch)  # two, for one would be taken for a constant
+    example = tuple(torch.cat([each, each]) for each in graph.inputs.values())  # one would be taken for a constant
     free = torch.export.Dim("patches", min=1, max=_MOST_PATCHES)
     # The mathematical attention, because a fused one's memory layout would be recorded as if every engine had it.
     with quiet(), torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
         program = torch.onnx.export(
-            Probabilities(network),
-            (image,),
+            graph.module,
+            example,
             dynamo=True,
-            dynamic_shapes=({0: free},),
-            input_names=["image"],
-            output_names=["probabilities"],
+            dynamic_shapes=tuple({0: free} for _ in example),
+            input_names=list(graph.inputs),
+            output_names=[graph.output],
             opset_version=OPSET,
             verbose=False,
         )

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from torch import nn
 from torch.jit import TracerWarning  # pyright: ignore[reportPrivateImportUsage]
 
 from ..errors import UsageError
+from .graphs import Graph, graphs_of
 from .precision import Precision
-from .probabilities import Probabilities
 from .runtime.engine_openvino import core, load_openvino
 from .target import Order, Rung, Target
 
@@ -29,20 +28,28 @@ def rungs(order: Order) -> Iterator[Rung]:
     """As Target.rungs. Raises UsageError for bf16 on a CPU without it, MissingExtraError without OpenVINO or NNCF."""
     if order.precision is Precision.BF16 and "BF16" not in core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
         raise UsageError("precision bf16: this CPU has no bfloat16 to judge the package with; choose fp32 or int8")
-    model = convert(order.network, patch=order.patch, in_channels=order.in_channels)
-    yield Rung(Precision.FP32, _writer(model, half=False))
+    model, *behind = map(convert, graphs_of(order))
+    yield Rung(Precision.FP32, _writer(model, behind, half=False))
     if order.precision in (Precision.FP16, Precision.BF16):
-        yield Rung(order.precision, _writer(model, half=True))
+        yield Rung(order.precision, _writer(model, behind, half=True))
     if order.precision is Precision.INT8:
         from .openvino_int8 import WAYS, quantize, weakest_layers
 
         for way in WAYS:
             made = quantize(model, order.calibration, way)
-            yield Rung(order.precision, _writer(made, half=False), way.name, partial(weakest_layers, model, made))
+            written = _writer(made, behind, half=False)
+            yield Rung(order.precision, written, way.name, partial(weakest_layers, model, made))
 
 
-def _writer(model: openvino.Model, *, half: bool) -> Callable[[Path], None]:
-    return lambda folder: save(model, folder / OPENVINO.model, half=half)
+def _writer(model: openvino.Model, behind: Sequence[openvino.Model], *, half: bool) -> Callable[[Path], None]:
+    """A decoder stays in float32: it is small, and its sines of positions would move the clicks."""
+
+    def write(folder: Path) -> None:
+        save(model, folder / OPENVINO.model, half=half)
+        for decoder in behind:
+            save(decoder, folder / OPENVINO.decoder, half=False)
+
+    return write
 
 
 # CPUs of every maker. What is not int8 or bfloat16 is computed in float32, whatever the CPU could do faster.
@@ -56,23 +63,21 @@ OPENVINO = Target(
 )
 
 
-def convert(network: nn.Module, *, patch: tuple[int, int, int], in_channels: int) -> openvino.Model:
-    """The network as an OpenVINO model: image float32 [1, C, *patch] -> class probabilities float32 [1, K, *patch].
-
-    The graph is traced on one patch, so everything that depends on its size only (shift masks, paddings) is fixed.
-    A network with a method `for_inference` is converted as what that returns. The network itself is left as it is.
-    """
+def convert(graph: Graph) -> openvino.Model:
+    """A graph as an OpenVINO model of one patch: it is traced on one, so everything that depends on its size only
+    (shift masks, paddings) is fixed."""
     load_openvino()
     from openvino.tools.ovc import convert_model
 
-    shape = (1, in_channels, *patch)
+    example = tuple(graph.inputs.values())
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore", TracerWarning)  # a fixed size is what is wanted
         warnings.simplefilter("ignore", UserWarning)
         warnings.simplefilter("ignore", FutureWarning)  # tracing is deprecated; torch.export's graph is slower here
-        model = convert_model(Probabilities(network), example_input=torch.zeros(shape), input=[shape])
-    model.inputs[0].set_names({"image"})
-    model.outputs[0].set_names({"probabilities"})
+        model = convert_model(graph.module, example_input=example, input=[tuple(each.shape) for each in example])
+    for port, name in zip(model.inputs, graph.inputs, strict=True):
+        port.set_names({name})
+    model.outputs[0].set_names({graph.output})
     name_in_order(model)
     return model
 

@@ -15,13 +15,14 @@ from torch import nn
 from .. import __version__
 from ..errors import BadInputError, GateRefusedError
 from ..evaluation.overlay import colours
+from ..students.small_sam import MAX_POINTS
 from ..volumes.nifti import read_scan, write_labels, write_scan
 from ..volumes.plan import Plan, prepare
 from .gate import require_calibration, require_sensible
-from .ladder import HeldOut, Jury, climb
+from .graphs import Probabilities
+from .ladder import HeldOut, Jury, Prompted, climb
 from .package import draft, finish
 from .precision import Precision
-from .probabilities import Probabilities
 from .runtime.integrity import FORMAT
 from .runtime.package import EXPECTED, SAMPLE, Package
 from .runtime.quality import intensity_profile
@@ -49,6 +50,8 @@ def deploy_student(
     target: str = "openvino",
     per_class: bool = True,
     sign: Path | None = None,
+    takes: Sequence[str] = (),
+    prompted: Prompted | None = None,
 ) -> Path:
     """Write the package of a student to `destination` (and `destination`.zip) and return that folder.
 
@@ -56,6 +59,9 @@ def deploy_student(
     [D, H, W]) and `reference` the masks the torch network gives for them through volumes.pipeline.segment. `sample` is
     a scan that goes into the package, voxels and geometry only. `provenance` and `description` ("dataset", "text",
     "channels") are plain JSON values and stand in the manifest. `sign` is a PEM file with an ed25519 private key.
+
+    A student that `takes` prompts (of volumes.prompts.KINDS) is packed as an encoder and a decoder, and judged once
+    more with what it was `prompted` with.
 
     Raises GateRefusedError when a class (without `per_class`: the mean of all) loses more than `max_drop` of its mean
     Dice, the network does not depend on its input, or the calibration shows nothing; BadInputError without a held-out
@@ -77,6 +83,7 @@ def deploy_student(
         "labels": _labels(dataset_labels),
         "classes": len(dataset_labels),
         "in_channels": in_channels,
+        **({"prompts": {"kinds": sorted(takes), "decoder": made_by.decoder, "points": MAX_POINTS}} if takes else {}),
         "intensities": intensity_profile((prepare(volume, plan).array for _, volume, _ in held_out), calibration),
         "provenance": dict(provenance),
         "description": dict(description),
@@ -103,8 +110,9 @@ def deploy_student(
             answers=answers,
             max_drop=max_drop,
             per_class=per_class,
+            prompted=prompted,
         )
-        rungs = made_by.rungs(Order(network, plan.patch, in_channels, calibration, precision))
+        rungs = made_by.rungs(Order(network, plan.patch, in_channels, calibration, precision, bool(takes)))
         with draft(destination) as folder:
             package, steps = climb(rungs, jury, folder, describe=describe)
             sealed = {

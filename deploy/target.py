@@ -31,13 +31,17 @@ class Rung:
 
 @dataclass(frozen=True)
 class Order:
-    """What is to be converted: a network for `patch` (D, H, W), and prepared patches [C, *patch] to calibrate int8."""
+    """What is to be converted: a network for `patch` (D, H, W), and prepared patches [C, *patch] to calibrate int8.
+
+    With `prompts` the network becomes two graphs, and the device's user may click.
+    """
 
     network: nn.Module
     patch: tuple[int, int, int]
     in_channels: int
     calibration: Sequence[np.ndarray]
     precision: Precision
+    prompts: bool = False
 
 
 @dataclass(frozen=True)
@@ -56,6 +60,11 @@ class Target:
     judged_as: str | None = None  # the target whose engine judges on a machine where this one's does not work
     works: Callable[[], bool] = lambda: True  # whether its engine does
     installed_as: Mapping[str, str] = field(default_factory=dict)  # other names of `libraries` on the device
+
+    @property
+    def decoder(self) -> str:
+        """The file of a promptable package's second graph."""
+        return self.model.replace("model.", "model.decoder.")
 
 
 def target_named(name: str) -> Target:

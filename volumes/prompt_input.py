@@ -57,13 +57,20 @@ class Request:
 def read_prompts(path: str | Path, labels: Mapping[int, str]) -> ScanPrompts:
     """A file of prompts, as described above, for a network of these classes. Raises BadInputError naming the fault."""
     path = Path(path)
-    parser = _Parser(f"{path}: ", BadInputError, labels)
     try:
-        content = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=parser.distinct)
+        text = path.read_bytes()
     except OSError as error:
         raise BadInputError(f"{path}: cannot be read ({error.strerror or error}).") from error
+    return parse_prompts(text, labels, source=str(path))
+
+
+def parse_prompts(text: str | bytes, labels: Mapping[int, str], *, source: str) -> ScanPrompts:
+    """The content of such a file; `source` names it in a BadInputError."""
+    parser = _Parser(f"{source}: ", BadInputError, labels)
+    try:
+        content = json.loads(text, object_pairs_hook=parser.distinct)
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise BadInputError(f"{path}: is not valid JSON ({error}).") from error
+        raise BadInputError(f"{source}: is not valid JSON ({error}).") from error
     parser.keys(content, {"space", "classes"}, "the file")
     space = parser.space(content.get("space", "mm"))
     classes = content.get("classes")

@@ -12,12 +12,26 @@ from typing import Literal
 
 import numpy as np
 
-from ..errors import BadInputError
+from ..errors import BadInputError, UsageError
 from .geometry import Geometry
 
 Space = Literal["mm", "voxel"]
 KINDS = frozenset({"point", "outside point", "box"})  # what a network may take; the second has label 0
 _SLACK = 1e-3  # voxels: a point on the very face of the scan lies in it
+
+
+def require_kinds(model: object, *, takes: frozenset[str], kinds: frozenset[str] = frozenset()) -> None:
+    """UsageError for a model that takes no prompts, and for prompts of kinds (of KINDS) that it would ignore."""
+    if not takes:
+        raise UsageError(
+            f"{model}: this network takes no prompts; leave them out, or use a teacher that does, or a student "
+            "that was trained with `student.prompts`"
+        )
+    if unused := kinds - takes:
+        raise UsageError(
+            f"{model}: this network takes no prompt of the kind {', '.join(sorted(unused))}; it takes "
+            f"{', '.join(sorted(takes))}"
+        )
 
 
 @dataclass(frozen=True)

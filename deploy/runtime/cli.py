@@ -1,4 +1,4 @@
-"""The verbs of runtime.pyz: predict, verify, info."""
+"""The verbs of runtime.pyz: predict, prompt, verify, info."""
 
 import argparse
 import json
@@ -9,10 +9,13 @@ from typing import Any
 
 from ...errors import SamkdError, UsageError
 from ...volumes.files import atomic_path, make_folder
+from ...volumes.prompt_input import Request
+from ...volumes.prompts import require_kinds
 from ...volumes.scans import Source, mask_paths, sources
 from .memory import Budget, parse_bytes
 from .package import Package
 from .predict import predict
+from .prompt import answers
 from .report import run_report
 from .verify import verify_sample
 
@@ -26,13 +29,28 @@ def run(arguments: list[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="runtime.pyz", description="Segment scans with the package beside this file.")
     verbs = parser.add_subparsers(required=True, metavar="VERB")
-    for verb, text in ((_predict, "segment scans"), (_verify, "check every file, run the sample"), (_info, "describe")):
+    for verb, text in (
+        (_predict, "segment scans"),
+        (_prompt, "segment one scan again for every line of prompts on standard input"),
+        (_verify, "check every file, run the sample"),
+        (_info, "describe"),
+    ):
         each = verbs.add_parser(verb.__name__.strip("_"), help=text, description=text)
         each.set_defaults(verb=verb)
         each.add_argument("--package", type=Path, help="folder or zip (default: the folder that holds runtime.pyz)")
         each.add_argument("--trust", type=Path, metavar="PUBKEY", help="refuse what this key (PEM) did not sign")
         each.add_argument("--threads", type=_positive, help="threads for the network (default: all cores)")
+        if verb is _prompt:
+            each.add_argument("scan", type=Path, metavar="SCAN", help="NIfTI or DICOM scan")
+            each.add_argument("-o", "--output", required=True, type=Path, help="the mask, written anew for every line")
         if verb is _predict:
+            each.add_argument(
+                "--point", action="append", default=[], metavar="X,Y,Z[,LABEL]", help="1 inside, 0 outside"
+            )
+            each.add_argument("--box", action="append", default=[], metavar="X0,Y0,Z0,X1,Y1,Z1")
+            each.add_argument("--class", dest="name", help="the class that --point and --box mean")
+            each.add_argument("--space", default="mm", help="of --point and --box: mm (RAS+, the default) or voxel")
+            each.add_argument("--prompts", type=Path, metavar="FILE", help="JSON file of prompts")
             each.add_argument("scans", nargs="+", type=Path, metavar="SCAN", help="NIfTI or DICOM scan, or a folder")
             each.add_argument("-o", "--output", required=True, type=Path, help="the mask, or a folder for the masks")
             each.add_argument("--report", type=Path, help="JSON file: seconds by stage, memory, organ volumes, flags")
@@ -47,8 +65,16 @@ def _parser() -> argparse.ArgumentParser:
 def _predict(options: argparse.Namespace) -> int:
     jobs = _jobs(options.scans, options.output)
     limit = parse_bytes(options.ram) if options.ram else None
+    asked = Request(options.point, options.box, options.name, options.space, options.prompts)
+    if asked.given and len(jobs) > 1:
+        raise UsageError(f"{len(jobs)} scans, but prompts belong to one; give them with that scan")
     started = time.perf_counter()
     package = _open(options)
+    prompts = None
+    if asked.given:
+        require_kinds(package.folder, takes=package.takes)
+        prompts = asked.resolve(package.labels)
+        require_kinds(package.folder, takes=package.takes, kinds=prompts.kinds)
     if options.fast:
         package = package.faster()
     budget = Budget(limit, package) if limit else None
@@ -59,7 +85,9 @@ def _predict(options: argparse.Namespace) -> int:
     for scan, mask in jobs:
         # One bad scan does not keep the others of a folder from being segmented.
         try:
-            made = predict(package, scan, mask, budget=budget, largest_component=options.largest_component)
+            made = predict(
+                package, scan, mask, budget=budget, largest_component=options.largest_component, prompts=prompts
+            )
             done.append(made)
             print(mask, flush=True)
             for flag in made["flags"]:
@@ -73,6 +101,15 @@ def _predict(options: argparse.Namespace) -> int:
         with atomic_path(options.report) as temporary:
             temporary.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     return code
+
+
+def _prompt(options: argparse.Namespace) -> int:
+    ((scan, mask), *others) = _jobs([options.scan], options.output)
+    if others:
+        raise UsageError(f"{options.scan}: {1 + len(others)} scans, but prompts belong to one")
+    for answer in answers(_open(options), scan, mask, sys.stdin.buffer):
+        print(json.dumps(answer), flush=True)
+    return 0
 
 
 def _verify(options: argparse.Namespace) -> int:
@@ -90,6 +127,8 @@ def _info(options: argparse.Namespace) -> int:
         print(f"signed by {manifest['signer']}" + ("" if options.trust else " (not checked: give --trust PUBKEY)"))
     print(f"classes: {', '.join(name for value, name in package.labels.items() if value)}")
     print(f"input: {package.in_channels} channel(s), patch {'x'.join(map(str, package.plan.patch))}")
+    if package.takes:
+        print(f"prompts: {', '.join(sorted(package.takes))}")
     print(f"computes in {package.engine.precision} with {package.engine.threads} threads ({package.engine.version})")
     for name, row in manifest["scores"]["per_class"].items():
         if row["cases"]:

@@ -12,7 +12,8 @@ from ...errors import IntegrityError
 
 
 class Engine(Protocol):
-    """Calling it turns patches float32 [N, C, *patch] into class probabilities float32 [N, K, *patch].
+    """A graph: calling it turns its inputs, float32 [N, ...] for N patches, into its one output, float32 [N, ...]: for
+    a whole student, patches [N, C, *patch] into class probabilities [N, K, *patch].
 
     `precision` is the arithmetic it computes in ("f32", "bf16"), `seconds` the time spent waiting for it so far,
     `layer_precisions` how many layers run in each precision, where the engine says.
@@ -23,9 +24,9 @@ class Engine(Protocol):
     threads: int
     seconds: float
 
-    def __call__(self, patches: np.ndarray) -> np.ndarray: ...
+    def __call__(self, *inputs: np.ndarray) -> np.ndarray: ...
 
-    def begin(self, patches: np.ndarray) -> Callable[[], np.ndarray]:
+    def begin(self, *inputs: np.ndarray) -> Callable[[], np.ndarray]:
         """Start inferring; the function returned waits for the answer and must be called once."""
         ...
 

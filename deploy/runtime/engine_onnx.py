@@ -76,17 +76,17 @@ class Engine:
                 f"{model}: ONNX Runtime's {provider} does not work on this machine, and the CPU is not what this "
                 "package is for; install a GPU driver and TensorRT, or use a package for the target onnx or openvino"
             )
-        self._input = self._session.get_inputs()[0].name
+        self._inputs = [each.name for each in self._session.get_inputs()]
         self._worker = ThreadPoolExecutor(1)
         self.version = f"onnxruntime {onnxruntime.__version__} ({provider.removesuffix('ExecutionProvider')})"
         self.precision = precision
         self.seconds = 0.0
 
-    def __call__(self, patches: np.ndarray) -> np.ndarray:
-        return self.begin(patches)()
+    def __call__(self, *inputs: np.ndarray) -> np.ndarray:
+        return self.begin(*inputs)()
 
-    def begin(self, patches: np.ndarray) -> Callable[[], np.ndarray]:
-        answer = self._worker.submit(self._run, np.array(patches, np.float32, order="C"))
+    def begin(self, *inputs: np.ndarray) -> Callable[[], np.ndarray]:
+        answer = self._worker.submit(self._run, [np.array(each, np.float32, order="C") for each in inputs])
 
         def wait() -> np.ndarray:
             started = time.perf_counter()
@@ -96,8 +96,8 @@ class Engine:
 
         return wait
 
-    def _run(self, patches: np.ndarray) -> np.ndarray:
-        return np.asarray(self._session.run(None, {self._input: patches})[0])
+    def _run(self, inputs: list[np.ndarray]) -> np.ndarray:
+        return np.asarray(self._session.run(None, dict(zip(self._inputs, inputs, strict=True)))[0])
 
     def layer_precisions(self) -> dict[str, int]:
         """Nothing: ONNX Runtime does not say."""

@@ -51,7 +51,7 @@ def core() -> openvino.Core:
 
 
 class Engine:
-    """A compiled model; calling it turns patches float32 [N, C, *patch] into class probabilities [N, K, *patch].
+    """A compiled model of one patch: `runtime.engine.Engine`.
 
     `precision` is the arithmetic demanded of the engine ("f32"): left alone, OpenVINO computes in bfloat16 wherever
     the CPU can, and then answers differently from machine to machine. `seconds` adds up the time spent waiting for it.
@@ -76,17 +76,18 @@ class Engine:
         if self.precision != precision:
             raise IntegrityError(f"{name}: measured in {precision}, but this machine would infer in {self.precision}.")
 
-    def __call__(self, patches: np.ndarray) -> np.ndarray:
-        return self.begin(patches)()
+    def __call__(self, *inputs: np.ndarray) -> np.ndarray:
+        return self.begin(*inputs)()
 
-    def begin(self, patches: np.ndarray) -> Callable[[], np.ndarray]:
+    def begin(self, *inputs: np.ndarray) -> Callable[[], np.ndarray]:
         """Start inferring; the function returned waits for the answer and must be called once.
 
         Not from several threads: Python's lock and one of OpenVINO's then wait for each other for ever (2026.4).
         """
         started = time.perf_counter()
         requests = []
-        for patch in np.ascontiguousarray(patches, np.float32)[:, None]:
+        patches = (np.ascontiguousarray(each, np.float32)[:, None] for each in inputs)
+        for patch in zip(*patches, strict=True):
             requests.append(self._idle.pop() if self._idle else self._compiled.create_infer_request())
             requests[-1].start_async(patch, share_inputs=False)
         self.seconds += time.perf_counter() - started

@@ -17,8 +17,10 @@ from ...errors import BadInputError, IntegrityError
 from ...volumes.geometry import Geometry, Volume
 from ...volumes.pipeline import segment_prepared
 from ...volumes.plan import Plan, prepare
+from ...volumes.prompts import ScanPrompts
 from .engine import Engine, open_engine
 from .integrity import extract, verify
+from .promptable import Promptable, Session
 
 SAMPLE = "sample/scan.nii.gz"
 EXPECTED = "sample/expected.nii.gz"
@@ -51,7 +53,8 @@ class Package:
     plan: Plan
     labels: dict[int, str]
     in_channels: int
-    engine: Engine
+    engine: Engine | Promptable
+    takes: frozenset[str] = frozenset()  # those of volumes.prompts.KINDS that the student was trained with
 
     @classmethod
     def open(cls, path: str | Path, *, threads: int | None = None, trust: Path | None = None) -> Package:
@@ -82,16 +85,27 @@ class Package:
             labels = {int(value): str(entry["name"]) for value, entry in manifest["labels"].items()}
             in_channels, model = int(manifest["in_channels"]), folder / manifest["model"]
             target, precision = str(manifest["target"]), str(manifest["inference_precision"])
-            if model.parent != folder or not model.is_file():
-                raise ValueError(f"no model {manifest['model']!r} in it")
+            prompts = manifest.get("prompts")
+            decoder = folder / prompts["decoder"] if prompts else None
+            takes, points = (frozenset(map(str, prompts["kinds"])), int(prompts["points"])) if prompts else ((), 0)
+            for file in filter(None, (model, decoder)):
+                if file.parent != folder or not file.is_file():
+                    raise ValueError(f"no model {file.name!r} in it")
         except (BadInputError, KeyError, TypeError, ValueError, AttributeError, OSError) as error:
             raise IntegrityError(f"{folder}: its manifest does not describe a package ({error!r}).") from error
         engine = open_engine(target, model, precision=precision, threads=threads)
-        return cls(folder, manifest, plan, labels, in_channels, engine)
+        if decoder is not None:
+            engine = Promptable(engine, open_engine(target, decoder, precision="f32", threads=threads), points=points)
+        return cls(folder, manifest, plan, labels, in_channels, engine, frozenset(takes))
 
-    def segment(self, volume: Volume) -> np.ndarray:
+    def segment(self, volume: Volume, *, prompts: ScanPrompts | None = None) -> np.ndarray:
         """Labels [D, H, W] on the scan's own grid. Raises BadInputError as volumes.pipeline does."""
-        return self.labels_of(self.prepare(volume), volume.geometry)
+        return self.labels_of(self.prepare(volume), volume.geometry, prompts=prompts)
+
+    def session(self, prepared: Volume, source: Geometry) -> Session:
+        """For one prompt after another on a scan; only of a package that takes prompts."""
+        assert isinstance(self.engine, Promptable)
+        return Session(self.engine, self.plan, prepared, source, classes=len(self.labels))
 
     def prepare(self, volume: Volume) -> Volume:
         """The network's input. Raises BadInputError for another number of channels and as volumes.plan does."""
@@ -99,10 +113,18 @@ class Package:
             raise BadInputError(f"the scan has {len(volume.array)} channels; this package expects {self.in_channels}.")
         return prepare(volume, self.plan)
 
-    def labels_of(self, prepared: Volume, source: Geometry, *, at_once: int = AT_ONCE) -> np.ndarray:
+    def labels_of(
+        self, prepared: Volume, source: Geometry, *, at_once: int = AT_ONCE, prompts: ScanPrompts | None = None
+    ) -> np.ndarray:
         """Labels [D, H, W] on `source`, the grid of the scan that `prepared` was made from."""
         return segment_prepared(
-            prepared, source, self.plan, self.engine.begin, classes=len(self.labels), at_once=at_once
+            prepared,
+            source,
+            self.plan,
+            self.engine.begin,
+            classes=len(self.labels),
+            at_once=at_once,
+            prompts=prompts,
         )
 
     def faster(self) -> Package:

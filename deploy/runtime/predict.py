@@ -10,6 +10,7 @@ from typing import Any
 from ...errors import about
 from ...volumes.components import largest_components
 from ...volumes.nifti import read_geometry
+from ...volumes.prompts import ScanPrompts
 from ...volumes.scans import Source, is_nifti, read_source, write_mask
 from .memory import Budget
 from .package import AT_ONCE, Package
@@ -18,7 +19,13 @@ from .report import volumes_ml
 
 
 def predict(
-    package: Package, scan: Source, mask: Path, *, budget: Budget | None = None, largest_component: bool = False
+    package: Package,
+    scan: Source,
+    mask: Path,
+    *,
+    budget: Budget | None = None,
+    largest_component: bool = False,
+    prompts: ScanPrompts | None = None,
 ) -> dict[str, Any]:
     """Write the mask of a scan; its part of the run report, seconds by stage included.
 
@@ -37,7 +44,7 @@ def predict(
     del volume  # the network sees the prepared scan only
     times.append(time.perf_counter())
     busy = package.engine.seconds
-    labels = package.labels_of(prepared, source, at_once=at_once)
+    labels = package.labels_of(prepared, source, at_once=at_once, prompts=prompts)
     busy = package.engine.seconds - busy
     if largest_component:
         labels = largest_components(labels)

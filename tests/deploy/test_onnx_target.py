@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from samkd.deploy.graphs import whole
 from samkd.deploy.onnx_int8 import WAYS, _attention, _ends, quantize, weakest_layers
 from samkd.deploy.onnx_target import export, save
 from samkd.deploy.runtime.engine_onnx import Engine
@@ -33,7 +34,7 @@ def exported(request):
     images = np.random.default_rng(0).standard_normal((3, 1, *patch)).astype(np.float32)
     with torch.no_grad():
         expected = network(torch.from_numpy(images)).softmax(1).numpy()
-    return export(network, patch=patch, in_channels=1), images, expected
+    return export(whole(network, patch=patch, in_channels=1)), images, expected
 
 
 def test_equals_torch_for_any_number_of_patches(exported, tmp_path):

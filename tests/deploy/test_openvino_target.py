@@ -9,6 +9,7 @@ import pytest
 import torch
 from monai.networks.nets import swin_unetr as monai
 
+from samkd.deploy.graphs import whole
 from samkd.deploy.openvino_int8 import WAYS, _attention, _ends, quantize
 from samkd.deploy.openvino_target import convert, save, share_repeated_columns, store_in_three_bytes
 from samkd.deploy.runtime.engine_openvino import Engine, core, load_openvino
@@ -33,7 +34,7 @@ def student():
 
 @pytest.fixture(scope="module")
 def model(student):
-    return convert(student, patch=PATCH, in_channels=1)
+    return convert(whole(student, patch=PATCH, in_channels=1))
 
 
 @pytest.fixture(scope="module")

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from samkd.deploy import openvino_int8, openvino_target
+from samkd.deploy.graphs import whole
 from samkd.deploy.runtime.package import Package
 from samkd.errors import BadInputError, GateRefusedError, OutputError, UsageError
 from samkd.volumes.geometry import Geometry, Volume
@@ -148,7 +149,7 @@ def test_dead_student_is_refused_and_leaves_nothing(job, tmp_path):
 
 
 def test_conversion_that_kills_the_encoder_is_refused(job, levels, monkeypatch, tmp_path):
-    dead = openvino_target.convert(Constant(), patch=(16, 16, 16), in_channels=1)
+    dead = openvino_target.convert(whole(Constant(), patch=(16, 16, 16), in_channels=1))
     monkeypatch.setattr(openvino_int8, "quantize", lambda model, calibration, way: dead)
     with pytest.raises(GateRefusedError, match="the converted model answers 8 different patches with the same") as no:
         job(levels, precision="int8", max_drop=1)
@@ -171,7 +172,7 @@ def test_refusal_keeps_the_package_that_was_there(job, levels, tmp_path):
 
 
 def test_the_next_way_is_tried_when_the_gate_refuses_one(job, levels, monkeypatch):
-    broken = openvino_target.convert(Shifted(levels), patch=(16, 16, 16), in_channels=1)
+    broken = openvino_target.convert(whole(Shifted(levels), patch=(16, 16, 16), in_channels=1))
     tried = []
 
     def quantize(model, calibration, way):
@@ -187,7 +188,7 @@ def test_the_next_way_is_tried_when_the_gate_refuses_one(job, levels, monkeypatc
 
 
 def test_every_way_refused_names_every_way_the_layers_and_what_did_pass(job, levels, monkeypatch, tmp_path):
-    broken = openvino_target.convert(Shifted(levels), patch=(16, 16, 16), in_channels=1)
+    broken = openvino_target.convert(whole(Shifted(levels), patch=(16, 16, 16), in_channels=1))
     monkeypatch.setattr(openvino_int8, "quantize", lambda model, calibration, way: broken)
     with pytest.raises(GateRefusedError) as refused:
         job(levels, precision="int8")

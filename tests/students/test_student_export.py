@@ -10,13 +10,13 @@ from small_sams import EFFICIENT, TINY
 from torch import Tensor, nn
 
 from samkd.students import build_student
-from samkd.students.small_sam import MAX_POINTS, SmallSAM, build_small_sam
+from samkd.students.small_sam import MAX_POINTS, build_small_sam
 
 pytest.importorskip("openvino", reason="samkd[openvino] is not installed")
-from openvino.tools.ovc import convert_model
 
+from samkd.deploy.graphs import Graph, encoder_and_decoder, whole
 from samkd.deploy.openvino_target import convert
-from samkd.deploy.runtime.engine_openvino import Engine, core
+from samkd.deploy.runtime.engine_openvino import Engine
 
 
 def seasoned(model: Any) -> Any:
@@ -45,30 +45,15 @@ def test_openvino_equals_torch(name: str, patch: tuple[int, int, int], options: 
     image = torch.randn(2, 1, *patch)[[0, 1, 0]]  # OpenVINO has been seen to answer its first call only rightly
     with torch.no_grad():
         expected = model(image).softmax(1).numpy()
-    found = Engine(convert(model, patch=patch, in_channels=1), precision="f32", threads=1)(image.numpy())
+    found = Engine(convert(whole(model, patch=patch, in_channels=1)), precision="f32", threads=1)(image.numpy())
     assert found.shape == expected.shape == (3, 4, *patch)
     assert expected.std(axis=(2, 3, 4)).min() > 1e-3
     assert np.abs(found - expected).max() < 1e-5
 
 
-class Encode(nn.Module):
-    def __init__(self, model: SmallSAM) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, image: Tensor) -> Tensor:
-        return self.model.encode(image)
-
-
-class Masks(Encode):
-    def forward(self, embedding: Tensor, points: Tensor, labels: Tensor, boxes: Tensor) -> Tensor:
-        return self.model.masks(embedding, points, labels, boxes)
-
-
-def compiled(graph: nn.Module, inputs: tuple[Tensor, ...]) -> Callable[..., Tensor]:
-    model = convert_model(graph, example_input=inputs)
-    run = core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 1})
-    return lambda *tensors: torch.from_numpy(run([tensor.numpy() for tensor in tensors])[0].copy())
+def compiled(graph: Graph) -> Callable[..., Tensor]:
+    run = Engine(convert(graph), precision="f32", threads=1)
+    return lambda *tensors: torch.from_numpy(run(*(tensor.numpy() for tensor in tensors)))
 
 
 @pytest.mark.parametrize("size", [TINY, EFFICIENT], ids=lambda size: size.name)
@@ -81,7 +66,7 @@ def test_two_graphs_take_any_prompt(size):
     with torch.no_grad():
         embedding = model.encode(image)
         empty = (embedding, points, labels, boxes)
-        encode, masks = compiled(Encode(model), (image,)), compiled(Masks(model), empty)
+        encode, masks = map(compiled, encoder_and_decoder(model, patch=(3, 48, 64), in_channels=1))
         some_points, some_labels = points.clone(), labels.clone()
         some_points[0, :2] = torch.tensor([[0.0, 20, 30], [2, 5, 9]])
         some_labels[0, :2] = torch.tensor([1, 0])

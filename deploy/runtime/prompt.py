@@ -1,0 +1,47 @@
+"""A scan that is clicked into shape: encoded once, decoded again for every line of prompts."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from ...errors import SamkdError, about
+from ...volumes.prompt_input import parse_prompts
+from ...volumes.prompts import require_kinds
+from ...volumes.scans import Source, read_source, write_mask
+from .package import Package
+from .report import volumes_ml
+
+
+def answers(package: Package, scan: Source, mask: Path, lines: Iterable[bytes]) -> Iterator[dict[str, Any]]:
+    """Write the mask without prompts, then once more for each line: all the prompts that hold from then on, as JSON
+    (volumes.prompt_input describes it). Gives, each time, "mask", "seconds" (from the line to the written mask, the
+    first from the scan) and "volumes_ml"; or "error" for prompts that cannot be used, and the mask stays as it was.
+
+    Raises BadInputError for a scan that cannot be used, UsageError for a package without prompts.
+    """
+    require_kinds(package.folder, takes=package.takes)
+    started = time.perf_counter()
+    volume = read_source(scan, channels=package.in_channels)
+    source = volume.geometry
+    with about(scan.place):
+        session = package.session(package.prepare(volume), source)
+
+    def answer(prompts: Any, started: float) -> dict[str, Any]:
+        labels = session.labels(prompts)
+        write_mask(mask, labels, source, source=scan, names=package.labels)
+        seconds = time.perf_counter() - started
+        return {"mask": str(mask), "seconds": seconds, "volumes_ml": volumes_ml(labels, source, package.labels)}
+
+    yield answer(None, started)
+    for number, line in enumerate(lines, start=1):
+        started = time.perf_counter()
+        try:
+            prompts = parse_prompts(line, package.labels, source=f"line {number}")
+            require_kinds(package.folder, takes=package.takes, kinds=prompts.kinds)
+            found = answer(prompts, started)
+        except SamkdError as error:
+            found = {"error": str(error)}
+        yield found

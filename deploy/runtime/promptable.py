@@ -1,0 +1,106 @@
+"""A promptable student on the device: an encoder that sees a patch once, and a decoder for every prompt after that."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+
+import numpy as np
+
+from ...errors import UsageError
+from ...volumes.geometry import Geometry, Volume
+from ...volumes.pipeline import segment_prepared
+from ...volumes.plan import Plan
+from ...volumes.prompts import PatchPrompts, ScanPrompts
+from .engine import Engine
+
+_NO_POINT = -1
+
+
+class Promptable:
+    """Two graphs as one engine: patches float32 [N, C, *patch], and prompts that lie in them, to class probabilities
+    float32 [N, K, *patch].
+
+    Without prompts all classes are decoded at once; a class with prompts is decoded once more with them and takes its
+    own map from there, as in students.small_sam. `points` is how many the decoder takes of a class in a patch.
+    """
+
+    def __init__(self, encoder: Engine, decoder: Engine, *, points: int):
+        self.encoder, self.decoder, self.points = encoder, decoder, points
+        self.version, self.precision, self.threads = encoder.version, encoder.precision, encoder.threads
+
+    @property
+    def seconds(self) -> float:
+        return self.encoder.seconds + self.decoder.seconds
+
+    def __call__(self, patches: np.ndarray, prompts: PatchPrompts | None = None) -> np.ndarray:
+        return self.begin(patches, prompts)()
+
+    def begin(self, patches: np.ndarray, prompts: PatchPrompts | None = None) -> Callable[[], np.ndarray]:
+        """Start encoding; the function returned waits for it, decodes, and must be called once."""
+        embedding = self.encoder.begin(patches)
+        return lambda: self.decode(embedding(), prompts)
+
+    def decode(self, embedding: np.ndarray, prompts: PatchPrompts | None = None) -> np.ndarray:
+        """Probabilities of patches that were encoded before. Raises UsageError for more points than it takes."""
+        count = len(embedding)
+        nothing = np.zeros((count, self.points, 3)), np.full((count, self.points), _NO_POINT)
+        logits = self.decoder(embedding, *nothing, np.full((count, 6), np.nan))
+        for value, points, labels, boxes in _of_classes(prompts, self.points):
+            logits[:, value] = self.decoder(embedding, points, labels, boxes)[:, value]
+        return _softmax(logits)
+
+    def layer_precisions(self) -> dict[str, int]:
+        return dict(Counter(self.encoder.layer_precisions()) + Counter(self.decoder.layer_precisions()))
+
+
+class Session:
+    """A prepared scan and what the encoder made of its patches, which is kept: what another prompt costs is decoding.
+
+    `source` is the grid of the scan and of the labels.
+    """
+
+    def __init__(self, engine: Promptable, plan: Plan, prepared: Volume, source: Geometry, *, classes: int):
+        self._engine, self._plan, self._prepared, self._source = engine, plan, prepared, source
+        self._classes = classes
+        self._embeddings: list[np.ndarray] = []
+
+    def labels(self, prompts: ScanPrompts | None = None) -> np.ndarray:
+        """Labels [D, H, W]. Raises BadInputError for a prompt outside the scan, UsageError for too many in a patch."""
+        turn = 0
+
+        def infer(patches: np.ndarray, given: PatchPrompts | None = None) -> np.ndarray:
+            nonlocal turn
+            if turn == len(self._embeddings):
+                self._embeddings.append(self._engine.encoder(patches))
+            turn += 1
+            return self._engine.decode(self._embeddings[turn - 1], given)
+
+        return segment_prepared(self._prepared, self._source, self._plan, infer, classes=self._classes, prompts=prompts)
+
+
+def _of_classes(prompts: PatchPrompts | None, most: int) -> Iterator[tuple[int, np.ndarray, np.ndarray, np.ndarray]]:
+    """(class, points [N, most, 3], labels [N, most], boxes [N, 6]) of every class with a prompt in some patch."""
+    if prompts is None:
+        return
+    given = (prompts.labels >= 0).any(axis=-1) | ~np.isnan(prompts.boxes).any(axis=-1)
+    for value in (1 + np.flatnonzero(given.any(axis=0))).tolist():
+        points, labels = prompts.points[:, value - 1], prompts.labels[:, value - 1]
+        if (found := int((labels >= 0).sum(axis=-1).max(initial=0))) > most:
+            raise UsageError(f"class {value} has {found} points in one patch, this student takes {most}: give fewer")
+        order = np.argsort(labels < 0, axis=-1, kind="stable")[:, :most]  # those that are given first
+        rest = most - order.shape[1]
+        points = np.take_along_axis(points, order[..., None], axis=1)
+        labels = np.take_along_axis(labels, order, axis=1)
+        yield (
+            value,
+            np.pad(points, ((0, 0), (0, rest), (0, 0))),
+            np.pad(labels, ((0, 0), (0, rest)), constant_values=_NO_POINT),
+            prompts.boxes[:, value - 1],
+        )
+
+
+def _softmax(logits: np.ndarray) -> np.ndarray:
+    """Over the classes, axis 1."""
+    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return powers / powers.sum(axis=1, keepdims=True)
