@@ -168,6 +168,9 @@ class Distillation(Strict):
     loss: Literal["mse", "kl", "logits"] = "mse"  # between class probabilities; Hinton's; between logits
     temperature: Annotated[float, Field(gt=0)] = 1.0  # of kl and logits
     boundary: Annotated[float, Field(ge=0)] = 0.0  # extra weight of voxels where the teachers' classes meet
+    embedding: Annotated[float, Field(ge=0)] = (
+        0.0  # weight, within L_mse, of the distance of image embeddings; --online
+    )
 
     @model_validator(mode="after")
     def temperature_fits_the_loss(self):

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from ..config import Recipe
-from ..errors import BadInputError
+from ..errors import BadInputError, UsageError
 from ..students import build_student
 from ..training.cases import PreparedCase, fingerprint
 from ..training.loop import plain_call
@@ -16,6 +16,7 @@ from ..training.run import Run, digest
 from ..training.stage import Cohort, run_config, train_network
 from ..volumes.dataset import Case, Dataset
 from ..volumes.plan import Plan
+from .embedding import EmbeddingMatch
 from .ensemble import Ensemble
 from .losses import distance_of, distillation_loss
 from .targets import cached_targets
@@ -42,7 +43,7 @@ def distill(
     teachers on the very patches the student sees, and shows those that are promptable the student's prompts where the
     recipe has some (decoder distillation with prompts in the loop: Zhou et al. 2023, EdgeSAM); else their targets for
     whole scans are cached (at most ``cache_limit`` bytes). Raises BadInputError without teachers for lambda < 1,
-    UsageError for prompts the student does not take, and as Ensemble.check_online and cached_targets do.
+    UsageError for prompts the student does not take, and as EmbeddingMatch, Ensemble.check_online and cached_targets.
     """
     weight = recipe.lambda_ if lambda_ is None else lambda_
     plan = student_plan(recipe)
@@ -89,6 +90,8 @@ def distill(
     network: Any = new_student(recipe, dataset)
     check_prompts(prompts, network, name=f"student {recipe.student.name!r}")
     distance = distance_of(recipe.student.distillation)
+    share = recipe.student.distillation.embedding if weight < 1 else 0.0
+    match = _match(network, teachers, plan, len(dataset.channels), online, devices) if share and teachers else None
 
     def asked(batch: dict[str, Any], prompts: Any = None) -> torch.Tensor | None:
         if teachers is not None and online and weight < 1:
@@ -105,7 +108,7 @@ def distill(
         return torch.cat([labels, taught[len(labels) :].argmax(1).to(labels)])
 
     def objective(logits: torch.Tensor, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        return distillation_loss(
+        terms = distillation_loss(
             logits,
             batch["labels"],
             asked(batch, batch.get("prompts")),
@@ -114,6 +117,11 @@ def distill(
             dice_weight=settings.dice_weight,
             cross_entropy_weight=settings.cross_entropy_weight,
         )
+        if match is None:
+            return terms
+        distance_of_embeddings = match()
+        total = terms["loss"] + (1 - weight) * share * distance_of_embeddings
+        return {**terms, "loss": total, "embedding": distance_of_embeddings.detach()}
 
     def targets(cases: Sequence[Case], prepared: Sequence[PreparedCase]) -> list[PreparedCase]:
         assert teachers is not None
@@ -132,12 +140,25 @@ def distill(
         title=f"student {recipe.student.name}, lambda {weight:g}",
         targets=targets if weight < 1 and not online else None,
         unlabelled=cohort.unlabelled if weight < 1 else (),
+        helper=match,
         call=plain_call
         if prompts.kind == "none"
         else prompted_call(
             prompts, classes=len(dataset.labels), seed=recipe.seed, to_network=network.prompts_of, truth_of=truth_of
         ),
     )
+
+
+def _match(
+    network: torch.nn.Module, teachers: Ensemble, plan: Plan, channels: int, online: bool, devices: int
+) -> EmbeddingMatch:
+    if not online or devices > 1:
+        raise UsageError(
+            "distillation.embedding: teachers must see the student's patches, and its projection learns on one device; "
+            "give --online and one device, or set it to 0"
+        )
+    known = [(each.name, each.network, share) for each, share in zip(teachers.teachers, teachers.shares, strict=True)]
+    return EmbeddingMatch(network, known, torch.zeros(1, channels, *plan.patch))
 
 
 def new_student(recipe: Recipe, dataset: Dataset) -> torch.nn.Module:

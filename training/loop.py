@@ -57,21 +57,24 @@ def fit(
     fabric: Fabric,
     title: str,
     call: Call = plain_call,
+    helper: torch.nn.Module | None = None,
 ) -> Summary:
     """Train, validating every ``validate_every`` steps, and keep the weights of the best validation Dice.
 
     ``patience`` validations without a better one end the run early; with ``ema`` the averaged weights are validated
     and kept. The run can be resumed exactly from its last state: batches, dropout and learning rate depend on the step
     alone. Ctrl-C and SIGTERM finish the step, write the state and raise Stopped. A step whose loss or gradient is not
-    finite is skipped and counted; too many of them raise SamkdError.
+    finite is skipped and counted; too many of them raise SamkdError. A ``helper`` of the objective learns along, on one
+    device, and is no part of the weights.
     """
     seed = int(run.config["seed"])
-    optimizer = optimizer_of(network.parameters(), settings)
+    learning = network if helper is None else torch.nn.ModuleList([network, helper.to(fabric.device)])
+    optimizer = optimizer_of(learning.parameters(), settings)
     average = WeightAverage(network, settings.ema) if settings.ema else None
     progress = {"step": 0, "best_dice": -1.0, "best_step": 0, "stale": 0, "failures": 0, "skipped": 0, "seconds": 0.0}
     if run.state.exists():
         progress |= load_state(
-            run.state, network=network, optimizer=optimizer, average=average.values if average else None
+            run.state, network=learning, optimizer=optimizer, average=average.values if average else None
         )
         if fabric.is_global_zero:
             run.forget_after(int(progress["step"]))
@@ -91,7 +94,7 @@ def fit(
         progress["seconds"] = time.monotonic() - started
         if fabric.is_global_zero:
             values = average.values if average else None
-            save_state(run.state, network=network, optimizer=optimizer, progress=progress, average=values)
+            save_state(run.state, network=learning, optimizer=optimizer, progress=progress, average=values)
 
     shown = fabric.is_global_zero
     with _Interrupt() as interrupt, Bar(title, settings.steps, done=first, enabled=shown) as bar:

@@ -130,11 +130,12 @@ def train_network(
     targets: AddTargets | None = None,
     unlabelled: Sequence[Case] = (),
     call: Call = plain_call,
+    helper: torch.nn.Module | None = None,
 ) -> Run:
     """Train, then score the best weights on every whole labelled test scan; leaves ``metrics.json``.
 
     ``targets`` gives prepared training cases their teacher targets on this plan's grid; ``unlabelled`` cases join
-    every batch. A finished run is returned as it is.
+    every batch. ``helper`` as in loop.fit. A finished run is returned as it is.
     """
     if run.finished:
         return run
@@ -168,6 +169,7 @@ def train_network(
         fabric=fabric,
         title=title,
         call=call,
+        helper=helper,
     )
     fabric.barrier()
     if fabric.is_global_zero:

@@ -7,40 +7,14 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from distilling import SLICES, TINY, data_of, made, samkd
 from safetensors.torch import load_file
-from typer.testing import CliRunner
 
-from samkd.cli import app
 from samkd.config import load_recipe
 from samkd.datasets import open_dataset
 from samkd.distill.ensemble import read_teacher
 from samkd.errors import BadInputError, UsageError
 from samkd.students.small_sam import SmallSAM
-from samkd.training.run import Run
-
-TINY = [
-    "phantom.training=5",
-    "phantom.test=2",
-    "student.plan.spacing=[12,12,12]",
-    "student.plan.patch=[32,32,64]",
-    "student.plan.overlap=0",
-    "student.training.steps=1",
-    "student.training.batch=1",
-]
-
-
-def samkd(*arguments, runs: Path, sets=TINY):
-    overrides = [part for override in sets for part in ("--set", override)]
-    return CliRunner().invoke(app, [*map(str, arguments), "--runs", str(runs), *overrides])
-
-
-def data_of(teacher: Path) -> list[str]:
-    """The phantom made for the teachers, so that no other run makes it again."""
-    return ["-c", "phantom", "--data", str(Run.read(teacher).config["data"])]
-
-
-def made(runs: Path, stage: str) -> list[Run]:
-    return [Run.read(path) for path in sorted(runs.glob(f"{stage}-*"))]
 
 
 @pytest.fixture(scope="module")
@@ -113,13 +87,6 @@ def test_online_without_a_control(teachers, tmp_path):
     assert student.config["objective"]["online"]
     start = load_file(teachers[0] / "weights.safetensors")
     assert load_file(student.weights).keys() == start.keys()
-
-
-SLICES = [
-    *("phantom.training=4", "phantom.test=1", "student.plan.size=[6,32,32]", "student.plan.patch=[3,32,32]"),
-    *("student.training.steps=3", "student.training.batch=1", "student.prompts.kind=points"),
-    *("student.prompts.count=2", "student.prompts.share=0.99"),
-]
 
 
 def test_prompts_in_the_loop_are_shown_to_teacher_and_student_alike(tmp_path, monkeypatch):

@@ -63,7 +63,7 @@ def cross_entropy(logits, batch):
     return {"loss": torch.nn.functional.cross_entropy(logits, batch["labels"].long())}
 
 
-def train(folder, settings, objective=cross_entropy, validate=lambda model: {"mean": 0.5}):
+def train(folder, settings, objective=cross_entropy, validate=lambda model: {"mean": 0.5}, helper=None):
     net = network()
     summary = fit(
         net,
@@ -74,6 +74,7 @@ def train(folder, settings, objective=cross_entropy, validate=lambda model: {"me
         run=make_run(folder, settings),
         fabric=Fabric(accelerator="cpu", devices=1),
         title="test",
+        helper=helper,
     )
     return net, summary
 
@@ -124,6 +125,32 @@ def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path, accumulate, ema):
     one, two = (load_file(tmp_path / name / "state" / "last.safetensors") for name in ("whole", "torn"))
     assert one.keys() == two.keys() and all(torch.equal(one[key], two[key]) for key in one)
     assert any(key.startswith("average.") for key in one) == bool(ema)
+
+
+def test_a_helper_learns_along_resumes_exactly_and_is_no_part_of_the_weights(tmp_path):
+    settings = Training(steps=6, validate_every=3, learning_rate=0.05)
+
+    def run(folder, stop_at=None):
+        torch.manual_seed(1)
+        helper, calls = torch.nn.Linear(1, 1), iter(range(100))
+
+        def objective(logits, batch):
+            if next(calls) == stop_at:
+                signal.raise_signal(signal.SIGINT)
+            return {"loss": cross_entropy(logits, batch)["loss"] + (helper(logits.mean()[None]) - 3).square().sum()}
+
+        train(tmp_path / folder, settings, objective=objective, helper=helper)
+        return helper
+
+    whole = run("whole")
+    with pytest.raises(Stopped):
+        run("torn", stop_at=3)
+    resumed = run("torn")
+    assert torch.equal(whole.weight, resumed.weight) and torch.equal(whole.bias, resumed.bias)
+    assert losses(tmp_path / "whole") == losses(tmp_path / "torn")
+    torch.manual_seed(1)
+    assert not torch.equal(whole.bias, torch.nn.Linear(1, 1).bias)
+    assert load_file(tmp_path / "whole" / "weights.safetensors").keys() == network().state_dict().keys()
 
 
 def test_the_averaged_weights_are_validated_and_kept(tmp_path):

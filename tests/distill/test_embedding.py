@@ -1,0 +1,109 @@
+"""Image embeddings: a pure distance, taken from the networks' own passes, and the refusals."""
+
+import json
+
+import masam_models
+import medsa_models
+import pytest
+import sam3d_models
+import torch
+from distilling import SLICES, made, samkd
+from safetensors.torch import load_file
+from small_sams import EFFICIENT, TINY
+
+from samkd.distill.embedding import EmbeddingMatch
+from samkd.errors import UsageError
+from samkd.students import build_student
+from samkd.students.small_sam import build_small_sam
+
+PATCH = (3, 64, 64)
+IMAGE = torch.zeros(1, 1, *PATCH)
+
+
+def student(size=TINY):
+    return build_small_sam(size, in_channels=1, num_classes=4, patch=PATCH)
+
+
+def test_it_is_the_mean_squared_distance_after_the_projection():
+    learner, teacher = student().train(), student(EFFICIENT).eval()
+    match = EmbeddingMatch(learner, [("a", teacher, 1.0)], IMAGE)
+    assert learner.training
+    image = torch.randn(2, 1, *PATCH)
+    (projection,) = match.projections
+    with torch.no_grad():
+        wanted = teacher.encode(image).transpose(1, 2).flatten(0, 1)
+    seen = learner.encode(image).transpose(1, 2).flatten(0, 1)
+    expected = (
+        torch.einsum("oi,nihw->nohw", projection.weight[..., 0, 0], seen) + projection.bias[:, None, None] - wanted
+    ) ** 2
+    distance = match()
+    torch.testing.assert_close(distance, expected.mean())
+    distance.backward()
+    assert all(p.grad is not None for p in match.parameters())
+    assert any(p.grad is not None and p.grad.abs().max() > 0 for p in learner.image_encoder.parameters())
+    assert all(p.grad is None for p in teacher.parameters())
+
+
+def test_the_projection_learns_what_is_a_projection_away():
+    """A student whose encoder is the teacher's needs nothing but the projection."""
+    teacher = student().eval()
+    learner = student().eval()
+    learner.load_state_dict(teacher.state_dict())
+    match = EmbeddingMatch(learner, [("a", teacher, 0.25), ("b", teacher, 0.75)], IMAGE)
+    optimizer = torch.optim.Adam(match.parameters(), lr=0.02)
+    image, seen = torch.randn(2, 1, *PATCH), []
+    with torch.no_grad():
+        teacher(image)
+    for _ in range(150):
+        learner(image)
+        loss = match()
+        seen.append(loss.item())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert seen[-1] < 0.02 * seen[0]
+
+
+@pytest.mark.parametrize(
+    "teacher", [medsa_models.tiny(patch=PATCH), masam_models.tiny(patch=PATCH)], ids=["medsa", "masam"]
+)
+def test_teachers_that_encode_slices(teacher):
+    learner = student()
+    match = EmbeddingMatch(learner, [("a", teacher, 1.0)], IMAGE)
+    image = torch.randn(1, 1, *PATCH)
+    learner(image)
+    teacher(image)
+    assert torch.isfinite(match())
+
+
+def test_networks_without_such_an_embedding_are_refused():
+    image = torch.zeros(1, 1, 8, 16, 24)
+    with pytest.raises(UsageError, match="teacher deep does not encode slice by slice"):
+        EmbeddingMatch(
+            build_small_sam(TINY, in_channels=1, num_classes=3, patch=(8, 16, 32)),
+            [("deep", sam3d_models.tiny(patch=(8, 16, 32)), 1.0)],
+            torch.zeros(1, 1, 8, 16, 32),
+        )
+    convolutional = build_student("segresnet", in_channels=1, num_classes=3, patch=(8, 16, 24))
+    with pytest.raises(UsageError, match="the student has no image encoder"):
+        EmbeddingMatch(convolutional, [], image)
+
+
+def test_through_the_verb_and_no_trace_of_it_in_the_weights(tmp_path):
+    options = ("distill", "-c", "phantom-efficientsam")
+    plain = [one for one in SLICES if "prompts" not in one]
+    assert samkd(*options, "--lambda", 1, runs=tmp_path, sets=[*plain, "seed=1"]).exit_code == 0
+    (teacher,) = made(tmp_path, "control")
+    matched = [*plain, "student.distillation.embedding=0.5"]
+    taught = (*options, "--teacher", teacher.path, "--lambda", 0.5, "--no-control")
+    done = samkd(*taught, runs=tmp_path, sets=matched)
+    assert done.exit_code == 2 and "--online" in done.output
+    done = samkd(*taught, "--online", runs=tmp_path, sets=matched)
+    assert done.exit_code == 0, done.output
+    (run,) = [each for each in made(tmp_path, "distill") if each.finished]
+    log = [json.loads(line) for line in (run.path / "log.jsonl").read_text().splitlines()]
+    for entry in log:
+        terms = 0.5 * (entry["segmentation"] + entry["distillation"] + 0.5 * entry["embedding"])
+        assert entry["loss"] == pytest.approx(terms, rel=1e-5) and entry["embedding"] > 0
+    assert load_file(run.weights).keys() == load_file(teacher.weights).keys()
+    assert any("projections" in key for key in load_file(run.state))
