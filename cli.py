@@ -127,6 +127,9 @@ def distill(
     unlabelled: Annotated[Path | None, typer.Option(help="Folder of scans without masks that join.")] = None,
     split: Split = None,
     base: Base = None,
+    student_weights: Annotated[
+        Path | None, typer.Option(help="Published MobileSAM or EfficientSAM file that the student starts from.")
+    ] = None,
     online: Annotated[bool, typer.Option(help="The teacher sees the student's augmented patch; no cache.")] = False,
     cache_limit: Annotated[str, typer.Option(help="Largest size of the cached teacher targets.")] = "20G",
     run: RunFolder = None,
@@ -175,6 +178,7 @@ def distill(
             online=online,
             cache_limit=limit,
             base=base,
+            weights=student_weights,
         )
     )
 

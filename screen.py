@@ -110,17 +110,21 @@ def print_package(package: Path) -> None:
     manifest = json.loads((package / "manifest.json").read_text(encoding="utf-8"))
     size = sum(path.stat().st_size for path in package.rglob("*") if path.is_file())
     before = {name: row["torch"] for name, row in manifest["scores"]["per_class"].items() if row["cases"]}
-    table = Table("rung", "SNR, dB", "same class", "largest loss of Dice", "")
+    prompted = "prompts" in manifest
+    more = ("same class, prompted",) if prompted else ()
+    table = Table("rung", "SNR, dB", "same class", "largest loss of Dice", *more, "")
     for step in manifest["ladder"]:
         losses = {name: before[name] - (step["per_class"][name]["dice"] or 0) for name in before if step["per_class"]}
         worst = max(losses, key=losses.__getitem__, default=None)
-        table.add_row(
+        row = (
             step["title"],
             "" if step["snr_db"] is None else f"{step['snr_db']:.1f}",
             "" if step["agreement"] is None else f"{step['agreement']:.5f}",
             "" if worst is None else f"{losses[worst]:.4f} ({worst})",
-            "passed" if step["refusal"] is None else "refused",
         )
+        with_prompts = step.get("prompted")
+        shown = ("" if with_prompts is None else f"{with_prompts['agreement']:.5f}",) if prompted else ()
+        table.add_row(*row, *shown, "passed" if step["refusal"] is None else "refused")
     show(table)
     print(f"{package}: {size / 1e6:.1f} MB, {manifest['target']}, {manifest['precision']}")
 

@@ -10,10 +10,11 @@ from ..config import Recipe
 from ..errors import BadInputError, UsageError
 from ..students import build_student
 from ..training.cases import PreparedCase, fingerprint
+from ..training.checkpoint import sha256
 from ..training.loop import plain_call
 from ..training.prompts import check_prompts, prompted_call
 from ..training.run import Run, digest
-from ..training.stage import Cohort, run_config, train_network
+from ..training.stage import Cohort, run_config, tell_base, train_network
 from ..volumes.dataset import Case, Dataset
 from ..volumes.plan import Plan
 from .embedding import EmbeddingMatch
@@ -35,6 +36,7 @@ def distill(
     devices: int = 1,
     online: bool = False,
     cache_limit: float = CACHE_LIMIT,
+    weights: Path | None = None,
 ) -> Run:
     """Train the recipe's student with ``L = lambda * L_seg + (1 - lambda) * L_mse`` and leave its run folder.
 
@@ -42,7 +44,8 @@ def distill(
     patches and steps, no teacher; a control that exists already is returned, not trained again. ``online`` runs the
     teachers on the very patches the student sees, and shows those that are promptable the student's prompts where the
     recipe has some (decoder distillation with prompts in the loop: Zhou et al. 2023, EdgeSAM); else their targets for
-    whole scans are cached (at most ``cache_limit`` bytes). Raises BadInputError without teachers for lambda < 1,
+    whole scans are cached (at most ``cache_limit`` bytes). A student of SAM's kind starts from published ``weights``.
+    Raises BadInputError without teachers for lambda < 1,
     UsageError for prompts the student does not take, and as EmbeddingMatch, Ensemble.check_online and cached_targets.
     """
     weight = recipe.lambda_ if lambda_ is None else lambda_
@@ -84,10 +87,16 @@ def distill(
         plan=plan,
         cohort=cohort,
         training=settings,
-        objective={"lambda": weight, **taught, **prompted},
+        objective={
+            "lambda": weight,
+            **taught,
+            **prompted,
+            **({"start": {"name": weights.name, "sha256": sha256(weights)}} if weights else {}),
+        },
     )
     torch.manual_seed(recipe.seed)
     network: Any = new_student(recipe, dataset)
+    report = _start(network, weights, recipe.student.name) if weights else None
     check_prompts(prompts, network, name=f"student {recipe.student.name!r}")
     distance = distance_of(recipe.student.distillation)
     share = recipe.student.distillation.embedding if weight < 1 else 0.0
@@ -128,9 +137,12 @@ def distill(
         return cached_targets(teachers, cases, prepared, dataset, plan=plan, cache=runs / "cache", limit=cache_limit)
 
     name = f"{config['stage']}-{recipe.name}-{recipe.student.name}-{digest(config)[:8]}"
+    folder = Run.create(run or runs / name, config)
+    if report is not None and not folder.finished:
+        tell_base(folder, weights, report)
     return train_network(
         network,
-        run=Run.create(run or runs / name, config),
+        run=folder,
         cohort=cohort,
         plan=plan,
         settings=settings,
@@ -147,6 +159,12 @@ def distill(
             prompts, classes=len(dataset.labels), seed=recipe.seed, to_network=network.prompts_of, truth_of=truth_of
         ),
     )
+
+
+def _start(network: Any, weights: Path, name: str) -> Any:
+    if not hasattr(network, "load_base"):
+        raise UsageError(f"--student-weights {weights}: there are no published weights of {name}; leave it out")
+    return network.load_base(weights)
 
 
 def _match(

@@ -47,12 +47,14 @@ def study(
     online: bool = False,
     cache_limit: float = CACHE_LIMIT,
     base: Path | None = None,
+    weights: Path | None = None,
 ) -> Study:
     """Measure the teachers on the student's validation cases, then train the control and a student per lambda.
 
-    Runs that are there already are reused; `base` as in networks.load_network. Each distilled run gets a
-    ``comparison.json``; several lambdas also leave the curve of their test Dice (the paper's Table 4) as an SVG in the
-    run root. Raises what `distill` raises, and BadInputError for teachers of other classes or channels.
+    Runs that are there already are reused; `base` as in networks.load_network, `weights` as in `distill`. Each
+    distilled run gets a ``comparison.json``; several lambdas also leave the curve of their test Dice (the paper's Table
+    4) as an SVG in the run root. Raises what `distill` raises, and BadInputError for teachers of other classes or
+    channels.
     """
     check_teachers([taught for taught, _ in teachers], dataset)
     needed = any(value < 1 for value in lambdas)
@@ -81,6 +83,7 @@ def study(
             devices=devices,
             online=online,
             cache_limit=cache_limit,
+            weights=weights,
         )
 
     alone = train(1.0) if control or 1.0 in lambdas else None

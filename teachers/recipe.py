@@ -1,6 +1,5 @@
 """samkd teach: fit a SAM-adapter teacher to a dataset."""
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +11,9 @@ from ..sam.prompts import Prompts
 from ..training.checkpoint import load_weights, sha256
 from ..training.loop import plain_call
 from ..training.losses import segmentation_loss
-from ..training.progress import console
 from ..training.prompts import check_prompts, prompted_call
 from ..training.run import Run, digest
-from ..training.stage import Cohort, run_config, train_network
+from ..training.stage import Cohort, run_config, tell_base, train_network
 from ..volumes.dataset import Dataset
 from ..volumes.plan import Plan
 from . import build_teacher
@@ -80,13 +78,7 @@ def teach(
     folder = Run.create(run or runs / name, config)
     if report is not None:
         network.freeze_base()
-        folder.write_json("base.json", asdict(report))
-        console.print(
-            f"{weights} ({report.variant}): {len(report.loaded)} tensors loaded, {len(report.interpolated)} of them "
-            f"interpolated; {len(report.reinitialised)} re-initialised by design, {len(report.added)} added, "
-            f"{len(report.dropped)} dropped; each by name in {folder.path / 'base.json'}"
-        )
-
+        tell_base(folder, weights, report)
     if first is not None:
         load_weights(network, first)
 

@@ -150,10 +150,12 @@ def newest_run(root: Path, stage: str, *, recipe: str | None = None) -> Run:
 
 
 def control_of(student: Run, root: Path) -> Run | None:
-    """The finished lambda = 1 run with the student's network, plan, cases, seed and budget, if there is one."""
+    """The finished lambda = 1 run with the student's network, plan, cases, seed, budget and start, if there is one."""
     decisive = ("network", "plan", "cases", "seed", "training", "labels")
+    start = student.config["objective"].get("start")
     for run in finished_runs(root, "control"):
-        if all(run.config[key] == student.config[key] for key in decisive):
+        same = all(run.config[key] == student.config[key] for key in decisive)
+        if same and run.config["objective"].get("start") == start:
             return run
     return None
 

@@ -1,7 +1,7 @@
 """What teach and distill share: prepared cases, the loop, and the final scores on whole test scans."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from .checkpoint import load_weights
 from .inference import patch_function
 from .loop import Call, Objective, fit, plain_call
 from .patches import PatchBatches
-from .progress import Bar
+from .progress import Bar, console
 from .run import Run, digest
 
 AddTargets = Callable[[Sequence[Case], Sequence[PreparedCase]], list[PreparedCase]]
@@ -114,6 +114,16 @@ def run_config(
         "data": str(dataset.root.resolve()),
         "recipe": recipe.model_dump(mode="json", by_alias=True),
     }
+
+
+def tell_base(run: Run, weights: Path | None, report: Any) -> None:
+    """What became of each tensor of a published file (a sam.checkpoints.LoadReport): base.json, and one line of it."""
+    run.write_json("base.json", asdict(report))
+    console.print(
+        f"{weights} ({report.variant}): {len(report.loaded)} tensors loaded, {len(report.interpolated)} of them "
+        f"interpolated; {len(report.reinitialised)} re-initialised by design, {len(report.added)} added, "
+        f"{len(report.dropped)} dropped; each by name in {run.path / 'base.json'}"
+    )
 
 
 def train_network(

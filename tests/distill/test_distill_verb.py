@@ -8,6 +8,7 @@ import pytest
 import torch
 import yaml
 from distilling import SLICES, TINY, data_of, made, samkd
+from manifests import manifest
 from safetensors.torch import load_file
 
 from samkd.config import load_recipe
@@ -15,6 +16,7 @@ from samkd.datasets import open_dataset
 from samkd.distill.ensemble import read_teacher
 from samkd.errors import BadInputError, UsageError
 from samkd.students.small_sam import SmallSAM
+from samkd.training.run import control_of
 
 
 @pytest.fixture(scope="module")
@@ -111,6 +113,38 @@ def test_prompts_in_the_loop_are_shown_to_teacher_and_student_alike(tmp_path, mo
     assert student.config["objective"]["prompts"]["kind"] == "points"
     assert len(seen[True]) == 3 and all(any(shown is other for other in seen[False]) for shown in seen[True])
     assert all(len(shown.labels) == 2 and (shown.labels >= 0).any() for shown in seen[True])  # a labelled one, and not
+
+
+def test_student_and_control_start_from_a_published_file(tmp_path):
+    torch.manual_seed(0)
+    file = tmp_path / "efficient_sam_vitt.pt"
+    torch.save({name: 0.02 * torch.randn(shape) for name, shape in manifest("efficient_vit_ti").items()}, file)
+    options = ("distill", "-c", "phantom-efficientsam", "--lambda", 1)
+    still = [one for one in SLICES if "prompts" not in one] + ["student.training.learning_rate=1e-12"]
+    for more in ([], ["--student-weights", file]):
+        done = samkd(*options, *more, runs=tmp_path / "runs", sets=still)
+        assert done.exit_code == 0, done.output
+    assert "tensors loaded" in done.output
+    started, scratch = sorted(
+        made(tmp_path / "runs", "control"), key=lambda run: "start" not in run.config["objective"]
+    )
+    assert json.loads((started.path / "base.json").read_text())["variant"] == "efficient_vit_ti"
+    published = torch.load(file, weights_only=True)
+    key = "image_encoder.blocks.0.attn.qkv.weight"
+    torch.testing.assert_close(load_file(started.weights)[key], published[key])
+    assert not torch.equal(load_file(scratch.weights)[key], published[key])
+    for run in (started, scratch):
+        control = control_of(run, tmp_path / "runs")
+        assert control is not None and control.path == run.path
+    for student, said, code in (
+        ("swinunetr-tiny", "no published weights", 2),
+        ("mobilesam", "these are weights of", 3),
+    ):
+        cube = ["student.plan.patch=[32,32,64]"]
+        sets = [*still, *(cube if student == "swinunetr-tiny" else [])]
+        done = samkd(*options, "--student", student, "--student-weights", file, runs=tmp_path / "bad", sets=sets)
+        assert done.exit_code == code and said in " ".join(done.output.split()), done.output
+    assert not list((tmp_path / "bad").glob("control*"))
 
 
 def test_a_cache_beyond_its_limit_is_refused(teachers, tmp_path):
