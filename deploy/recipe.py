@@ -26,6 +26,7 @@ from .precision import Precision
 from .runtime.integrity import FORMAT
 from .runtime.package import EXPECTED, SAMPLE, Package
 from .runtime.quality import intensity_profile
+from .sbom import distribution
 from .signing import Signer
 from .target import Order, Rung, Target, require_precision, target_named
 
@@ -155,7 +156,7 @@ def _labels(names: Mapping[int, str]) -> dict[str, dict[str, Any]]:
 
 
 def _versions(target: Target) -> dict[str, str]:
-    return {name: metadata.version(name) for name in dict.fromkeys((*target.libraries, *target.tools))}
+    return {name: metadata.version(distribution(name)) for name in dict.fromkeys((*target.libraries, *target.tools))}
 
 
 def _write_sample(package: Package, sample: Path) -> None:

@@ -10,6 +10,7 @@ from packaging.utils import canonicalize_name
 
 def bill_of_materials(name: str, *, samkd: str, model: Mapping[str, str], libraries: Sequence[str]) -> dict[str, Any]:
     """CycloneDX 1.6 document; `model` gives the sha256 of each model file. What the libraries need is included."""
+    libraries = [distribution(each) for each in libraries]
     versions = {each: metadata.version(each) for each in _closure(libraries)}
     return {
         "$schema": "http://cyclonedx.org/schema/bom-1.6.schema.json",
@@ -58,6 +59,15 @@ def bill_of_materials(name: str, *, samkd: str, model: Mapping[str, str], librar
             ),
         ],
     }
+
+
+def distribution(library: str) -> str:
+    """The installed distribution that holds a library: its own name, or another build's (onnxruntime-gpu)."""
+    try:
+        metadata.version(library)
+    except metadata.PackageNotFoundError:
+        return metadata.packages_distributions().get(library, [library])[0]
+    return library
 
 
 def _closure(names: Sequence[str]) -> list[str]:

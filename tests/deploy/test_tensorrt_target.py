@@ -8,6 +8,7 @@ from samkd.deploy.runtime.__main__ import main
 from samkd.deploy.runtime.engine_onnx import TENSORRT, Engine, has_provider, load_onnxruntime
 from samkd.deploy.runtime.engine_tensorrt import cache_folder, tensorrt_engine
 from samkd.deploy.runtime.package import Package
+from samkd.deploy.sbom import distribution
 from samkd.errors import MissingExtraError, UsageError
 
 for library in ("onnx", "onnxruntime", "onnxscript"):
@@ -31,6 +32,12 @@ def test_package_carries_the_onnx_and_says_what_judged_it(job, levels, precision
         Package.open(made)
     assert main(["verify", "--package", str(made)]) == 5
     assert "python -m pip install onnxruntime-gpu" in capsys.readouterr().err
+
+
+def test_a_library_is_found_under_another_builds_name():
+    """As onnxruntime is where only onnxruntime-gpu is installed; PIL's distribution is called pillow everywhere."""
+    assert (distribution("numpy"), distribution("PIL").lower()) == ("numpy", "pillow")
+    assert distribution("no_such_library") == "no_such_library"
 
 
 @here
