@@ -79,12 +79,13 @@ def _prompts(manifest: dict[str, Any]) -> list[str]:
     if "prompts" not in manifest:
         return []
     prompts, shown = manifest["prompts"], manifest["ladder"][-1]["prompted"]
+    option = "--point X,Y,Z" if "point" in prompts["kinds"] else "--box X0,Y0,Z0,X1,Y1,Z1"
     rows = [f"{name} {_number(row['dice'])}" for name, row in shown["per_class"].items() if row["dice"] is not None]
     return [
         "## Prompts",
         "",
         f"A user may point at what is meant ({', '.join(prompts['kinds'])}; up to {prompts['points']} points of a "
-        f"class in a patch): `predict --class NAME --point X,Y,Z`, or `prompt`, which encodes the scan once and then "
+        f"class in a patch): `predict --class NAME {option}`, or `prompt`, which encodes the scan once and then "
         f"answers line by line. With one {shown['kind']} of each class from the truth, Dice was: {', '.join(rows)}.",
         "",
     ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator
+from math import prod
 
 import numpy as np
 
@@ -14,7 +15,9 @@ from ...volumes.plan import Plan
 from ...volumes.prompts import PatchPrompts, ScanPrompts
 from .engine import Engine
 
+Decoded = dict[int, tuple[bytes, np.ndarray]]  # by class: the prompts and its logits; 0: no prompts, all classes
 _NO_POINT = -1
+_KEPT = 1 << 29
 
 
 class Promptable:
@@ -41,13 +44,24 @@ class Promptable:
         embedding = self.encoder.begin(patches)
         return lambda: self.decode(embedding(), prompts)
 
-    def decode(self, embedding: np.ndarray, prompts: PatchPrompts | None = None) -> np.ndarray:
-        """Probabilities of patches that were encoded before. Raises UsageError for more points than it takes."""
-        count = len(embedding)
-        nothing = np.zeros((count, self.points, 3)), np.full((count, self.points), _NO_POINT)
-        logits = self.decoder(embedding, *nothing, np.full((count, 6), np.nan))
-        for value, points, labels, boxes in _of_classes(prompts, self.points):
-            logits[:, value] = self.decoder(embedding, points, labels, boxes)[:, value]
+    def decode(
+        self, embedding: np.ndarray, prompts: PatchPrompts | None = None, known: Decoded | None = None
+    ) -> np.ndarray:
+        """Probabilities of patches that were encoded before. Raises UsageError for more points than it takes.
+
+        What stands in `known` is not decoded again; what is decoded is left there.
+        """
+        known = {} if known is None else known
+        if 0 not in known:
+            count = len(embedding)
+            nothing = np.zeros((count, self.points, 3)), np.full((count, self.points), _NO_POINT)
+            known[0] = b"", self.decoder(embedding, *nothing, np.full((count, 6), np.nan))
+        logits = known[0][1].copy()
+        for value, *given in _of_classes(prompts, self.points):
+            key = b"".join(part.tobytes() for part in given)
+            if value not in known or known[value][0] != key:
+                known[value] = key, self.decoder(embedding, *given)[:, value].copy()
+            logits[:, value] = known[value][1]
         return _softmax(logits)
 
     def layer_precisions(self) -> dict[str, int]:
@@ -55,26 +69,29 @@ class Promptable:
 
 
 class Session:
-    """A prepared scan and what the encoder made of its patches, which is kept: what another prompt costs is decoding.
+    """A prepared scan and what the network made of its patches: another prompt costs decoding its class where it lies.
 
-    `source` is the grid of the scan and of the labels.
+    Embeddings are kept, and up to _KEPT bytes of decoded maps. `source` is the grid of the scan and of the labels.
     """
 
     def __init__(self, engine: Promptable, plan: Plan, prepared: Volume, source: Geometry, *, classes: int):
         self._engine, self._plan, self._prepared, self._source = engine, plan, prepared, source
         self._classes = classes
         self._embeddings: list[np.ndarray] = []
+        self._known: list[Decoded] = []
 
     def labels(self, prompts: ScanPrompts | None = None) -> np.ndarray:
         """Labels [D, H, W]. Raises BadInputError for a prompt outside the scan, UsageError for too many in a patch."""
-        turn = 0
+        turn, most = 0, 4 * 2 * self._classes * prod(self._plan.patch)
 
         def infer(patches: np.ndarray, given: PatchPrompts | None = None) -> np.ndarray:
             nonlocal turn
             if turn == len(self._embeddings):
                 self._embeddings.append(self._engine.encoder(patches))
+                self._known.append({})
+            known = self._known[turn] if (turn + 1) * most <= _KEPT else None
             turn += 1
-            return self._engine.decode(self._embeddings[turn - 1], given)
+            return self._engine.decode(self._embeddings[turn - 1], given, known)
 
         return segment_prepared(self._prepared, self._source, self._plan, infer, classes=self._classes, prompts=prompts)
 

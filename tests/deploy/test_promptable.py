@@ -130,6 +130,31 @@ def test_a_scan_is_encoded_once_for_any_number_of_prompts(made, monkeypatch):
     np.testing.assert_array_equal(first, again[id(None)])
 
 
+def test_another_prompt_decodes_its_class_where_it_lies(openvino, monkeypatch):
+    package, volume = Package.open(openvino, threads=1), make_scan(1)
+    prepared = package.prepare(volume)
+    session = package.session(prepared, volume.geometry)
+    assert isinstance(package.engine, Promptable)
+    decoder, calls = package.engine.decoder, []
+    monkeypatch.setattr(package.engine, "decoder", lambda *inputs: calls.append(1) or decoder(*inputs))
+    session.labels()
+    patches = len(calls)
+    session.labels(CLICKS)
+    first = len(calls) - patches
+    assert 0 < first < patches  # two classes, each in the few patches that hold its points
+    one_more = ScanPrompts({**CLICKS.classes, 2: ClassPrompts(((22, 15, 9, 1), (20, 15, 9, 1)))}, "voxel")
+    found = session.labels(one_more)
+    assert 0 < len(calls) - patches - first < first
+    np.testing.assert_array_equal(found, package.segment(volume, prompts=one_more))
+    monkeypatch.setattr("samkd.deploy.runtime.promptable._KEPT", 0)
+    calls.clear()
+    bounded = package.session(prepared, volume.geometry)
+    for prompts in (None, one_more):
+        labels = bounded.labels(prompts)
+    np.testing.assert_array_equal(labels, found)
+    assert len(calls) > 2 * patches
+
+
 def test_runtime_answers_line_by_line(made, tmp_path):
     write_scan(tmp_path / "scan.nii.gz", make_scan(2))
     lines = [
