@@ -4,10 +4,10 @@
     python benchmarks/hippocampus.py --data DIR --runs runs/all
 
 Five networks teach together: three swinunetr-tiny of other seeds and two segresnet, trained on the same labels as the
-student, for neither SAM's weights nor a GPU are asked for. Printed are the teachers, three seeds of the student against
-their controls (lambda 0.5 against 1), and for the first seed lambda 0, 0.2, 0.5, 0.8 and 1 (the paper's Table 4). With
---labelled, that many training cases keep their masks and the others join with L_mse alone. Every run is a
-`samkd distill`, sized for a CPU; killed, it goes on where it was.
+student, for neither SAM's weights nor a GPU are asked for. Printed are the teachers, alone and together, three seeds of
+the student against their controls (lambda 0.5 against 1), and for the first seed lambda 0, 0.2, 0.5, 0.8 and 1 (the
+paper's Table 4). With --labelled, that many training cases keep their masks and the others join with L_mse alone. Every
+run is a `samkd distill`, sized for a CPU; killed, it goes on where it was.
 """
 
 import argparse
@@ -18,8 +18,14 @@ from typing import Any
 import numpy as np
 from verbs import samkd, settings
 
+from samkd.datasets import labelled_test, open_dataset
 from samkd.distill.effect import Rows, paired_difference
+from samkd.distill.ensemble import Ensemble, Teacher
+from samkd.evaluation.scores import score_case, summarise
+from samkd.session import recipe_for
 from samkd.training.run import Run
+from samkd.volumes.dataset import read_labelled_case
+from samkd.volumes.plan import grid, restore
 
 LAMBDAS = (0, 0.2, 0.5, 0.8, 1)
 SEEDS = (0, 1, 2)
@@ -59,6 +65,20 @@ def mean_rows(runs: Sequence[Run]) -> Rows:
     }
 
 
+def together(runs: Sequence[Run], options: argparse.Namespace) -> str:
+    """The row of the teachers' mean probabilities, on the test cases."""
+    dataset = open_dataset(recipe_for("hippocampus", None, []), options.data, runs=options.runs)
+    ensemble, rows = Ensemble([Teacher.of(run) for run in runs]), {}
+    for case in labelled_test(dataset):
+        volume, truth = read_labelled_case(case, dataset)
+        seen = grid(runs[0].plan, volume.geometry)
+        mask = restore(ensemble.probabilities(volume, seen), seen, volume.geometry)
+        rows[case.name] = score_case(mask, truth, spacing=volume.geometry.spacing, labels=dataset.labels)
+    summary = summarise(rows)
+    dice = [each["dice"] for each in (*summary["per_class"].values(), summary["mean"])]
+    return "| all five teachers together | " + " | ".join(f"{value:.3f}" for value in dice) + " | |"
+
+
 def row(title: str, run: Run, *, against: Run | None = None) -> str:
     note = ""
     if against is not None:
@@ -87,6 +107,7 @@ def experiment(options: argparse.Namespace) -> None:
     print("|---|" + "---|" * (len(mean_dice(controls[0])) + 1))
     for seed, other in enumerate(others):
         print(row(f"teacher: segresnet, seed {seed}", other))
+    print(together([*controls, *others], options))
     for seed, (control, made) in enumerate(zip(controls, students, strict=True)):
         print(row(f"control (and teacher), seed {seed}", control))
         print(row(f"student, seed {seed}", made, against=control))

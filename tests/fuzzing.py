@@ -6,7 +6,7 @@ import time
 from samkd.errors import SamkdError
 
 COUNT = 300
-SECONDS = 5  # of one read; all of them take milliseconds
+SECONDS = 20  # of one read; they take milliseconds, or a second where a decoder has to be started again
 
 
 def mutated(data: bytes, rng: random.Random, *, least: int = 0) -> bytes:
