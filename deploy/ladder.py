@@ -79,19 +79,22 @@ class Jury:
         self.probes, self._answers = probes, answers
         self._max_drop, self._per_class = max_drop, per_class
         self._prompted = prompted
+        self._truths = [truth for _, _, truth in held_out]
+        self._before = self._score(reference, self._truths)
+        self._before_prompted = self._score(prompted.reference, self._truths) if prompted else {}
 
     def judge(self, package: Package, step: Step) -> None:
         """Measure a rung into `step`. Raises GateRefusedError; what could be measured stands in it all the same."""
         found = require_sensible(package.engine, self.probes, subject="the converted model")
         step.snr_db = signal_to_noise(self._answers, found)
         masks = [package.segment(volume) for _, volume, _ in self._held_out]
-        step.agreement, step.per_class, step.drops = self._measured(masks, self._reference)
+        step.agreement, step.per_class, step.drops = self._measured(masks, self._reference, self._before)
         require_accuracy(step.drops, max_drop=self._max_drop, per_class=self._per_class)
         if (shown := self._prompted) is None:
             return
         pairs = zip(self._held_out, shown.prompts, strict=True)
         masks = [package.segment(volume, prompts=prompts) for (_, volume, _), prompts in pairs]
-        agreement, per_class, drops = self._measured(masks, shown.reference)
+        agreement, per_class, drops = self._measured(masks, shown.reference, self._before_prompted)
         step.prompted = {"kind": shown.kind, "agreement": agreement, "per_class": per_class}
         try:
             require_accuracy(drops, max_drop=self._max_drop, per_class=self._per_class)
@@ -99,12 +102,11 @@ class Jury:
             raise GateRefusedError(f"with a {shown.kind} for each class, {refusal}") from None
 
     def _measured(
-        self, masks: Sequence[np.ndarray], reference: Sequence[np.ndarray]
+        self, masks: Sequence[np.ndarray], reference: Sequence[np.ndarray], before: Rows
     ) -> tuple[float, dict[str, dict[str, Any]], tuple[ClassDrop, ...]]:
         """The share of voxels with the class of the reference, the scores per class, and what was lost of them."""
         same = sum(int(np.count_nonzero(m == r)) for m, r in zip(masks, reference, strict=True))
-        truths = [truth for _, _, truth in self._held_out]
-        before, after = self._score(reference, truths), self._score(masks, truths)
+        after = self._score(masks, self._truths)
         to_torch = summarise(self._score(masks, reference))["per_class"]
         per_class = {
             name: {**{key: row[key] for key in _KEPT}, "to_torch": {key: to_torch[name][key] for key in _KEPT}}
