@@ -87,7 +87,7 @@ def teach(
 ) -> None:
     """Fit a SAM-adapter teacher to a dataset."""
     from . import datasets
-    from .config import load_recipe, recipe_names
+    from .recipes import load_recipe, recipe_names
     from .teachers import check_teacher
 
     chosen = [f"teacher.{key}={value}" for key, value in (("name", teacher), ("backbone", backbone)) if value]
@@ -139,7 +139,7 @@ def distill(
 ) -> None:
     """Distil teachers into a student, and train the same student without them as the control."""
     from . import datasets, session
-    from .config import load_recipe
+    from .recipes import load_recipe
     from .training.run import newest_run
 
     weights = _lambdas(lambda_) if lambda_ is not None else []
@@ -390,7 +390,7 @@ def info(
     if what not in ("networks", "recipes"):
         raise UsageError(f"samkd info {what}: choose networks or recipes")
     if what == "recipes":
-        from .config import recipes
+        from .recipes import recipes
 
         found = [recipe.model_dump(mode="json", by_alias=True) for recipe in recipes()]
         if as_json:

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .config import load_recipe
 from .datasets import labelled_test, open_dataset
 from .errors import BadInputError
+from .recipes import load_recipe
 from .session import deploy_run, on_device, recipe_for
 from .volumes.dataset import read_labelled_case
 

@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .config import Recipe, load_recipe, parse_recipe
+from .config import Recipe
 from .datasets import labelled_test, open_dataset, with_recipe_classes
 from .errors import BadInputError, SamkdError, UsageError, about
 from .models import Model, is_package, load_model
+from .recipes import load_recipe, parse_recipe
 from .volumes.dataset import read_dataset, read_labelled_case
 from .volumes.files import atomic_path, make_folder
 from .volumes.prompt_input import Request

@@ -40,6 +40,7 @@ FENCES = {
 TOP = {
     "cli.py",
     "datasets.py",
+    "recipes.py",
     "session.py",
     "comparison.py",
     "inventory.py",

@@ -14,10 +14,10 @@ import pytest
 import torch
 from dataset_layouts import amos, btcv, decathlon, endovis, folders, pictures
 
-from samkd.config import load_recipe, recipe_names
 from samkd.datasets import open_dataset
 from samkd.distill.recipe import distill
 from samkd.errors import BadInputError
+from samkd.recipes import load_recipe, recipe_names
 from samkd.session import evaluate
 from samkd.students import build_student
 from samkd.teachers import build_teacher

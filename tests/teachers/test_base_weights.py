@@ -9,9 +9,9 @@ from torch import nn
 from typer.testing import CliRunner
 
 from samkd.cli import app
-from samkd.config import load_recipe
 from samkd.distill.networks import load_network
 from samkd.errors import BadInputError, IntegrityError
+from samkd.recipes import load_recipe
 from samkd.sam.image_encoder import ImageEncoder
 from samkd.sam.mask_decoder import MaskDecoder
 from samkd.sam.presets import get_backbone

@@ -6,8 +6,8 @@ import torch
 from masam_models import boxes, tiny
 from torch import Tensor, nn
 
-from samkd.config import load_recipe
 from samkd.errors import UsageError
+from samkd.recipes import load_recipe
 from samkd.sam.prompts import Prompts
 from samkd.teachers.recipe import teach
 from samkd.training.losses import segmentation_loss

@@ -9,8 +9,9 @@ import torch
 from lightning.fabric import Fabric
 from torch.nn import functional as F
 
-from samkd.config import Augmentation, PromptTraining, Training, load_recipe
+from samkd.config import Augmentation, PromptTraining, Training
 from samkd.errors import UsageError
+from samkd.recipes import load_recipe
 from samkd.sam.prompts import Prompts
 from samkd.teachers.recipe import teach
 from samkd.training.cases import PreparedCase
