@@ -139,11 +139,12 @@ def distill(
 ) -> None:
     """Distil teachers into a student, and train the same student without them as the control."""
     from . import datasets, session
+    from .deploy.runtime.memory import parse_bytes
     from .recipes import load_recipe
     from .training.run import newest_run
 
     weights = _lambdas(lambda_) if lambda_ is not None else []
-    limit = _bytes(cache_limit)
+    limit = parse_bytes(cache_limit, option="--cache-limit")
     if run is not None and len(weights) > 1:
         raise UsageError("--run names one folder; leave it out with several lambdas")
     chosen = [f"student.name={student}"] if student else []
@@ -457,14 +458,6 @@ def _lambdas(text: str) -> list[float]:
             "for example 0.5 or 0,0.2,0.5,0.8,1"
         )
     return values
-
-
-def _bytes(text: str) -> float:
-    units = {"M": 1e6, "G": 1e9, "T": 1e12}
-    number, unit = text[:-1], text[-1:].upper()
-    if unit not in units or not number.replace(".", "", 1).isdigit():
-        raise UsageError(f"--cache-limit {text!r}: expected a number and M, G or T, for example 20G")
-    return float(number) * units[unit]
 
 
 def main() -> None:

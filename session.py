@@ -153,9 +153,7 @@ def predict(
         make_folder(out)
     asked = None
     if prompts is not None:
-        loaded.accept()
-        asked = prompts.resolve(loaded.labels)
-        loaded.accept(asked.kinds)
+        asked = prompts.accepted(loaded.path, labels=loaded.labels, takes=loaded.takes)
     for source, target in zip(scans, targets, strict=True):
         with about(source.place):
             volume = read_source(source, channels=loaded.channels)

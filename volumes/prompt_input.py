@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, NoReturn, get_args
 
 from ..errors import BadInputError, SamkdError, UsageError
-from .prompts import ClassPrompts, ScanPrompts, Space
+from .prompts import ClassPrompts, ScanPrompts, Space, require_kinds
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,13 @@ class Request:
     @property
     def given(self) -> bool:
         return bool(self.points or self.boxes or self.name or self.file)
+
+    def accepted(self, model: object, *, labels: Mapping[int, str], takes: frozenset[str]) -> ScanPrompts:
+        """The prompts for a model that `takes` kinds of prompts; raises what `resolve` and require_kinds raise."""
+        require_kinds(model, takes=takes)
+        prompts = self.resolve(labels)
+        require_kinds(model, takes=takes, kinds=prompts.kinds)
+        return prompts
 
     def resolve(self, labels: Mapping[int, str]) -> ScanPrompts:
         """The prompts for a network of these classes. Raises UsageError for the options, BadInputError for the file."""

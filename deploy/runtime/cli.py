@@ -10,7 +10,6 @@ from typing import Any
 from ...errors import SamkdError, UsageError
 from ...volumes.files import atomic_path, make_folder
 from ...volumes.prompt_input import Request
-from ...volumes.prompts import require_kinds
 from ...volumes.scans import Source, mask_paths, sources
 from .memory import Budget, parse_bytes
 from .package import Package
@@ -70,11 +69,7 @@ def _predict(options: argparse.Namespace) -> int:
         raise UsageError(f"{len(jobs)} scans, but prompts belong to one; give them with that scan")
     started = time.perf_counter()
     package = _open(options)
-    prompts = None
-    if asked.given:
-        require_kinds(package.folder, takes=package.takes)
-        prompts = asked.resolve(package.labels)
-        require_kinds(package.folder, takes=package.takes, kinds=prompts.kinds)
+    prompts = asked.accepted(package.folder, labels=package.labels, takes=package.takes) if asked.given else None
     if options.fast:
         package = package.faster()
     budget = Budget(limit, package) if limit else None
