@@ -11,8 +11,7 @@ from ..errors import BadInputError, UsageError
 from ..students import build_student
 from ..training.cases import PreparedCase, fingerprint
 from ..training.checkpoint import sha256
-from ..training.loop import plain_call
-from ..training.prompts import check_prompts, prompted_call
+from ..training.prompts import Prompting, check_prompts
 from ..training.run import Run, digest
 from ..training.stage import Cohort, run_config, tell_base, train_network
 from ..volumes.dataset import Case, Dataset
@@ -153,10 +152,14 @@ def distill(
         targets=targets if weight < 1 and not online else None,
         unlabelled=cohort.unlabelled if weight < 1 else (),
         helper=match,
-        call=plain_call
+        prompting=None
         if prompts.kind == "none"
-        else prompted_call(
-            prompts, classes=len(dataset.labels), seed=recipe.seed, to_network=network.prompts_of, truth_of=truth_of
+        else Prompting(
+            settings=prompts,
+            classes=len(dataset.labels),
+            seed=recipe.seed,
+            to_network=network.prompts_of,
+            truth_of=truth_of,
         ),
     )
 

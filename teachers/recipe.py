@@ -9,9 +9,8 @@ from ..config import Recipe
 from ..errors import BadInputError
 from ..sam.prompts import Prompts
 from ..training.checkpoint import load_weights, sha256
-from ..training.loop import plain_call
 from ..training.losses import segmentation_loss
-from ..training.prompts import check_prompts, prompted_call
+from ..training.prompts import Prompting, check_prompts
 from ..training.run import Run, digest
 from ..training.stage import Cohort, run_config, tell_base, train_network
 from ..volumes.dataset import Dataset
@@ -69,10 +68,7 @@ def teach(
     network = build_teacher(
         **{key: value for key, value in spec.items() if key not in ("room", "options")}, **spec["options"]
     )
-    call = plain_call
-    if prompts.kind != "none":
-        check_prompts(prompts, network, name=f"teacher {recipe.teacher.name!r}")
-        call = prompted_call(prompts, classes=len(dataset.labels), seed=recipe.seed, to_network=Prompts.of)
+    check_prompts(prompts, network, name=f"teacher {recipe.teacher.name!r}")
     report = network.load_base(weights) if weights else None
     name = f"teach-{recipe.name}-{recipe.teacher.name}-{digest(config)[:8]}"
     folder = Run.create(run or runs / name, config)
@@ -101,7 +97,9 @@ def teach(
         cache=runs / "cache",
         devices=devices,
         title=f"teacher {recipe.teacher.name}",
-        call=call,
+        prompting=None
+        if prompts.kind == "none"
+        else Prompting(settings=prompts, classes=len(dataset.labels), seed=recipe.seed, to_network=Prompts.of),
     )
 
 

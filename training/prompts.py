@@ -1,6 +1,7 @@
 """Prompts drawn from labels: for training, and for scores that say so. Prediction has only the user's own."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from operator import itemgetter
 from typing import Any
 
@@ -10,9 +11,9 @@ from scipy.ndimage import distance_transform_edt
 
 from ..config import PromptTraining
 from ..errors import UsageError
-from ..volumes.prompts import ClassPrompts, PatchPrompts, ScanPrompts
+from ..volumes.geometry import Geometry
+from ..volumes.prompts import ClassPrompts, GridPrompts, PatchPrompts, ScanPrompts
 from .inference import ToNetwork
-from .loop import Call
 
 _STREAM = 0x70726F6D70747321  # keeps these random numbers apart from those of the patches
 
@@ -26,45 +27,53 @@ def check_prompts(settings: PromptTraining, network: torch.nn.Module, *, name: s
         raise UsageError(f"{name} takes no prompts of kind {settings.kind!r}; set its prompts.kind to none")
 
 
-def prompted_call(
-    settings: PromptTraining,
-    *,
-    classes: int,
-    seed: int,
-    to_network: ToNetwork,
-    truth_of: Callable[[dict[str, torch.Tensor]], torch.Tensor] = itemgetter("labels"),
-) -> Call:
-    """How the loop calls a promptable network: without prompts, or with prompts drawn from the batch's labels.
+@dataclass(frozen=True, kw_only=True)
+class Prompting:
+    """What a promptable network is shown: by ``call`` in training, by ``as_a_user`` in validation.
 
-    All choices depend on (seed, number of the batch) alone, and every device makes the same number of passes. Of the
-    1 to ``count`` "points", the first few are drawn from the labels; each of the others is a click in what the network
-    still gets wrong after those before (Kirillov et al. 2023, appendix A; Sofiiuk et al. 2022). Only the last pass is
-    learned from. What the network was shown is left in the batch as ``prompts``; ``truth_of`` gives the labels
-    [B, D, H, W] to draw from.
+    ``to_network`` makes arrays what the network takes; ``truth_of`` gives a batch's labels [B, D, H, W] to draw from.
     """
 
-    def call(model: torch.nn.Module, batch: dict[str, torch.Tensor], number: int) -> torch.Tensor:
-        rng = np.random.default_rng((seed, number, _STREAM))
+    settings: PromptTraining
+    classes: int
+    seed: int
+    to_network: ToNetwork
+    truth_of: Callable[[dict[str, torch.Tensor]], torch.Tensor] = itemgetter("labels")
+
+    def call(self, model: torch.nn.Module, batch: dict[str, torch.Tensor], number: int) -> torch.Tensor:
+        """How the loop calls the network: without prompts, or with prompts drawn from the batch's labels.
+
+        All choices depend on (seed, number of the batch) alone, and every device makes the same number of passes. Of
+        the 1 to ``count`` "points", the first few are drawn from the labels; each of the others is a click in what the
+        network still gets wrong after those before (Kirillov et al. 2023, appendix A; Sofiiuk et al. 2022). Only the
+        last pass is learned from. What the network was shown is left in the batch as ``prompts``.
+        """
+        settings, rng = self.settings, np.random.default_rng((self.seed, number, _STREAM))
         image = batch["image"]
         if rng.random() >= settings.share:
             return model(image)
-        truth = truth_of(batch).cpu().numpy()
+        truth = self.truth_of(batch).cpu().numpy()
         clicks = 0
         if settings.kind == "box":
-            prompts = box_prompts(rng, truth, classes=classes, overlap=settings.overlap, relax=settings.relax)
+            prompts = box_prompts(rng, truth, classes=self.classes, overlap=settings.overlap, relax=settings.relax)
         else:
             total = int(rng.integers(1, settings.count + 1))
             clicks = int(rng.integers(total))
-            prompts = point_prompts(rng, truth, classes=classes, count=total - clicks)
+            prompts = point_prompts(rng, truth, classes=self.classes, count=total - clicks)
         for _ in range(clicks):
             with torch.no_grad():
-                found = model(image, to_network(prompts, image.device)).argmax(1)
+                found = model(image, self.to_network(prompts, image.device)).argmax(1)
             prompts = with_click(rng, prompts, truth, found.cpu().numpy())
-        shown: Any = to_network(prompts, image.device)
+        shown: Any = self.to_network(prompts, image.device)
         batch["prompts"] = shown
         return model(image, shown)
 
-    return call
+    def as_a_user(self, truth: np.ndarray, spacing: tuple[float, float, float]) -> GridPrompts:
+        """One prompt for every class of the labels [D, H, W], a grid of its own: see prompts_from_truth."""
+        kind = "box" if self.settings.kind == "box" else "point"
+        grid = Geometry(np.eye(4), truth.shape)
+        shown = prompts_from_truth(kind, truth, labels=dict.fromkeys(range(self.classes), ""), spacing=spacing)
+        return shown.onto(grid, scan=grid, classes=self.classes)
 
 
 def point_prompts(rng: np.random.Generator, truth: np.ndarray, *, classes: int, count: int) -> PatchPrompts:

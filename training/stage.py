@@ -16,14 +16,16 @@ from ..evaluation.scores import score_case, summarise
 from ..volumes.dataset import Case, Dataset, read_labelled_case
 from ..volumes.pipeline import segment
 from ..volumes.plan import Plan
+from ..volumes.prompts import GridPrompts
 from ..volumes.splits import refuse_leaks, split
 from ..volumes.tiles import stitched
 from .cases import PreparedCase, fingerprint, prepare_cases
 from .checkpoint import load_weights
 from .inference import patch_function
-from .loop import Call, Objective, fit, plain_call
+from .loop import Objective, fit, plain_call
 from .patches import PatchBatches
 from .progress import Bar, console
+from .prompts import Prompting
 from .run import Run, digest
 
 AddTargets = Callable[[Sequence[Case], Sequence[PreparedCase]], list[PreparedCase]]
@@ -139,13 +141,14 @@ def train_network(
     title: str,
     targets: AddTargets | None = None,
     unlabelled: Sequence[Case] = (),
-    call: Call = plain_call,
+    prompting: Prompting | None = None,
     helper: torch.nn.Module | None = None,
 ) -> Run:
     """Train, then score the best weights on every whole labelled test scan; leaves ``metrics.json``.
 
     ``targets`` gives prepared training cases their teacher targets on this plan's grid; ``unlabelled`` cases join
-    every batch. ``helper`` as in loop.fit. A finished run is returned as it is.
+    every batch. With ``prompting`` the network learns, and is validated, with prompts and without. ``helper`` as in
+    loop.fit. A finished run is returned as it is.
     """
     if run.finished:
         return run
@@ -173,12 +176,12 @@ def train_network(
         network,
         batches=batches,
         objective=objective,
-        validate=lambda model: grid_dice(model, held_out, plan=plan, labels=run.labels),
+        validate=lambda model: grid_dice(model, held_out, plan=plan, labels=run.labels, prompting=prompting),
         settings=settings,
         run=run,
         fabric=fabric,
         title=title,
-        call=call,
+        call=prompting.call if prompting else plain_call,
         helper=helper,
     )
     fabric.barrier()
@@ -202,18 +205,37 @@ def train_network(
 
 
 def grid_dice(
-    network: torch.nn.Module, cases: Sequence[PreparedCase], *, plan: Plan, labels: dict[int, str]
+    network: torch.nn.Module,
+    cases: Sequence[PreparedCase],
+    *,
+    plan: Plan,
+    labels: dict[int, str],
+    prompting: Prompting | None = None,
 ) -> dict[str, float]:
     """Dice per class and their mean on the plan's grid: the quick score that training steers by.
 
-    Pooled over cases (voxels of all cases together), so that an organ absent from one case needs no rule.
+    Pooled over cases (voxels of all cases together), so that an organ absent from one case needs no rule. A network
+    that learns with prompts in a share of its steps is scored in both ways, and by both: each number is that share of
+    the prompted one and the rest of the automatic one, whose means are added under these names.
     """
-    infer = patch_function(network)
-    pooled = PooledDice(labels)
-    for case in cases:
-        found = stitched(np.asarray(case.image), plan.patch, plan.overlap, infer, classes=len(labels)).argmax(0)
-        pooled.add(found, case.labels)
-    return pooled.scores()
+    infer = patch_function(network, to_network=prompting.to_network if prompting else None)
+
+    def scored(shown: Callable[[PreparedCase], GridPrompts | None]) -> dict[str, float]:
+        pooled = PooledDice(labels)
+        for case in cases:
+            image = np.asarray(case.image)
+            found = stitched(image, plan.patch, plan.overlap, infer, classes=len(labels), prompts=shown(case))
+            pooled.add(found.argmax(0), case.labels)
+        return pooled.scores()
+
+    automatic = scored(lambda _: None)
+    if prompting is None:
+        return automatic
+    prompted = scored(lambda case: prompting.as_a_user(np.asarray(case.labels), case.spacing))
+    share = prompting.settings.share
+    # A class of no truth that one of them finds scores 0 there, and is not in the other.
+    both = {k: share * prompted.get(k, 0.0) + (1 - share) * automatic.get(k, 0.0) for k in automatic | prompted}
+    return {**both, "automatic": automatic["mean"], "prompted": prompted["mean"]}
 
 
 class PooledDice:

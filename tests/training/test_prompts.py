@@ -19,15 +19,16 @@ from samkd.training.inference import patch_function
 from samkd.training.loop import Stopped, fit
 from samkd.training.patches import PatchBatches
 from samkd.training.prompts import (
+    Prompting,
     box_prompts,
     point_prompts,
-    prompted_call,
     prompts_from_truth,
     tight_box,
     with_click,
 )
 from samkd.training.run import Run
-from samkd.volumes import Geometry
+from samkd.training.stage import grid_dice
+from samkd.volumes import Geometry, Plan
 from samkd.volumes.prompts import PatchPrompts
 
 
@@ -141,7 +142,7 @@ class Pointed(torch.nn.Module):
 
 def call_of(kind, *, count=1, share=0.5, classes=4, seed=3, **options):
     settings = PromptTraining(kind=kind, count=count, share=share, **options)
-    return prompted_call(settings, classes=classes, seed=seed, to_network=Prompts.of)
+    return Prompting(settings=settings, classes=classes, seed=seed, to_network=Prompts.of).call
 
 
 def batch_of(truth) -> dict[str, torch.Tensor]:
@@ -220,7 +221,7 @@ def train(folder, settings: Training, prompts: PromptTraining, objective=None) -
         run=run,
         fabric=Fabric(accelerator="cpu", devices=1, precision=settings.precision),
         title="test",
-        call=prompted_call(prompts, classes=2, seed=3, to_network=Prompts.of),
+        call=Prompting(settings=prompts, classes=2, seed=3, to_network=Prompts.of).call,
     )
     return network
 
@@ -300,3 +301,41 @@ def test_a_teacher_without_prompts_refuses_them_before_anything_is_written(tmp_p
     with pytest.raises(UsageError, match="'masam' takes no prompts of kind 'point'"):
         teach(recipe, dataset, runs=tmp_path / "runs")
     assert not (tmp_path / "runs").exists()
+
+
+class Obedient(torch.nn.Module):
+    """Marks the voxel of each class's point, or its box; without prompts, nothing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.unused = torch.nn.Parameter(torch.zeros(()))
+
+    def forward(self, image: torch.Tensor, prompts: Prompts | None = None) -> torch.Tensor:
+        logits = torch.zeros(len(image), 3, *image.shape[2:])
+        logits[:, 0] = 1
+        if prompts is None:
+            return logits
+        for case, row in np.ndindex(*prompts.labels.shape[:2]):
+            low, high = prompts.boxes[case, row].split(3)
+            if prompts.labels[case, row, 0] == 1:
+                low = high = prompts.points[case, row, 0]
+            if not low.isnan().any():
+                d, h, w = (slice(int(a), int(b) + 1) for a, b in zip(low, high, strict=True))
+                logits[case, row + 1, d, h, w] = 9
+        return logits
+
+
+@pytest.mark.parametrize(("kind", "prompted"), [("box", 1.0), ("point", 2 / (8 + 1))])
+def test_validation_scores_a_network_with_prompts_and_without_in_the_shares_of_its_training(kind, prompted):
+    labels = np.zeros((4, 6, 6), np.uint8)
+    labels[1:3, 1:3, 1:3] = 1
+    labels[1:3, 3:5, 3:5] = 2
+    truth = PreparedCase("a", np.zeros((1, 4, 6, 6), np.float32), labels, (2.0, 1.0, 1.0), {}, 0.0)
+    plan = Plan(orientation="SPL", spacing=(2.0, 1.0, 1.0), intensity=(), patch=(4, 6, 4), overlap=0.0)
+    prompting = Prompting(settings=PromptTraining(kind=kind, share=0.75), classes=3, seed=0, to_network=Prompts.of)
+    names = {0: "background", 1: "liver", 2: "spleen"}
+    scores = grid_dice(Obedient(), [truth], plan=plan, labels=names, prompting=prompting)
+    assert scores["automatic"] == 0 and scores["prompted"] == pytest.approx(prompted)
+    for name in ("mean", "liver", "spleen"):
+        assert scores[name] == pytest.approx(0.75 * prompted)
+    assert grid_dice(Obedient(), [truth], plan=plan, labels=names) == {"mean": 0.0, "liver": 0.0, "spleen": 0.0}
