@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 _ROOT = Path(__file__).resolve().parents[1]
-_RUNTIME = ("__init__.py", "errors.py", "deploy/__init__.py", "volumes/*.py", "deploy/runtime/*.py")
+_RUNTIME = ("LICENSE", "__init__.py", "errors.py", "deploy/__init__.py", "volumes/*.py", "deploy/runtime/*.py")
 _MAIN = b"""import sys
 
 if sys.version_info < (3, 11):

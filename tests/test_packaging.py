@@ -60,7 +60,7 @@ def wheel(tmp_path_factory) -> Path:
 def test_wheel_holds_samkd_alone_with_its_recipes(wheel):
     names = zipfile.ZipFile(wheel).namelist()
     assert {name.split("/")[0].split("-")[0] for name in names} == {"samkd"}
-    assert "samkd/configs/phantom.yaml" in names
+    assert "samkd/LICENSE" in names and "samkd/configs/phantom.yaml" in names
     assert "samkd/deploy/runtime/__main__.py" in names
     assert not any("/tests/" in name for name in names)
 

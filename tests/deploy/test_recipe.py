@@ -1,5 +1,6 @@
 import copy
 import json
+import zipfile
 
 import numpy as np
 import pytest
@@ -77,6 +78,8 @@ def test_package_holds_everything_and_says_what_it_is(built):
     pins = (built / "requirements.txt").read_text().split()
     assert [pin.split("==")[0] for pin in pins] == ["numpy", "nibabel", "openvino"]
     assert "://" not in (built / "requirements.txt").read_text()
+    with zipfile.ZipFile(built / "runtime.pyz") as runtime:
+        assert runtime.read("samkd/LICENSE").decode().strip().startswith("Apache License")
 
 
 def test_papers(built):
