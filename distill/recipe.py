@@ -11,7 +11,7 @@ from ..errors import BadInputError, UsageError
 from ..students import build_student
 from ..training.cases import PreparedCase, fingerprint
 from ..training.checkpoint import sha256
-from ..training.prompts import Prompting, check_prompts
+from ..training.prompts import Prompting
 from ..training.run import Run, digest
 from ..training.stage import Cohort, run_config, tell_base, train_network
 from ..volumes.dataset import Case, Dataset
@@ -96,7 +96,6 @@ def distill(
     torch.manual_seed(recipe.seed)
     network: Any = new_student(recipe, dataset)
     report = _start(network, weights, recipe.student.name) if weights else None
-    check_prompts(prompts, network, name=f"student {recipe.student.name!r}")
     distance = distance_of(recipe.student.distillation)
     share = recipe.student.distillation.embedding if weight < 1 else 0.0
     match = _match(network, teachers, plan, len(dataset.channels), online, devices) if share and teachers else None
@@ -114,6 +113,15 @@ def distill(
         taught = asked(batch)
         assert taught is not None
         return torch.cat([labels, taught[len(labels) :].argmax(1).to(labels)])
+
+    prompting = Prompting.of(
+        prompts,
+        network,
+        name=f"student {recipe.student.name!r}",
+        classes=len(dataset.labels),
+        seed=recipe.seed,
+        truth_of=truth_of,
+    )
 
     def objective(logits: torch.Tensor, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         terms = distillation_loss(
@@ -152,15 +160,7 @@ def distill(
         targets=targets if weight < 1 and not online else None,
         unlabelled=cohort.unlabelled if weight < 1 else (),
         helper=match,
-        prompting=None
-        if prompts.kind == "none"
-        else Prompting(
-            settings=prompts,
-            classes=len(dataset.labels),
-            seed=recipe.seed,
-            to_network=network.prompts_of,
-            truth_of=truth_of,
-        ),
+        prompting=prompting,
     )
 
 

@@ -7,10 +7,9 @@ import torch
 
 from ..config import Recipe
 from ..errors import BadInputError
-from ..sam.prompts import Prompts
 from ..training.checkpoint import load_weights, sha256
 from ..training.losses import segmentation_loss
-from ..training.prompts import Prompting, check_prompts
+from ..training.prompts import Prompting
 from ..training.run import Run, digest
 from ..training.stage import Cohort, run_config, tell_base, train_network
 from ..volumes.dataset import Dataset
@@ -68,7 +67,13 @@ def teach(
     network = build_teacher(
         **{key: value for key, value in spec.items() if key not in ("room", "options")}, **spec["options"]
     )
-    check_prompts(prompts, network, name=f"teacher {recipe.teacher.name!r}")
+    prompting = Prompting.of(
+        prompts,
+        network,
+        name=f"teacher {recipe.teacher.name!r}",
+        classes=len(dataset.labels),
+        seed=recipe.seed,
+    )
     report = network.load_base(weights) if weights else None
     name = f"teach-{recipe.name}-{recipe.teacher.name}-{digest(config)[:8]}"
     folder = Run.create(run or runs / name, config)
@@ -97,9 +102,7 @@ def teach(
         cache=runs / "cache",
         devices=devices,
         title=f"teacher {recipe.teacher.name}",
-        prompting=None
-        if prompts.kind == "none"
-        else Prompting(settings=prompts, classes=len(dataset.labels), seed=recipe.seed, to_network=Prompts.of),
+        prompting=prompting,
     )
 
 

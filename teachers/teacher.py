@@ -6,6 +6,7 @@ from typing import ClassVar
 from torch import nn
 
 from ..sam.checkpoints import LoadReport, load_published
+from ..sam.prompts import Prompts
 from .adapters import adapter_names, freeze
 
 
@@ -19,6 +20,7 @@ class Teacher(nn.Module):
 
     promptable: ClassVar[bool] = False
     unused_prompts: ClassVar[frozenset[str]] = frozenset()
+    prompts_of = staticmethod(Prompts.of)
     tuned: ClassVar[tuple[str, ...]] = ("prompt_encoder.", "mask_decoder.")
     in_channels: int
     num_classes: int

@@ -18,15 +18,6 @@ from .inference import ToNetwork
 _STREAM = 0x70726F6D70747321  # keeps these random numbers apart from those of the patches
 
 
-def check_prompts(settings: PromptTraining, network: torch.nn.Module, *, name: str) -> None:
-    """Raises UsageError when the recipe has prompts for a network that takes none of their kind."""
-    drawn = "point" if settings.kind == "points" else settings.kind
-    if drawn == "none":
-        return
-    if not getattr(network, "promptable", False) or drawn in getattr(network, "unused_prompts", ()):
-        raise UsageError(f"{name} takes no prompts of kind {settings.kind!r}; set its prompts.kind to none")
-
-
 @dataclass(frozen=True, kw_only=True)
 class Prompting:
     """What a promptable network is shown: by ``call`` in training, by ``as_a_user`` in validation.
@@ -39,6 +30,16 @@ class Prompting:
     seed: int
     to_network: ToNetwork
     truth_of: Callable[[dict[str, torch.Tensor]], torch.Tensor] = itemgetter("labels")
+
+    @classmethod
+    def of(cls, settings: PromptTraining, network: Any, *, name: str, **rest: Any) -> "Prompting | None":
+        """None for a recipe without prompts. UsageError for a network, called `name`, that takes none of their kind."""
+        drawn = "point" if settings.kind == "points" else settings.kind
+        if drawn == "none":
+            return None
+        if not getattr(network, "promptable", False) or drawn in getattr(network, "unused_prompts", ()):
+            raise UsageError(f"{name} takes no prompts of kind {settings.kind!r}; set its prompts.kind to none")
+        return cls(settings=settings, to_network=network.prompts_of, **rest)
 
     def call(self, model: torch.nn.Module, batch: dict[str, torch.Tensor], number: int) -> torch.Tensor:
         """How the loop calls the network: without prompts, or with prompts drawn from the batch's labels.
