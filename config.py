@@ -141,6 +141,11 @@ class PromptTraining(Strict):
     overlap: Annotated[float, Field(gt=0, le=1)] = 1.0  # box: share of the tight box that it covers
     relax: Annotated[float, Field(ge=0, le=1)] = 0.0  # box: its sides are longer by this share
 
+    @property
+    def drawn(self) -> str:
+        """The kind of one prompt: "points" are several of the kind "point"."""
+        return "point" if self.kind == "points" else self.kind
+
     @model_validator(mode="after")
     def options_fit_the_kind(self):
         if (self.count > 1) != (self.kind == "points"):

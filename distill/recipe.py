@@ -114,14 +114,8 @@ def distill(
         assert taught is not None
         return torch.cat([labels, taught[len(labels) :].argmax(1).to(labels)])
 
-    prompting = Prompting.of(
-        prompts,
-        network,
-        name=f"student {recipe.student.name!r}",
-        classes=len(dataset.labels),
-        seed=recipe.seed,
-        truth_of=truth_of,
-    )
+    own = {"name": spec["name"], "classes": spec["num_classes"], "seed": recipe.seed}
+    prompting = Prompting.of(prompts, network, truth_of=truth_of, **own)
 
     def objective(logits: torch.Tensor, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         terms = distillation_loss(

@@ -67,13 +67,7 @@ def teach(
     network = build_teacher(
         **{key: value for key, value in spec.items() if key not in ("room", "options")}, **spec["options"]
     )
-    prompting = Prompting.of(
-        prompts,
-        network,
-        name=f"teacher {recipe.teacher.name!r}",
-        classes=len(dataset.labels),
-        seed=recipe.seed,
-    )
+    prompting = Prompting.of(prompts, network, name=spec["name"], classes=spec["num_classes"], seed=recipe.seed)
     report = network.load_base(weights) if weights else None
     name = f"teach-{recipe.name}-{recipe.teacher.name}-{digest(config)[:8]}"
     folder = Run.create(run or runs / name, config)

@@ -1,6 +1,6 @@
 """Prompts drawn from labels: for training, and for scores that say so. Prediction has only the user's own."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from operator import itemgetter
 from typing import Any
@@ -34,11 +34,10 @@ class Prompting:
     @classmethod
     def of(cls, settings: PromptTraining, network: Any, *, name: str, **rest: Any) -> "Prompting | None":
         """None for a recipe without prompts. UsageError for a network, called `name`, that takes none of their kind."""
-        drawn = "point" if settings.kind == "points" else settings.kind
-        if drawn == "none":
+        if settings.kind == "none":
             return None
-        if not getattr(network, "promptable", False) or drawn in getattr(network, "unused_prompts", ()):
-            raise UsageError(f"{name} takes no prompts of kind {settings.kind!r}; set its prompts.kind to none")
+        if not getattr(network, "promptable", False) or settings.drawn in getattr(network, "unused_prompts", ()):
+            raise UsageError(f"{name!r} takes no prompts of kind {settings.kind!r}; set its prompts.kind to none")
         return cls(settings=settings, to_network=network.prompts_of, **rest)
 
     def call(self, model: torch.nn.Module, batch: dict[str, torch.Tensor], number: int) -> torch.Tensor:
@@ -71,9 +70,8 @@ class Prompting:
 
     def as_a_user(self, truth: np.ndarray, spacing: tuple[float, float, float]) -> GridPrompts:
         """One prompt for every class of the labels [D, H, W], a grid of its own: see prompts_from_truth."""
-        kind = "box" if self.settings.kind == "box" else "point"
         grid = Geometry(np.eye(4), truth.shape)
-        shown = prompts_from_truth(kind, truth, labels=dict.fromkeys(range(self.classes), ""), spacing=spacing)
+        shown = prompts_from_truth(self.settings.drawn, truth, labels=range(self.classes), spacing=spacing)
         return shown.onto(grid, scan=grid, classes=self.classes)
 
 
@@ -137,7 +135,7 @@ def box_prompts(
 
 
 def prompts_from_truth(
-    kind: str, truth: np.ndarray, *, labels: Mapping[int, str], spacing: tuple[float, float, float]
+    kind: str, truth: np.ndarray, *, labels: Iterable[int], spacing: tuple[float, float, float]
 ) -> ScanPrompts:
     """What a user who knew the mask [D, H, W] would give: for every class in it its deepest voxel ("point") or its
     tight box ("box"). For scores that name it; never for prediction.
