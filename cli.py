@@ -140,38 +140,30 @@ def distill(
     """Distil teachers into a student, and train the same student without them as the control."""
     from . import datasets, session
     from .deploy.runtime.memory import parse_bytes
-    from .recipes import load_recipe
-    from .training.run import newest_run
 
-    weights = _lambdas(lambda_) if lambda_ is not None else []
+    lambdas = _lambdas(lambda_) if lambda_ is not None else []
     limit = parse_bytes(cache_limit, option="--cache-limit")
-    if run is not None and len(weights) > 1:
+    if run is not None and len(lambdas) > 1:
         raise UsageError("--run names one folder; leave it out with several lambdas")
     chosen = [f"student.name={student}"] if student else []
-    chosen += [f"lambda={weights[0]}"] if weights else []
     chosen += [f"labelled={labelled}"] if labelled is not None else []
-    from .distill.ensemble import read_teacher
-
-    teachers = [read_teacher(text) for text in teacher or []]
-    if not teachers and (config is None or weights != [1]):
-        teachers = [(newest_run(runs, "teach", recipe=load_recipe(config, []).name if config else None), 1.0)]
-    source = teachers[0][0] if teachers else None
-    chosen += datasets.split_override(split)
-    recipe = session.recipe_for(config, source, [*chosen, *(override or [])])
-    weights = weights or [recipe.lambda_]
-    if unlabelled is not None and min(weights) == 1:
-        raise UsageError("--unlabelled: with lambda = 1 there is no teacher, and scans without masks teach nothing")
-    dataset = datasets.open_dataset(recipe, data or (Path(source.config["data"]) if source else None), runs=runs)
-    if unlabelled is not None:
-        dataset = datasets.with_unlabelled(dataset, unlabelled)
+    lesson = session.lesson(
+        config,
+        teacher or [],
+        lambdas=lambdas,
+        data=data,
+        unlabelled=unlabelled,
+        runs=runs,
+        overrides=[*chosen, *datasets.split_override(split), *(override or [])],
+    )
     from .distill.study import study
 
     print_study(
         study(
-            recipe,
-            dataset,
-            teachers=teachers,
-            lambdas=weights,
+            lesson.recipe,
+            lesson.dataset,
+            teachers=lesson.teachers,
+            lambdas=lesson.lambdas,
             runs=runs,
             run=run,
             control=control,

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .config import Recipe
-from .datasets import labelled_test, open_dataset, with_recipe_classes
+from .datasets import labelled_test, open_dataset, with_recipe_classes, with_unlabelled
 from .errors import BadInputError, SamkdError, UsageError, about
 from .models import Model, is_package, load_model
 from .recipes import load_recipe, parse_recipe
-from .volumes.dataset import read_dataset, read_labelled_case
+from .volumes.dataset import Dataset, read_dataset, read_labelled_case
 from .volumes.files import atomic_path, make_folder
 from .volumes.prompt_input import Request
 
@@ -32,6 +32,47 @@ def recipe_for(config: str | None, source: "Run | None", overrides: list[str]) -
     if config is None and source is not None:
         return parse_recipe(source.config["recipe"], overrides=overrides, source=f"{source.path}/config.yaml")
     return load_recipe(config or "phantom", overrides)
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """What one `samkd distill` works with: the runs that teach, each with its weight, their data, the lambdas."""
+
+    recipe: Recipe
+    dataset: Dataset
+    teachers: list[tuple["Run", float]]
+    lambdas: list[float]
+
+
+def lesson(
+    config: str | None,
+    teachers: Sequence[str],
+    *,
+    lambdas: Sequence[float],
+    data: Path | None,
+    unlabelled: Path | None,
+    runs: Path,
+    overrides: Sequence[str],
+) -> Lesson:
+    """Read the teachers, else the newest one (none for a recipe with lambda = 1 alone), and open what they teach from.
+
+    Recipe and dataset are those named, else the first teacher's; `lambdas` default to the recipe's. Raises UsageError
+    when nobody teaches `unlabelled` scans.
+    """
+    from .distill.ensemble import read_teacher
+    from .training.run import newest_run
+
+    read = [read_teacher(text) for text in teachers]
+    if not read and (config is None or list(lambdas) != [1]):
+        read = [(newest_run(runs, "teach", recipe=load_recipe(config, []).name if config else None), 1.0)]
+    source = read[0][0] if read else None
+    first = [f"lambda={lambdas[0]}"] if lambdas else []
+    recipe = recipe_for(config, source, [*first, *overrides])
+    asked = list(lambdas) or [recipe.lambda_]
+    if unlabelled is not None and min(asked) == 1:
+        raise UsageError("--unlabelled: with lambda = 1 there is no teacher, and scans without masks teach nothing")
+    dataset = open_dataset(recipe, data or (Path(source.config["data"]) if source else None), runs=runs)
+    return Lesson(recipe, with_unlabelled(dataset, unlabelled) if unlabelled else dataset, read, asked)
 
 
 def deploy_run(
