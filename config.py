@@ -201,7 +201,7 @@ class Phantom(Strict):
     training: Annotated[int, Field(ge=2)]
     test: Annotated[int, Field(ge=1)]
     seed: int = 0
-    one_organ: bool = False  # every mask holds one organ by lot: only a prompt can say which is meant
+    organs_apart: bool = False  # every organ of a scan is a case of its own: only a prompt can say which is meant
 
 
 class SplitCases(Strict):

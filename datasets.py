@@ -22,7 +22,7 @@ def open_dataset(recipe: Recipe, data: Path | None, *, runs: Path) -> Dataset:
         from .volumes.phantom import write_phantom
 
         made = recipe.phantom
-        name = f"phantom-{made.training}-{made.test}-{made.seed}{'-one-organ' if made.one_organ else ''}"
+        name = f"phantom-{made.training}-{made.test}-{made.seed}{'-organs-apart' if made.organs_apart else ''}"
         folder = write_phantom(runs / "data" / name, **made.model_dump())
     dataset = apply_split(with_recipe_classes(read_dataset(folder, modality=recipe.modality), recipe), recipe)
     if recipe.labelled is None:

@@ -53,11 +53,11 @@ def make_case(
     return Volume(array, stored), np.ascontiguousarray(reorient(canvas.mask, geometry, stored))
 
 
-def write_phantom(root: str | Path, *, training: int, test: int, seed: int, one_organ: bool = False) -> Path:
+def write_phantom(root: str | Path, *, training: int, test: int, seed: int, organs_apart: bool = False) -> Path:
     """Write a dataset in the layout of the Medical Segmentation Decathlon and return its folder, `root`.
 
-    With `one_organ` every mask holds a single organ of its scan, drawn by lot, as label 1: which one is meant only a
-    prompt can say.
+    With `organs_apart` every organ of every scan is a case of its own, `phantom_train_003_2`, with label 1: which organ
+    is meant only a prompt can say.
 
     The folder appears under its name only when it is complete. One that already holds this phantom is returned as it
     is. Raises OutputError when it holds anything else, UsageError for a negative seed.
@@ -65,8 +65,8 @@ def write_phantom(root: str | Path, *, training: int, test: int, seed: int, one_
     root = Path(root)
     _refuse_negative(seed)
     made = {"version": VERSION, "training": training, "test": test, "seed": seed}
-    if one_organ:
-        made["one_organ"] = True
+    if organs_apart:
+        made["organs_apart"] = True
     if root.exists() and (not root.is_dir() or any(root.iterdir())):
         if _phantom_in(root) != made:
             raise OutputError(
@@ -89,16 +89,16 @@ def write_phantom(root: str | Path, *, training: int, test: int, seed: int, one_
 def _write_cases(root: Path, made: dict[str, int]) -> None:
     for name in ("imagesTr", "labelsTr", "imagesTs", "labelsTs"):
         make_folder(root / name)
-    one_organ = "one_organ" in made
-    training = list(_write_split(root, "Tr", made["training"], made["seed"], one_organ=one_organ))
-    test = list(_write_split(root, "Ts", made["test"], made["seed"], one_organ=one_organ))
+    apart = "organs_apart" in made
+    training = list(_write_split(root, "Tr", made["training"], made["seed"], organs_apart=apart))
+    test = list(_write_split(root, "Ts", made["test"], made["seed"], organs_apart=apart))
     content = {
         "name": "phantom",
         "description": "Generated abdominal CTs, no patient data. Written by samkd.",
         "licence": "CC0-1.0",
         "tensorImageSize": "3D",
         "modality": {"0": "CT"},
-        "labels": {"0": LABELS[0], "1": "organ"} if one_organ else {str(v): name for v, name in LABELS.items()},
+        "labels": {"0": LABELS[0], "1": "organ"} if apart else {str(v): name for v, name in LABELS.items()},
         "numTraining": len(training),
         "numTest": len(test),
         "training": training,
@@ -109,18 +109,27 @@ def _write_cases(root: Path, made: dict[str, int]) -> None:
         temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
-def _write_split(root: Path, split: str, count: int, seed: int, *, one_organ: bool) -> Iterator[dict[str, str]]:
+def _write_split(root: Path, split: str, count: int, seed: int, *, organs_apart: bool) -> Iterator[dict[str, str]]:
     for index in range(count):
         # Each split counts on its own: more training cases leave the test cases as they are.
         source = np.random.SeedSequence((seed, split == "Ts", index))
         volume, mask = make_case(int(source.generate_state(1)[0]))
-        if one_organ:
-            mask = (mask == np.random.default_rng(source).choice(np.unique(mask)[1:])).astype(np.uint8)
-        name = f"phantom_{'test' if split == 'Ts' else 'train'}_{index:03d}.nii.gz"
-        image, label = f"images{split}/{name}", f"labels{split}/{name}"
-        write_scan(root / image, volume)
-        write_labels(root / label, mask, volume.geometry, like=root / image)
-        yield {"image": f"./{image}", "label": f"./{label}"}
+        masks = {"": mask}
+        if organs_apart:
+            masks = {
+                f"_{organ}": (mask == organ).astype(np.uint8) for organ in LABELS if organ and (mask == organ).any()
+            }
+        scan = None
+        for part, one in masks.items():
+            name = f"phantom_{'test' if split == 'Ts' else 'train'}_{index:03d}{part}.nii.gz"
+            image, label = f"images{split}/{name}", f"labels{split}/{name}"
+            if scan is None:
+                scan = root / image
+                write_scan(scan, volume)
+            else:
+                shutil.copyfile(scan, root / image)  # the same bytes: it is the same scan
+            write_labels(root / label, one, volume.geometry, like=scan)
+            yield {"image": f"./{image}", "label": f"./{label}"}
 
 
 def _phantom_in(root: Path) -> object:

@@ -104,7 +104,7 @@ def refuse_leaks(parts: Mapping[str, Iterable[Case]]) -> None:
             if first != part:
                 raise BadInputError(
                     f"{case.image.files[0]}: this {part} scan is, byte by byte, the {first} scan "
-                    f"{other.image.files[0]}. Leave one of them out."
+                    f"{other.image.files[0]}. Leave one of them out, or name the patient with split.patient."
                 )
 
 

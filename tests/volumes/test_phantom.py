@@ -184,19 +184,22 @@ def test_the_same_phantom_is_kept_and_anything_else_refused(written, tmp_path):
     assert (tmp_path / "mine" / "notes.txt").read_text() == "keep"
 
 
-def test_one_organ_by_lot(written, tmp_path):
-    lot = write_phantom(tmp_path / "lot", training=2, test=1, seed=7, one_organ=True)
-    all_organs, one = read_dataset(written), read_dataset(lot)
-    assert one.labels == {0: "background", 1: "organ"}
-    meant = []
-    for case, other in zip((*one.training, *one.test), (*all_organs.training, *all_organs.test), strict=True):
-        mask, whole = read_case(case, one)[1], read_case(other, all_organs)[1]
-        (organ,) = np.unique(whole[mask == 1])
-        assert organ > 0 and np.array_equal(mask == 1, whole == organ)
-        meant.append(int(organ))
-    assert len(set(meant)) > 1
+def test_every_organ_of_a_scan_as_a_case_of_its_own(written, tmp_path):
+    root = write_phantom(tmp_path / "apart", training=2, test=1, seed=7, organs_apart=True)
+    together, apart = read_dataset(written), read_dataset(root)
+    assert apart.labels == {0: "background", 1: "organ"}
+    for whole, parts in ((together.training, apart.training), (together.test, apart.test)):
+        found = {case.name: case for case in parts}
+        for case in whole:
+            volume, mask = read_case(case, together)
+            for organ in np.unique(mask)[1:]:
+                part = found.pop(f"{case.name}_{organ}")
+                scan, one = read_case(part, apart)
+                assert np.array_equal(scan.array, volume.array) and scan.geometry.same_grid(volume.geometry)
+                assert np.array_equal(one == 1, mask == organ)
+        assert not found
     with pytest.raises(OutputError, match="something else"):
-        write_phantom(lot, training=2, test=1, seed=7)
+        write_phantom(root, training=2, test=1, seed=7)
 
 
 def test_two_processes_may_make_the_same_phantom_at_once(tmp_path, monkeypatch):
