@@ -113,6 +113,7 @@ class Training(Strict):
     steps: Annotated[int, Field(ge=1)]
     batch: Annotated[int, Field(ge=1)] = 2
     accumulate: Annotated[int, Field(ge=1)] = 1
+    masks: Annotated[int, Field(ge=1)] = 1  # of a scan that has several, each a case: so many in one step, at most
     learning_rate: Annotated[float, Field(gt=0)] = 1e-3
     weight_decay: Annotated[float, Field(ge=0)] = 1e-2
     optimizer: Literal["adamw", "adam", "sgd"] = "adamw"  # sgd with momentum 0.9

@@ -40,6 +40,7 @@ class PreparedCase:
     anchors: dict[int, np.ndarray]  # class -> [N, 3] voxel indices
     floor: float  # lowest prepared intensity: what lies around the scan
     teacher: Targets | None = None
+    scan: str = ""  # the same for cases that are masks of one scan, byte by byte; "": a scan of its own
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -99,7 +100,8 @@ def prepare_case(case: Case, dataset: Dataset, plan: Plan, cache: Path) -> Prepa
     image, labels = found["image"], found.get("labels")
     geometry = Geometry(affine=np.array(found["affine"]), shape=image.shape[1:])
     anchors = {} if labels is None else _anchors(labels)
-    return PreparedCase(case.name, image, labels, geometry.spacing, anchors, float(image.min()))
+    scan = "".join(file_digest(path) for path in case.image.files)
+    return PreparedCase(case.name, image, labels, geometry.spacing, anchors, float(image.min()), scan=scan)
 
 
 def prepare_cases(

@@ -87,7 +87,9 @@ def fit(
         num_workers=0 if fabric.device.type == "cpu" else 4,
     )
     micro_batches = iter(loader)
-    epoch_steps = max(1, math.ceil(len(batches.cases) / (settings.batch * settings.accumulate * fabric.world_size)))
+    epoch_steps = max(
+        1, math.ceil(len(batches.cases) / (settings.batch * settings.masks * settings.accumulate * fabric.world_size))
+    )
     started = time.monotonic() - progress["seconds"]
 
     def save() -> None:

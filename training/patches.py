@@ -1,6 +1,7 @@
 """Training patches: step number in, batch out. The batch depends on (seed, step, rank) alone, so a resumed run
 continues exactly and the control run sees the very patches of the distilled one."""
 
+from collections import defaultdict
 from collections.abc import Sequence
 
 import numpy as np
@@ -8,6 +9,7 @@ import torch
 from torch.utils.data import Dataset
 
 from ..config import Augmentation
+from ..errors import UsageError
 from .augment import random_affine, random_intensity, random_shift, reach, warp
 from .cases import PreparedCase, Targets
 
@@ -15,8 +17,10 @@ from .cases import PreparedCase, Targets
 class PatchBatches(Dataset):
     """``self[step]`` is ``{"image": [B, C, *patch], "labels": [B, *patch], "teacher": [B, K, *patch] (if cached)}``.
 
-    With ``unlabelled`` cases as many patches of theirs follow those of ``cases``, drawn apart from them: image and
-    teacher then hold 2 B samples, of which the labels describe the first B.
+    With ``masks`` above 1 a patch comes with as many masks of its scan, where several cases share it, one sample each:
+    up to ``batch * masks`` in all (SAM, too, learns several masks of an image at once: Kirillov et al. 2023, appendix
+    A). With ``unlabelled`` cases as many patches of theirs follow those of ``cases``, drawn apart from them: image and
+    teacher then hold more samples than the labels, which describe the first.
     """
 
     def __init__(
@@ -29,13 +33,23 @@ class PatchBatches(Dataset):
         foreground: float,
         augmentation: Augmentation,
         seed: int,
+        masks: int = 1,
         rank: int = 0,
         unlabelled: Sequence[PreparedCase] = (),
     ) -> None:
         self.cases, self.patch, self.batch, self.steps = list(cases), patch, batch, steps
         self.unlabelled = list(unlabelled)
         self.foreground, self.augmentation = foreground, augmentation
-        self.seed, self.rank = seed, rank
+        self.seed, self.rank, self.masks = seed, rank, masks
+        self.scans: dict[str, list[PreparedCase]] = defaultdict(list)
+        for case in cases:
+            if case.scan:
+                self.scans[case.scan].append(case)
+        if masks > 1 and max(map(len, self.scans.values()), default=0) < 2:
+            raise UsageError(
+                f"training.masks is {masks}, but no scan has two masks, each a training case with a copy of the scan; "
+                "set it to 1"
+            )
 
     @classmethod
     def plain(
@@ -50,13 +64,16 @@ class PatchBatches(Dataset):
 
     def __getitem__(self, step: int) -> dict[str, torch.Tensor]:
         rng = np.random.default_rng((self.seed, step, self.rank))
-        samples = [self._sample(rng, self.cases) for _ in range(self.batch)]
+        samples = [sample for _ in range(self.batch) for sample in self._samples(rng, self.cases, self.masks)]
         if self.unlabelled:
             apart = np.random.default_rng((self.seed, step, self.rank, 1))
-            samples += [self._sample(apart, self.unlabelled) for _ in range(self.batch)]
+            samples += [sample for _ in range(self.batch) for sample in self._samples(apart, self.unlabelled, 1)]
         return {key: torch.stack([sample[key] for sample in samples if key in sample]) for key in samples[0]}
 
-    def _sample(self, rng: np.random.Generator, cases: Sequence[PreparedCase]) -> dict[str, torch.Tensor]:
+    def _samples(
+        self, rng: np.random.Generator, cases: Sequence[PreparedCase], masks: int
+    ) -> list[dict[str, torch.Tensor]]:
+        """One patch of a case drawn from `cases`: a sample for its mask, and for others of the same scan."""
         case = cases[int(rng.integers(len(cases)))]
         centre = self._centre(rng, case) + random_shift(rng, self.augmentation, self.patch)
         affine = random_affine(rng, self.augmentation, case.spacing)
@@ -67,16 +84,25 @@ class PatchBatches(Dataset):
             block = torch.from_numpy(_block(array, start, size, fill))
             return block if affine is None else warp(block, affine, self.patch, mode=mode)
 
-        image = cut(case.image, case.floor, "bilinear")
-        sample = {"image": random_intensity(rng, self.augmentation, image)}
-        if case.labels is not None:
-            sample["labels"] = cut(case.labels[None], 0, "nearest")[0].to(torch.int16)
-        if case.teacher is not None:
-            background = np.zeros((case.teacher.shape[0], 1, 1, 1), np.float32)
-            background[0] = 255  # around the scan
-            probabilities = cut(case.teacher, background, "bilinear")
-            sample["teacher"] = probabilities / probabilities.sum(0)
-        return sample
+        image = random_intensity(rng, self.augmentation, cut(case.image, case.floor, "bilinear"))
+        samples = []
+        for one in [case, *self._others(rng, case, masks - 1)]:
+            sample = {"image": image}
+            if one.labels is not None:
+                sample["labels"] = cut(one.labels[None], 0, "nearest")[0].to(torch.int16)
+            if one.teacher is not None:
+                background = np.zeros((one.teacher.shape[0], 1, 1, 1), np.float32)
+                background[0] = 255  # around the scan
+                probabilities = cut(one.teacher, background, "bilinear")
+                sample["teacher"] = probabilities / probabilities.sum(0)
+            samples.append(sample)
+        return samples
+
+    def _others(self, rng: np.random.Generator, case: PreparedCase, count: int) -> list[PreparedCase]:
+        if not count:
+            return []
+        others = [other for other in self.scans[case.scan] if other is not case]
+        return [others[index] for index in rng.permutation(len(others))[:count]]
 
     def _centre(self, rng: np.random.Generator, case: PreparedCase) -> np.ndarray:
         """First voxel of the patch: around a labelled voxel or anywhere, inside the scan where the scan is larger."""

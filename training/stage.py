@@ -165,6 +165,7 @@ def train_network(
         prepared[: len(cohort.train)],
         patch=plan.patch,
         batch=settings.batch,
+        masks=settings.masks,
         steps=settings.steps * settings.accumulate,
         foreground=settings.foreground,
         augmentation=settings.augmentation,

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from samkd.config import Augmentation
+from samkd.errors import UsageError
 from samkd.training.cases import PreparedCase
 from samkd.training.patches import PatchBatches
 
@@ -83,6 +84,51 @@ def test_unlabelled_cases_join_and_leave_the_labelled_patches_as_they_are():
         assert torch.equal(one["labels"], two["labels"])
         assert two["image"].shape == (6, 1, 4, 8, 8) and two["teacher"].shape == (6, 2, 4, 8, 8)
         assert "teacher" not in one
+
+
+def organs(scan: str, count: int) -> list[PreparedCase]:
+    """Cases of one scan, the mask of each a cube elsewhere."""
+    whole = case(teacher=True)
+    cases = []
+    for number in range(count):
+        labels = np.zeros(whole.shape, np.uint8)
+        labels[4:8, 8:12, 4 * number : 4 * number + 4] = 1
+        anchors = {1: np.argwhere(labels)}
+        cases.append(replace(whole, name=f"{scan}_{number}", labels=labels, anchors=anchors, scan=scan))
+    return cases
+
+
+def test_several_masks_of_a_scan_share_one_patch():
+    settings = Augmentation(rotate_degrees=20, flip=("w",), noise=0.1)
+    source = batches([*organs("a", 4), *organs("b", 3)], masks=4, batch=1, patch=(12, 20, 24), augmentation=settings)
+    sizes = set()
+    for step in range(8):
+        batch = source[step]
+        assert all(torch.equal(image, batch["image"][0]) for image in batch["image"])
+        assert len(batch["labels"]) == len(batch["image"]) == len(batch["teacher"])
+        assert batch["labels"].any(dim=(1, 2, 3)).all()
+        assert batch["labels"].sum(0).max() == 1  # each organ once
+        sizes.add(len(batch["image"]))
+    assert sizes == {3, 4}  # as many as the scan has
+
+
+def test_masks_of_a_scan_are_drawn_anew_at_every_step():
+    source = batches(organs("a", 4), masks=2, batch=1, patch=(12, 20, 24))
+    columns = {
+        tuple(batch["labels"].any(dim=(1, 2)).int().argmax(1).tolist()) for batch in map(source.__getitem__, range(10))
+    }
+    assert len(columns) > 4 and all(len(set(pair)) == 2 for pair in columns)
+
+
+def test_unlabelled_scans_bring_no_further_masks():
+    cases = organs("a", 3)
+    batch = batches(cases, masks=3, batch=2, unlabelled=[replace(cases[0], labels=None)])[0]
+    assert len(batch["labels"]) == 6 and len(batch["image"]) == 8
+
+
+def test_several_masks_of_scans_that_have_one_are_refused():
+    with pytest.raises(UsageError, match=r"training\.masks is 6, but no scan has two masks"):
+        batches([case(), *organs("a", 1), *organs("b", 1)], masks=6)
 
 
 def test_around_the_scan_the_teacher_sees_background():
