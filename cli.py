@@ -76,9 +76,7 @@ def teach(
     teacher: Annotated[str | None, typer.Option(help=f"One of {', '.join(TEACHERS)}.")] = None,
     backbone: Annotated[str | None, typer.Option(help=f"One of {', '.join(ENCODERS)}.")] = None,
     weights: Annotated[Path | None, typer.Option(help="Published checkpoint of that backbone.")] = None,
-    start: Annotated[
-        Path | None, typer.Option(help="Run of the same network and classes whose weights it starts from.")
-    ] = None,
+    start: Annotated[Path | None, typer.Option(help="Run of the same network whose weights it starts from.")] = None,
     split: Split = None,
     run: RunFolder = None,
     runs: Runs = Path("runs"),

@@ -160,6 +160,7 @@ class Teacher(Strict):
     name: str = "masam"
     backbone: str = "vit_tiny_p8"
     options: dict[str, Any] = {}
+    hold_encoder: bool = False  # of a teacher that starts from a run: only prompt encoder and mask decoder learn
     prompts: PromptTraining = PromptTraining()
     plan: PlanSettings
     training: Training

@@ -6,9 +6,10 @@ from typing import Any
 import torch
 
 from ..config import Recipe
-from ..errors import BadInputError
-from ..training.checkpoint import load_weights, sha256
+from ..errors import BadInputError, UsageError
+from ..training.checkpoint import load_shared, load_weights, sha256
 from ..training.losses import segmentation_loss
+from ..training.progress import console
 from ..training.prompts import Prompting
 from ..training.run import Run, digest
 from ..training.stage import Cohort, run_config, tell_base, train_network
@@ -31,12 +32,18 @@ def teach(
 
     With published ``weights`` the image encoder is frozen and only adapters and decoder learn (Chen et al. 2023);
     without, there is nothing to keep and everything learns. It goes on from the best weights of the run `start`, of
-    the same network and classes. Raises UsageError when the recipe has prompts for a teacher that takes none,
-    BadInputError when `start` is another network's run.
+    the same network; where that knew other classes, the layers that depend on them start anew. Raises UsageError when
+    the recipe has prompts for a teacher that takes none, or holds an encoder that starts from nothing, BadInputError
+    when `start` is another network's run.
     """
     plan = Plan.from_dict(recipe.teacher.plan.model_dump(mode="json"))
     cohort = Cohort.of(dataset, validation=recipe.validation, seed=recipe.seed)
     settings, prompts = recipe.teacher.training, recipe.teacher.prompts
+    if recipe.teacher.hold_encoder and start is None:
+        raise UsageError(
+            f"recipe {recipe.name!r} holds the image encoder of the run it starts from; give --start RUN, or set "
+            "teacher.hold_encoder to false"
+        )
     spec = {
         "room": "teachers",
         "name": recipe.teacher.name,
@@ -47,7 +54,7 @@ def teach(
         "options": recipe.teacher.options,
     }
     pretrained = {"name": weights.name, "sha256": sha256(weights)} if weights else None
-    first = _first(start, spec, dataset, pretrained) if start else None
+    first = _first(start, spec, pretrained) if start else None
     config = run_config(
         stage="teach",
         recipe=recipe,
@@ -58,7 +65,8 @@ def teach(
         objective={
             "lambda": 1.0,
             "pretrained": pretrained,
-            **({"start": sha256(first)} if first else {}),
+            **({"start": sha256(first.weights)} if first else {}),
+            **({"held encoder": True} if recipe.teacher.hold_encoder else {}),
             **({} if prompts.kind == "none" else {"prompts": prompts.model_dump(mode="json")}),
         },
     )
@@ -75,7 +83,9 @@ def teach(
         network.freeze_base()
         tell_base(folder, weights, report)
     if first is not None:
-        load_weights(network, first)
+        _go_on(network, first, dataset.labels)
+    if recipe.teacher.hold_encoder:
+        network.hold_encoder()
 
     def objective(logits: torch.Tensor, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         loss = segmentation_loss(
@@ -100,17 +110,27 @@ def teach(
     )
 
 
-def _first(start: Path, spec: dict[str, Any], dataset: Dataset, pretrained: dict[str, str] | None) -> Path:
-    """The best weights of the run `start`. Raises BadInputError when a network made by `spec` cannot take them."""
+def _first(start: Path, spec: dict[str, Any], pretrained: dict[str, str] | None) -> Run:
+    """The run `start`. Raises BadInputError when a network made by `spec` cannot go on from it."""
     run = Run.read(start)
-    ours = {"network": spec, "classes": dataset.labels, "published weights": pretrained}
+    ours = {"network": spec, "published weights": pretrained}
     theirs = {
-        "network": run.config["network"],
-        "classes": run.labels,
+        "network": {**run.config["network"], "num_classes": spec["num_classes"]},
         "published weights": run.config["objective"].get("pretrained"),
     }
     if wrong := [f"its {key}: {theirs[key]}, here {ours[key]}" for key in ours if theirs[key] != ours[key]]:
         raise BadInputError(f"{start}: cannot be gone on from; {'; '.join(wrong)}")
     if not run.weights.exists():
         raise BadInputError(f"{start}: no weights yet; finish this run first")
-    return run.weights
+    return run
+
+
+def _go_on(network: torch.nn.Module, first: Run, classes: dict[int, str]) -> None:
+    """Fill the network from the best weights of `first`, and say which of its layers another set of classes leaves."""
+    if first.labels == classes:
+        return load_weights(network, first.weights)
+    anew = load_shared(network, first.weights)
+    learned = ", ".join(first.labels.values())
+    console.print(
+        f"{first.path}: its classes are {learned}; of its layers, {', '.join(anew) or 'none'} start anew here"
+    )

@@ -16,7 +16,7 @@ from dataset_layouts import amos, btcv, decathlon, endovis, folders, pictures
 
 from samkd.datasets import open_dataset
 from samkd.distill.recipe import distill
-from samkd.errors import BadInputError
+from samkd.errors import BadInputError, UsageError
 from samkd.recipes import load_recipe, recipe_names
 from samkd.session import evaluate
 from samkd.students import build_student
@@ -80,7 +80,7 @@ def small_plan(plan: dict[str, Any], *, columns: int) -> dict[str, Any]:
 def small(name: str) -> Any:
     recipe = load_recipe(name)
     values = recipe.model_dump(mode="json", by_alias=True)
-    overrides = ["phantom={training: 3, test: 1, seed: 0}"] if recipe.phantom else []
+    overrides = ["phantom.training=3", "phantom.test=1"] if recipe.phantom else []
     for stage, columns in (("teacher", 32), ("student", 64)):
         overrides.append(f"{stage}.plan={json.dumps(small_plan(values[stage]['plan'], columns=columns))}")
         for key, value in (("steps", 2), ("validate_every", 2), ("warmup", 1), ("batch", 1), ("accumulate", 1)):
@@ -109,7 +109,13 @@ def test_two_steps_of_its_teacher_and_its_student(name: str, tmp_path: Path):
     dataset = open_dataset(recipe, data, runs=tmp_path)
     if name in CLASSES:
         assert len(dataset.labels) == CLASSES[name]
-    taught = teach(recipe, dataset, runs=tmp_path, run=tmp_path / "teacher")
+    start = None
+    if recipe.teacher.hold_encoder:
+        with pytest.raises(UsageError, match="give --start RUN"):
+            teach(recipe, dataset, runs=tmp_path)
+        before = small("phantom-sam3d")
+        start = teach(before, open_dataset(before, None, runs=tmp_path), runs=tmp_path, run=tmp_path / "start").path
+    taught = teach(recipe, dataset, runs=tmp_path, run=tmp_path / "teacher", start=start)
     alone = distill(recipe, dataset, lambda_=1.0, teachers=None, runs=tmp_path, run=tmp_path / "student")
     for run in (taught, alone):
         rows = [json.loads(line) for line in (run.path / "log.jsonl").read_text().splitlines()]
@@ -136,12 +142,23 @@ def test_zero_and_five_shots_from_btcv(tmp_path: Path):
     assert sum(case.label is not None for case in shots.training) == 5
     further = teach(target, shots, runs=tmp_path, run=tmp_path / "further", start=taught.path)
     assert further.config["objective"]["start"]
-    with pytest.raises(BadInputError, match="its classes"):
+    other = small("btcv-medsa")
+    with pytest.raises(BadInputError, match="its network"):
         teach(
-            small("btcv-masam"),
-            open_dataset(small("btcv-masam"), tmp_path / "btcv", runs=tmp_path),
+            other,
+            open_dataset(other, tmp_path / "btcv", runs=tmp_path),
             runs=tmp_path,
             run=tmp_path / "wrong",
             start=taught.path,
         )
     assert not (tmp_path / "wrong").exists()
+
+
+def test_all_classes_of_btcv_start_from_those_it_shares(tmp_path: Path, capsys):
+    few, all_of_them = small("btcv-shared"), small("btcv-masam")
+    data = btcv(tmp_path / "btcv", training=4)
+    first = teach(few, open_dataset(few, data, runs=tmp_path), runs=tmp_path, run=tmp_path / "few")
+    dataset = open_dataset(all_of_them, data, runs=tmp_path)
+    teach(all_of_them, dataset, runs=tmp_path, run=tmp_path / "all", start=first.path)
+    told = " ".join(capsys.readouterr().err.split())
+    assert "its classes are" in told and "mask_decoder.mask_tokens.weight" in told and "start anew" in told

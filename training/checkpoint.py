@@ -1,6 +1,7 @@
 """Weights and training state as safetensors: one file each, written atomically, no pickle.
 
-Frozen parameters are not written: a run that adapts a published checkpoint keeps what it tuned and the base's hash.
+Frozen parameters are not written, but those that a network names as `held`: a run that adapts a published checkpoint
+keeps what it tuned and the base's hash.
 """
 
 import hashlib
@@ -39,11 +40,18 @@ def load_weights(network: torch.nn.Module, path: Path) -> None:
 
     Raises IntegrityError for a broken file, BadInputError when keys or shapes differ.
     """
-    try:
-        tensors = load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise IntegrityError(f"{path}: not a readable safetensors file ({error}); run the stage again") from None
-    _fill(network, tensors, path)
+    _fill(network, _read(path), path)
+
+
+def load_shared(network: torch.nn.Module, path: Path) -> list[str]:
+    """Fill what has the same name and shape in a network of other classes; the names of the rest, which stays.
+
+    Raises IntegrityError for a broken file.
+    """
+    own = network.state_dict()
+    shared = {name: tensor for name, tensor in _read(path).items() if name in own and own[name].shape == tensor.shape}
+    network.load_state_dict(shared, strict=False)
+    return sorted(own.keys() - shared.keys() - _frozen(network))
 
 
 def save_state(
@@ -94,8 +102,16 @@ def load_state(
     return progress
 
 
+def _read(path: Path) -> dict[str, torch.Tensor]:
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise IntegrityError(f"{path}: not a readable safetensors file ({error}); run the stage again") from None
+
+
 def _frozen(network: torch.nn.Module) -> set[str]:
-    return {name for name, parameter in network.named_parameters() if not parameter.requires_grad}
+    held = getattr(network, "held", ())
+    return {name for name, parameter in network.named_parameters() if not parameter.requires_grad and name not in held}
 
 
 def _fill(network: torch.nn.Module, tensors: dict[str, torch.Tensor], path: Path) -> None:

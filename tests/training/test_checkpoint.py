@@ -3,7 +3,7 @@ import torch
 from safetensors.torch import load_file
 
 from samkd.errors import BadInputError, IntegrityError, OutputError
-from samkd.training.checkpoint import load_weights, save_weights
+from samkd.training.checkpoint import load_shared, load_weights, save_weights
 
 
 def test_weights_come_back_exactly(tmp_path):
@@ -24,6 +24,15 @@ def test_another_networks_weights_are_refused(tmp_path):
     save_weights(torch.nn.Linear(3, 4), tmp_path / "w.safetensors")
     with pytest.raises(BadInputError, match="not this network's"):
         load_weights(torch.nn.Linear(3, 5), tmp_path / "w.safetensors")
+
+
+def test_a_network_of_other_classes_takes_what_does_not_depend_on_them(tmp_path):
+    one, two = (torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.Linear(4, classes)) for classes in (7, 2))
+    save_weights(one, tmp_path / "w.safetensors")
+    before = two[1].weight.clone()
+    assert load_shared(two, tmp_path / "w.safetensors") == ["1.bias", "1.weight"]
+    assert torch.equal(one[0].weight, two[0].weight) and torch.equal(one[0].bias, two[0].bias)
+    assert torch.equal(two[1].weight, before)
 
 
 def test_a_pickle_is_not_read(tmp_path):
