@@ -401,10 +401,10 @@ def info(
 @app.command()
 def doctor() -> None:
     """Say what works on this machine and how to get the rest."""
-    from . import session
+    from .doctor import examine
 
     table = Table("part", "state", "to do")
-    for row in session.doctor():
+    for row in examine():
         table.add_row(*row)
     show(table)
 

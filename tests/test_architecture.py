@@ -20,6 +20,7 @@ ALLOWED = {
     "distill": GROUND | {"config", "teachers", "students", "training", "evaluation", "volumes"},
     "deploy": GROUND | {"deploy.runtime", "students", "training", "evaluation", "volumes"},
     "deploy.runtime": GROUND | {"volumes"},
+    "doctor": GROUND | {"deploy"},
 }
 FENCES = {
     "segment_anything": {"sam/"},

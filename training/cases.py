@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from ..errors import BadInputError, about
-from ..volumes.dataset import Case, Dataset, read_case
+from ..volumes.dataset import Case, Dataset, read_case, scan_digest
 from ..volumes.files import atomic_path, file_digest, make_folder
 from ..volumes.geometry import Geometry
 from ..volumes.parallel import in_threads
@@ -100,8 +100,8 @@ def prepare_case(case: Case, dataset: Dataset, plan: Plan, cache: Path) -> Prepa
     image, labels = found["image"], found.get("labels")
     geometry = Geometry(affine=np.array(found["affine"]), shape=image.shape[1:])
     anchors = {} if labels is None else _anchors(labels)
-    scan = "".join(file_digest(path) for path in case.image.files)
-    return PreparedCase(case.name, image, labels, geometry.spacing, anchors, float(image.min()), scan=scan)
+    floor, scan = float(image.min()), scan_digest(case)
+    return PreparedCase(case.name, image, labels, geometry.spacing, anchors, floor, scan=scan)
 
 
 def prepare_cases(

@@ -8,6 +8,7 @@ import numpy as np
 
 from ..errors import BadInputError
 from .codes import Code
+from .files import file_digest
 from .geometry import Geometry, Volume
 from .scans import Source, read_mask, read_source
 
@@ -54,6 +55,11 @@ def with_classes(dataset: Dataset, classes: Mapping[str, Sequence[str]]) -> Data
         for part in parts:
             merged[numbers[part]] = value
     return replace(dataset, labels=dict(enumerate((dataset.labels[0], *classes))), merged=tuple(merged))
+
+
+def scan_digest(case: Case) -> str:
+    """The same for cases whose scans are the same, byte by byte, whatever their names."""
+    return "".join(file_digest(path) for path in case.image.files)
 
 
 def read_case(case: Case, dataset: Dataset, *, fix_affine: bool = False) -> tuple[Volume, np.ndarray | None]:

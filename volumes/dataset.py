@@ -3,11 +3,11 @@
 from pathlib import Path
 
 from ..errors import BadInputError
-from .cases import Case, Dataset, read_case, read_labelled_case, with_classes
+from .cases import Case, Dataset, read_case, read_labelled_case, scan_digest, with_classes
 from .layouts import LAYOUTS
 from .layouts.amos import of_modality
 
-__all__ = ["Case", "Dataset", "read_case", "read_dataset", "read_labelled_case", "with_classes"]
+__all__ = ["Case", "Dataset", "read_case", "read_dataset", "read_labelled_case", "scan_digest", "with_classes"]
 
 
 def read_dataset(root: str | Path, *, modality: str | None = None) -> Dataset:

@@ -8,8 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from ..errors import BadInputError, UsageError
-from .cases import Case, Dataset
-from .files import file_digest
+from .cases import Case, Dataset, scan_digest
 from .layouts.listing import read_json
 
 PARTS = ("train", "validation", "test")
@@ -99,8 +98,7 @@ def refuse_leaks(parts: Mapping[str, Iterable[Case]]) -> None:
     seen: dict[str, tuple[str, Case]] = {}
     for part, cases in parts.items():
         for case in cases:
-            digest = "".join(file_digest(path) for path in case.image.files)
-            first, other = seen.setdefault(digest, (part, case))
+            first, other = seen.setdefault(scan_digest(case), (part, case))
             if first != part:
                 raise BadInputError(
                     f"{case.image.files[0]}: this {part} scan is, byte by byte, the {first} scan "
