@@ -10,6 +10,7 @@ help:
 	@echo "make test   the test suite"
 	@echo "make lint   ruff and pyright"
 
+# `samkd` is this folder: .venv/src/samkd links to it, so that Python, editors and the type checker find it by its path.
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' \
 	  || { echo "samkd needs Python 3.11 to 3.13; run make PYTHON=python3.12"; exit 1; }
@@ -20,6 +21,8 @@ $(READY): pyproject.toml constraints.txt
 	  $(PYTHON) -m venv .venv && \
 	  $(BIN)/python -m pip install --quiet -c constraints.txt -e '.[openvino,onnx,dicom,sign,dev]'; \
 	fi
+	@mkdir -p .venv/src && ln -sfn ../.. .venv/src/samkd
+	@echo ../../../src > $$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/samkd_source.pth
 	@touch $(READY)
 
 demo: $(READY)

@@ -18,14 +18,14 @@ from typing import Any
 import numpy as np
 from verbs import samkd, settings
 
-from samkd.datasets import labelled_test, open_dataset
-from samkd.distill.effect import Rows, paired_difference
 from samkd.distill.ensemble import Ensemble, Teacher
+from samkd.distill.paired_comparison import Rows, paired_difference
 from samkd.evaluation.scores import score_case, summarise
-from samkd.session import recipe_for
 from samkd.training.run import Run
-from samkd.volumes.dataset import read_labelled_case
+from samkd.volumes.datasets.registry import read_labelled_case
 from samkd.volumes.plan import grid, restore
+from samkd.workflows.data import labelled_test, open_dataset
+from samkd.workflows.session import recipe_for
 
 LAMBDAS = (0, 0.2, 0.5, 0.8, 1)
 SEEDS = (0, 1, 2)

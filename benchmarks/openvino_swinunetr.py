@@ -40,8 +40,8 @@ def write_models(folder: Path, patch: tuple[int, int, int]) -> None:
     import torch
     from monai.networks.nets import swin_unetr
 
-    from samkd.deploy.graphs import whole
-    from samkd.deploy.openvino_target import convert, save
+    from samkd.deploy.export.graphs import whole
+    from samkd.deploy.export.openvino import convert, save
     from samkd.students import build_student
 
     ov = load_openvino()

@@ -16,8 +16,8 @@ from typing import Any
 
 from verbs import samkd
 
-from samkd.session import evaluate
 from samkd.training.run import Run
+from samkd.workflows.session import evaluate
 
 WAYS = {"openvino": ("fp32", "bf16", "int8"), "onnx": ("fp32", "int8")}
 REFUSED = 6

@@ -28,13 +28,13 @@ from monai.transforms.io.array import LoadImage
 from monai.transforms.spatial.array import Orientation, Spacing
 from monai.transforms.utility.array import EnsureChannelFirst
 
-from samkd.training.cases import prepare_cases
+from samkd.training.prepared import prepare_cases
 from samkd.volumes import Plan
-from samkd.volumes.cases import Case, Dataset
-from samkd.volumes.nifti import write_scan
-from samkd.volumes.parallel import cores, in_threads
-from samkd.volumes.phantom import make_case
-from samkd.volumes.scans import Source
+from samkd.volumes.datasets.cases import Case, Dataset
+from samkd.volumes.datasets.parallel import cores, in_threads
+from samkd.volumes.datasets.phantom.generate import make_case
+from samkd.volumes.io.nifti import write_scan
+from samkd.volumes.io.scans import Source
 
 SHAPE = (100, 256, 256)
 SPACING = (2.0, 2.0, 2.0)

@@ -97,7 +97,7 @@ def measured(command: list[str]) -> dict[str, Any]:
 def dice(one: Path, other: Path, classes: dict[int, str]) -> dict[str, float]:
     import numpy as np
 
-    from samkd.volumes.nifti import read_labels
+    from samkd.volumes.io.nifti import read_labels
 
     (a, grid), (b, same) = read_labels(one), read_labels(other)
     assert grid.same_grid(same), "the two masks are on different grids"
@@ -127,10 +127,10 @@ def main() -> None:
         monai(options.run, options.scan, options.monai_to, nearest=options.nearest, dtype=options.dtype)
         return
 
-    from samkd.deploy.bundle import write_runtime
+    from samkd.deploy.package.zipping import write_runtime
     from samkd.training.run import Run
-    from samkd.volumes.nifti import write_scan
-    from samkd.volumes.phantom import make_case
+    from samkd.volumes.datasets.phantom.generate import make_case
+    from samkd.volumes.io.nifti import write_scan
 
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)

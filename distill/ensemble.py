@@ -12,13 +12,13 @@ import torch
 
 from ..errors import BadInputError, UsageError
 from ..training.checkpoint import sha256
-from ..training.inference import patch_function
+from ..training.predictor import patch_function
 from ..training.run import Run
-from ..volumes.dataset import Dataset
+from ..volumes.datasets.registry import Dataset
 from ..volumes.geometry import Geometry, Volume, reorient
 from ..volumes.plan import Plan, prepare
 from ..volumes.resample import resample
-from ..volumes.tiles import stitched
+from ..volumes.sliding_window import stitched
 from .networks import load_network
 
 

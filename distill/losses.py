@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..config import Distillation
+from ..configs.schema import Distillation
 from ..training.losses import segmentation_loss
 
 FLOOR = 1 / 510  # half a level of the cached targets: below it a probability's logarithm is not known

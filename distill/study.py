@@ -5,17 +5,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..config import Recipe
+from ..configs.schema import Recipe
 from ..evaluation.chart import line_chart
 from ..training.progress import console
 from ..training.run import Run, digest
-from ..training.stage import Cohort
-from ..volumes.dataset import Dataset
+from ..training.trainer import Cohort
+from ..volumes.datasets.registry import Dataset
 from ..volumes.files import atomic_path
-from .effect import paired_difference
 from .ensemble import Ensemble, Teacher, check_teachers
-from .recipe import CACHE_LIMIT, distill, student_plan
-from .targets import validation_dice
+from .paired_comparison import paired_difference
+from .soft_targets import validation_dice
+from .train import CACHE_LIMIT, distill, student_plan
 
 STYLE = (
     "<style>svg{background:#fff;font:12px sans-serif}.title{font-weight:bold}.grid{stroke:#ddd}"

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 from ..errors import BadInputError, IntegrityError
-from .encoder import Encoder
+from .base import Encoder
 from .families import family, recognise
 from .presets import ENCODERS
 

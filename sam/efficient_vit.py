@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate, scaled_dot_product_attention
 from torch.utils.checkpoint import checkpoint
 
-from .encoder import Encoder, build_neck
+from .base import Encoder, build_neck
 from .presets import EfficientViTSize
 
 PRETRAINING = 224  # pixels; the position table keeps this image's grid (and a class token) in every file

@@ -8,7 +8,7 @@ from segment_anything.modeling.image_encoder import window_partition, window_unp
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
-from .encoder import Encoder, build_neck
+from .base import Encoder, build_neck
 from .presets import TinyViTSize
 
 

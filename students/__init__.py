@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 from ..errors import UsageError
 
 if TYPE_CHECKING:
-    from .segresnet import SegResNet
-    from .small_sam import SmallSAM
-    from .swinunetr import SwinUNETR
+    from .segresnet.model import SegResNet
+    from .small_sam.model import SmallSAM
+    from .swinunetr.model import SwinUNETR
 
 STUDENTS = ("swinunetr-tiny", "swinunetr-small", "segresnet", "mobilesam", "efficientsam-ti", "efficientsam-s")
 
@@ -29,13 +29,13 @@ def build_student(
         raise UsageError(f"student {name!r} has no option {', '.join(unknown)}; it has {', '.join(known) or 'none'}")
     shape: Any = {"in_channels": in_channels, "num_classes": num_classes, "patch": patch}
     if name == "segresnet":
-        from .segresnet import SegResNet
+        from .segresnet.model import SegResNet
 
         return SegResNet(**shape)
     if name.startswith("swinunetr"):
-        from .swinunetr import FEATURE_SIZES, SwinUNETR
+        from .swinunetr.model import FEATURE_SIZES, SwinUNETR
 
         return SwinUNETR(**shape, feature_size=FEATURE_SIZES[name])
-    from .small_sam import ENCODERS, build_small_sam
+    from .small_sam.model import ENCODERS, build_small_sam
 
     return build_small_sam(ENCODERS[name], **shape, **options)

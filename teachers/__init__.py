@@ -10,7 +10,7 @@ from ..errors import UsageError
 
 if TYPE_CHECKING:
     from ..sam.presets import EncoderSize
-    from .teacher import Teacher
+    from .base import Teacher
 
 TEACHERS = ("masam", "medsa", "autosam", "sam3d")
 
@@ -38,7 +38,7 @@ def build_teacher(
     `options` are those of the teacher's own builder. UsageError for an unknown name, backbone or option.
     """
     check_teacher(name, backbone)
-    build = getattr(importlib.import_module(f".{name}", __package__), f"build_{name}")
+    build = getattr(importlib.import_module(f".{name}.model", __package__), f"build_{name}")
     fixed = {"backbone": backbone, "in_channels": in_channels, "num_classes": num_classes, "patch": patch}
     known = [option for option in inspect.signature(build).parameters if option not in fixed]
     if unknown := sorted(set(options) - set(known)):

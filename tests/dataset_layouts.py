@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from samkd.volumes import Geometry, Volume
-from samkd.volumes.nifti import write_labels, write_scan
+from samkd.volumes.io.nifti import write_labels, write_scan
 
 SHAPE = (6, 24, 32)  # slices, rows, columns
 COLOURS = ((0, 0, 0), (0, 255, 0), (125, 255, 12))

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from typer.testing import CliRunner
 
-from samkd.cli import app
+from samkd.cli.app import app
 from samkd.training.run import Run
 
 SLICES = [

@@ -2,9 +2,9 @@
 
 import torch
 
-from samkd.sam.prompts import Prompts
+from samkd.sam.prompt_tensors import Prompts
 from samkd.teachers import build_teacher
-from samkd.teachers.masam import MASAM
+from samkd.teachers.masam.model import MASAM
 
 
 def tiny(**changes) -> MASAM:

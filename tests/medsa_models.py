@@ -5,14 +5,14 @@ from typing import Any
 import torch
 from torch import nn
 
+from samkd.sam.build import build_image_encoder
 from samkd.sam.efficient_sam import EfficientMaskDecoder
-from samkd.sam.image_encoders import build_image_encoder
 from samkd.sam.mask_decoder import MaskDecoder
 from samkd.sam.presets import EfficientViTSize, get_encoder_size
-from samkd.sam.prompts import Prompts
+from samkd.sam.prompt_tensors import Prompts
 from samkd.sam.slice_prompts import prompt_encoder
 from samkd.teachers import build_teacher
-from samkd.teachers.medsa import MedSA
+from samkd.teachers.medsa.model import MedSA
 
 SMALL = ["vit_tiny", "vit_tiny_p8", "efficient_vit_ti", "mobile_vit_t"]
 

@@ -6,13 +6,13 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from samkd.sam.image_encoder import ImageEncoder
 from samkd.sam.mask_decoder import MaskDecoder
 from samkd.sam.presets import get_backbone
 from samkd.sam.prompt_encoder import build_prompt_encoder
-from samkd.sam.prompts import Prompts
+from samkd.sam.prompt_tensors import Prompts
+from samkd.sam.vit import ImageEncoder
 from samkd.teachers import build_teacher
-from samkd.teachers.sam3d import SAM3D
+from samkd.teachers.sam3d.model import SAM3D
 
 # What the authors tune, by name.
 TUNED = re.compile(

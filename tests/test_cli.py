@@ -25,13 +25,13 @@ SETS = [part for override in TINY for part in ("--set", override)]
 
 
 def samkd(*arguments, cwd, timeout=300) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-m", "samkd.cli", *map(str, arguments)]
+    command = [sys.executable, "-m", "samkd", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, cwd=cwd, timeout=timeout, check=False)
 
 
 def test_help_lists_the_verbs_without_importing_anything_heavy(tmp_path):
     program = (
-        "import sys\nfrom samkd.cli import app\ntry:\n    app(['--help'], prog_name='samkd')\n"
+        "import sys\nfrom samkd.cli.app import app\ntry:\n    app(['--help'], prog_name='samkd')\n"
         "except SystemExit as end:\n    assert end.code == 0\n"
         f"print('HEAVY', [name for name in {HEAVY} if name in sys.modules])"
     )

@@ -8,14 +8,14 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from samkd.cli import app
+from samkd.cli.app import app
 from samkd.distill import networks
-from samkd.sam.prompts import Prompts
-from samkd.teachers.teacher import Teacher
+from samkd.sam.prompt_tensors import Prompts
+from samkd.teachers.base import Teacher
 from samkd.training.checkpoint import save_weights
 from samkd.training.run import Run
 from samkd.volumes import Plan
-from samkd.volumes.phantom import LABELS, write_phantom
+from samkd.volumes.datasets.phantom.generate import LABELS, write_phantom
 
 PLAN = Plan(intensity=({"rule": "window", "low": -200, "high": 250},), patch=(12, 24, 24))
 LIVER = next(value for value, name in LABELS.items() if name == "liver")

@@ -1,8 +1,8 @@
 import pytest
 import yaml
 
+from samkd.configs.load import load_recipe, recipe_names
 from samkd.errors import UsageError
-from samkd.recipes import load_recipe, recipe_names
 
 
 @pytest.mark.parametrize("name", recipe_names())

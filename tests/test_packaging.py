@@ -83,9 +83,9 @@ def test_installed_wheel_runs(wheel, tmp_path):
     )
     assert Path(where.stdout.strip()).is_relative_to(site)
     done = subprocess.run(
-        [python, "-m", "samkd.cli", "--version"], capture_output=True, text=True, cwd=tmp_path, check=True
+        [python, "-m", "samkd", "--version"], capture_output=True, text=True, cwd=tmp_path, check=True
     )
     assert done.stdout.strip() == "0.1.0"
-    recipes = "from samkd.recipes import load_recipe; print(load_recipe('phantom').student.name)"
+    recipes = "from samkd.configs.load import load_recipe; print(load_recipe('phantom').student.name)"
     done = subprocess.run([python, "-c", recipes], capture_output=True, text=True, cwd=tmp_path, check=True)
     assert done.stdout.strip() == "swinunetr-tiny"

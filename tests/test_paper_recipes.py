@@ -14,14 +14,14 @@ import pytest
 import torch
 from dataset_layouts import amos, btcv, decathlon, endovis, folders, pictures
 
-from samkd.datasets import open_dataset
-from samkd.distill.recipe import distill
+from samkd.configs.load import load_recipe, recipe_names
+from samkd.distill.train import distill
 from samkd.errors import BadInputError, UsageError
-from samkd.recipes import load_recipe, recipe_names
-from samkd.session import evaluate
 from samkd.students import build_student
 from samkd.teachers import build_teacher
-from samkd.teachers.recipe import teach
+from samkd.teachers.train import teach
+from samkd.workflows.data import open_dataset
+from samkd.workflows.session import evaluate
 
 
 def sites(root: Path) -> Path:

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
+from samkd.configs.load import load_recipe
 from samkd.errors import UsageError
-from samkd.recipes import load_recipe
 from samkd.volumes.intensity import apply_intensity
 
 CLIP = "{rule: clip, low: -991, high: 362}"

@@ -4,9 +4,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from samkd.deploy.recipe import deploy_student
+from samkd.deploy.pipeline import deploy_student
 from samkd.volumes import Geometry, Plan, Volume
-from samkd.volumes.nifti import write_scan
+from samkd.volumes.io.nifti import write_scan
 from samkd.volumes.pipeline import segment
 
 LABELS = {0: "background", 1: "liver", 2: "left kidney"}

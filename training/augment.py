@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from ..config import Augmentation
+from ..configs.schema import Augmentation
 
 
 def random_affine(

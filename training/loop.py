@@ -11,7 +11,7 @@ import torch
 from lightning.fabric import Fabric
 from torch.utils.data import DataLoader
 
-from ..config import Training
+from ..configs.schema import Training
 from ..errors import SamkdError
 from .average import WeightAverage
 from .checkpoint import load_state, save_state, save_weights

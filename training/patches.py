@@ -8,10 +8,10 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from ..config import Augmentation
+from ..configs.schema import Augmentation
 from ..errors import UsageError
 from .augment import random_affine, random_intensity, random_shift, reach, warp
-from .cases import PreparedCase, Targets
+from .prepared import PreparedCase, Targets
 
 
 class PatchBatches(Dataset):

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 import torch
 
-from ..config import Training
+from ..configs.schema import Training
 
 
 def learning_rate(step: int, settings: Training) -> float:

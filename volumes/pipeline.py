@@ -7,7 +7,7 @@ import numpy as np
 from .geometry import Geometry, Volume
 from .plan import Plan, prepare, restore_slabs
 from .prompts import ScanPrompts
-from .tiles import stitched_slabs
+from .sliding_window import stitched_slabs
 
 
 def segment(

@@ -1,6 +1,6 @@
 """Prompts as data: what a user points at in a scan, and where that lies on a plan's grid and in its patches.
 
-volumes.prompt_input reads them from the command line and from files.
+volumes.prompt_parsing reads them from the command line and from files.
 """
 
 from __future__ import annotations
@@ -148,7 +148,7 @@ class GridPrompts:
 
 @dataclass(frozen=True, eq=False)
 class PatchPrompts:
-    """Prompts of N patches in the layout that networks take (sam.prompts.Prompts), as arrays: points float32
+    """Prompts of N patches in the layout that networks take (sam.prompt_tensors.Prompts), as arrays: points float32
     [N, K - 1, P, 3], labels [N, K - 1, P], boxes float32 [N, K - 1, 6], all in voxels (d, h, w) of the patch.
     """
 

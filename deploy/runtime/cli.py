@@ -9,8 +9,8 @@ from typing import Any
 
 from ...errors import SamkdError, UsageError
 from ...volumes.files import atomic_path, make_folder
-from ...volumes.prompt_input import Request
-from ...volumes.scans import Source, mask_paths, sources
+from ...volumes.io.scans import Source, mask_paths, sources
+from ...volumes.prompt_parsing import Request
 from .memory import Budget, parse_bytes
 from .package import Package
 from .predict import predict

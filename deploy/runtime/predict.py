@@ -9,9 +9,9 @@ from typing import Any
 
 from ...errors import about
 from ...volumes.components import largest_components
-from ...volumes.nifti import read_geometry
+from ...volumes.io.nifti import read_geometry
+from ...volumes.io.scans import Source, is_nifti, read_source, write_mask
 from ...volumes.prompts import ScanPrompts
-from ...volumes.scans import Source, is_nifti, read_source, write_mask
 from .memory import Budget
 from .package import AT_ONCE, Package
 from .quality import flags

@@ -8,16 +8,16 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import SamkdError, about
-from ...volumes.prompt_input import parse_prompts
+from ...volumes.io.scans import Source, read_source, write_mask
+from ...volumes.prompt_parsing import parse_prompts
 from ...volumes.prompts import require_kinds
-from ...volumes.scans import Source, read_source, write_mask
 from .package import Package
 from .report import volumes_ml
 
 
 def answers(package: Package, scan: Source, mask: Path, lines: Iterable[bytes]) -> Iterator[dict[str, Any]]:
     """Write the mask without prompts, then once more for each line: all the prompts that hold from then on, as JSON
-    (volumes.prompt_input describes it). Gives, each time, "mask", "seconds" (from the line to the written mask, the
+    (volumes.prompt_parsing describes it). Gives, each time, "mask", "seconds" (from the line to the written mask, the
     first from the scan) and "volumes_ml"; or "error" for prompts that cannot be used, and the mask stays as it was.
 
     Raises BadInputError for a scan that cannot be used, UsageError for a package without prompts.

@@ -25,7 +25,7 @@ class Promptable:
     float32 [N, K, *patch].
 
     Without prompts all classes are decoded at once; a class with prompts is decoded once more with them and takes its
-    own map from there, as in students.small_sam. `points` is how many the decoder takes of a class in a patch.
+    own map from there, as in students.small_sam.model. `points` is how many the decoder takes of a class in a patch.
     """
 
     def __init__(self, encoder: Engine, decoder: Engine, *, points: int):

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from dicom_series import IDENTITY, edit, plant, write_series
 
-from samkd.volumes.dicom import read_series
-from samkd.volumes.nifti import read_labels
+from samkd.volumes.io.dicom.series import read_series
+from samkd.volumes.io.nifti import read_labels
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +36,7 @@ def clinic(tmp_path_factory):
 
 
 def samkd(*arguments, cwd) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-W", "always", "-m", "samkd.cli", *map(str, arguments)]
+    command = [sys.executable, "-W", "always", "-m", "samkd", *map(str, arguments)]
     environment = {**os.environ, "COLUMNS": "200"}
     return subprocess.run(command, capture_output=True, text=True, cwd=cwd, timeout=300, check=False, env=environment)
 

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from samkd.deploy.gate import compare, require_accuracy, require_sensible
+from samkd.deploy.acceptance.gate import compare, require_accuracy, require_sensible
 from samkd.errors import GateRefusedError
 
 

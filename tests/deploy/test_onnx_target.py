@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from samkd.deploy.graphs import whole
-from samkd.deploy.onnx_int8 import WAYS, _attention, _ends, quantize, weakest_layers
-from samkd.deploy.onnx_target import export, save
+from samkd.deploy.export.graphs import whole
+from samkd.deploy.export.onnx import export, save
+from samkd.deploy.export.quantize_onnx import WAYS, _attention, _ends, quantize, weakest_layers
 from samkd.deploy.runtime.engine_onnx import Engine
 from samkd.deploy.runtime.package import Package
 from samkd.errors import IntegrityError, MissingExtraError

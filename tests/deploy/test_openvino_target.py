@@ -9,9 +9,9 @@ import pytest
 import torch
 from monai.networks.nets import swin_unetr as monai
 
-from samkd.deploy.graphs import whole
-from samkd.deploy.openvino_int8 import WAYS, _attention, _ends, quantize
-from samkd.deploy.openvino_target import convert, save, share_repeated_columns, store_in_three_bytes
+from samkd.deploy.export.graphs import whole
+from samkd.deploy.export.openvino import convert, save, share_repeated_columns, store_in_three_bytes
+from samkd.deploy.export.quantize_openvino import WAYS, _attention, _ends, quantize
 from samkd.deploy.runtime.engine_openvino import Engine, core, load_openvino
 from samkd.students import build_student
 

@@ -13,21 +13,21 @@ from small_sams import TINY
 from torch import nn
 from two_bodies import deploy, make_scan
 
-from samkd.deploy.ladder import Prompted
+from samkd.deploy.acceptance.candidates import Prompted
 from samkd.deploy.runtime.integrity import digest, render
 from samkd.deploy.runtime.package import Package
 from samkd.deploy.runtime.prompt import answers
 from samkd.deploy.runtime.promptable import Promptable
 from samkd.errors import GateRefusedError, IntegrityError, UsageError
-from samkd.models import load_model
-from samkd.sam.prompts import Prompts
-from samkd.students.small_sam import MAX_POINTS, build_small_sam
-from samkd.training.inference import patch_function
+from samkd.sam.prompt_tensors import Prompts
+from samkd.students.small_sam.model import MAX_POINTS, build_small_sam
+from samkd.training.predictor import patch_function
 from samkd.volumes import Plan
-from samkd.volumes.nifti import read_labels, write_scan
+from samkd.volumes.io.nifti import read_labels, write_scan
+from samkd.volumes.io.scans import sources
 from samkd.volumes.pipeline import segment
 from samkd.volumes.prompts import ClassPrompts, ScanPrompts
-from samkd.volumes.scans import sources
+from samkd.workflows.models import load_model
 
 pytest.importorskip("openvino", reason="samkd[openvino] is not installed")
 

@@ -7,12 +7,13 @@ import pytest
 import torch
 from torch import nn
 
-from samkd.deploy import openvino_int8, openvino_target
-from samkd.deploy.graphs import whole
+from samkd.deploy.export import openvino as openvino_target
+from samkd.deploy.export import quantize_openvino as openvino_int8
+from samkd.deploy.export.graphs import whole
 from samkd.deploy.runtime.package import Package
 from samkd.errors import BadInputError, GateRefusedError, OutputError, UsageError
 from samkd.volumes.geometry import Geometry, Volume
-from samkd.volumes.nifti import read_labels, read_scan
+from samkd.volumes.io.nifti import read_labels, read_scan
 
 FILES = {
     *("MODEL_CARD.md", "manifest.json", "model.bin", "model.xml", "requirements.txt", "runtime.pyz", "sbom.cdx.json"),

@@ -14,7 +14,7 @@ from samkd.deploy.runtime.package import Package
 from samkd.deploy.runtime.report import volumes_ml
 from samkd.deploy.runtime.verify import SAMPLE_DICE
 from samkd.volumes.geometry import Geometry
-from samkd.volumes.nifti import read_labels, read_scan, write_labels, write_scan
+from samkd.volumes.io.nifti import read_labels, read_scan, write_labels, write_scan
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ from samkd.deploy.runtime.quality import flags, intensity_profile
 from samkd.errors import BadInputError, IntegrityError, UsageError
 from samkd.volumes.components import largest_components
 from samkd.volumes.geometry import Geometry, Volume
-from samkd.volumes.nifti import read_geometry, read_labels, write_scan
+from samkd.volumes.io.nifti import read_geometry, read_labels, write_scan
 
 
 @pytest.fixture

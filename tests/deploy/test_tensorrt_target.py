@@ -4,11 +4,11 @@ import json
 
 import pytest
 
+from samkd.deploy.package.sbom import distribution
 from samkd.deploy.runtime.__main__ import main
 from samkd.deploy.runtime.engine_onnx import TENSORRT, Engine, has_provider, load_onnxruntime
 from samkd.deploy.runtime.engine_tensorrt import cache_folder, tensorrt_engine
 from samkd.deploy.runtime.package import Package
-from samkd.deploy.sbom import distribution
 from samkd.errors import MissingExtraError, UsageError
 
 for library in ("onnx", "onnxruntime", "onnxscript"):

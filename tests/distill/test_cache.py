@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from samkd.distill.cache import TargetFile, chunk_of, encode, quantise
+from samkd.distill.target_cache import TargetFile, chunk_of, encode, quantise
 from samkd.errors import IntegrityError
 
 RNG = np.random.default_rng(0)

@@ -11,12 +11,12 @@ from distilling import SLICES, TINY, data_of, made, samkd
 from manifests import manifest
 from safetensors.torch import load_file
 
-from samkd.datasets import open_dataset
+from samkd.configs.load import load_recipe
 from samkd.distill.ensemble import read_teacher
 from samkd.errors import BadInputError, UsageError
-from samkd.recipes import load_recipe
-from samkd.students.small_sam import SmallSAM
+from samkd.students.small_sam.model import SmallSAM
 from samkd.training.run import control_of
+from samkd.workflows.data import open_dataset
 
 
 @pytest.fixture(scope="module")

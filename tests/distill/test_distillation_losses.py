@@ -5,7 +5,8 @@ import math
 import pytest
 import torch
 
-from samkd.config import Distillation
+from samkd.configs.load import load_recipe
+from samkd.configs.schema import Distillation
 from samkd.distill.losses import (
     FLOOR,
     boundary_weights,
@@ -16,7 +17,6 @@ from samkd.distill.losses import (
     probability_mse,
 )
 from samkd.errors import UsageError
-from samkd.recipes import load_recipe
 from samkd.training.losses import segmentation_loss
 
 

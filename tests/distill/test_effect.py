@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scipy.stats import wilcoxon
 
-from samkd.distill.effect import paired_difference
+from samkd.distill.paired_comparison import paired_difference
 
 
 def rows(values: dict[str, list[float | None]]) -> dict[str, list[dict]]:

@@ -14,7 +14,7 @@ from small_sams import EFFICIENT, TINY
 from samkd.distill.embedding import EmbeddingMatch
 from samkd.errors import UsageError
 from samkd.students import build_student
-from samkd.students.small_sam import build_small_sam
+from samkd.students.small_sam.model import build_small_sam
 
 PATCH = (3, 64, 64)
 IMAGE = torch.zeros(1, 1, *PATCH)

@@ -12,16 +12,16 @@ import numpy as np
 import pytest
 import torch
 
-from samkd.config import Augmentation
-from samkd.distill.cache import quantise
+from samkd.configs.schema import Augmentation
 from samkd.distill.ensemble import Ensemble, Teacher
-from samkd.distill.targets import cached_targets, validation_dice
+from samkd.distill.soft_targets import cached_targets, validation_dice
+from samkd.distill.target_cache import quantise
 from samkd.errors import IntegrityError, UsageError
-from samkd.training.cases import few_labels, prepare_cases
 from samkd.training.patches import PatchBatches
-from samkd.volumes.dataset import read_dataset
+from samkd.training.prepared import few_labels, prepare_cases
+from samkd.volumes.datasets.registry import read_dataset
 from samkd.volumes.geometry import Geometry, Volume
-from samkd.volumes.nifti import write_labels, write_scan
+from samkd.volumes.io.nifti import write_labels, write_scan
 from samkd.volumes.plan import Plan, grid, prepare_labels
 
 UNIT = ({"rule": "window", "low": 0, "high": 2},)

@@ -7,8 +7,8 @@ import pytest
 
 from samkd.errors import OutputError
 from samkd.evaluation.chart import _ticks, line_chart
+from samkd.evaluation.html_report import write_report
 from samkd.evaluation.overlay import comparison_png
-from samkd.evaluation.report import write_report
 
 COLUMNS = {
     "teacher": {"liver": 0.9, "gall <bladder>": None, "mean": 0.9},

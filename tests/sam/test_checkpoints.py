@@ -11,10 +11,10 @@ from torch.nn.functional import interpolate
 
 from samkd.errors import BadInputError, IntegrityError
 from samkd.sam.checkpoints import NOTHING, canonical_state, load_published, match_published, read_state, recognise
-from samkd.sam.image_encoder import ImageEncoder
 from samkd.sam.mask_decoder import MaskDecoder
 from samkd.sam.presets import BACKBONES, Backbone, DecoderSize
 from samkd.sam.prompt_encoder import build_prompt_encoder
+from samkd.sam.vit import ImageEncoder
 
 SMALL = Backbone(
     "small", 16, 3, 2, (1,), window=3, out_chans=32, decoder=DecoderSize(heads=4, mlp_dim=24, iou_hidden=16)

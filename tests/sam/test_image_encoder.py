@@ -7,9 +7,9 @@ from segment_anything.modeling import MaskDecoder as PublishedDecoder
 from torch import nn
 
 from samkd.errors import UsageError
-from samkd.sam.image_encoder import ImageEncoder
 from samkd.sam.mask_decoder import MaskDecoder
 from samkd.sam.presets import BACKBONES, Backbone, DecoderSize, get_backbone
+from samkd.sam.vit import ImageEncoder
 
 SMALL = Backbone("small", dim=24, depth=3, heads=2, global_attn_indexes=(1,), window=3, patch_size=8, out_chans=32)
 

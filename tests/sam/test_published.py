@@ -12,10 +12,10 @@ from manifests import efficient_sam_manifest, manifest, state_of, tiny_vit_manif
 from torch import nn
 
 from samkd.errors import BadInputError, IntegrityError, UsageError
+from samkd.sam.build import build_image_encoder
 from samkd.sam.checkpoints import NOTHING, load_published, match_published, read_state
 from samkd.sam.efficient_sam import EfficientMaskDecoder, EfficientPromptEncoder
 from samkd.sam.families import family, recognise
-from samkd.sam.image_encoders import build_image_encoder
 from samkd.sam.mask_decoder import MaskDecoder
 from samkd.sam.presets import (
     ENCODERS,

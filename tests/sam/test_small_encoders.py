@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from samkd.sam.build import build_image_encoder
 from samkd.sam.checkpoints import match_published
 from samkd.sam.efficient_sam import EfficientMaskDecoder, EfficientPromptEncoder
-from samkd.sam.image_encoders import build_image_encoder
 from samkd.sam.presets import DecoderSize, EfficientViTSize, TinyViTSize
 from samkd.sam.tiny_vit import TinyBlock
 

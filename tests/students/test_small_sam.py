@@ -12,9 +12,9 @@ from small_sams import EFFICIENT, TINY
 from torch import Tensor, nn
 
 from samkd.errors import BadInputError, UsageError
-from samkd.sam.prompts import Prompts
+from samkd.sam.prompt_tensors import Prompts
 from samkd.students import STUDENTS, build_student
-from samkd.students.small_sam import ENCODERS, MAX_POINTS, SmallSAM, build_small_sam
+from samkd.students.small_sam.model import ENCODERS, MAX_POINTS, SmallSAM, build_small_sam
 
 BOTH = pytest.mark.parametrize("size", [TINY, EFFICIENT], ids=lambda size: size.name)
 

@@ -10,12 +10,12 @@ from small_sams import EFFICIENT, TINY
 from torch import Tensor, nn
 
 from samkd.students import build_student
-from samkd.students.small_sam import MAX_POINTS, build_small_sam
+from samkd.students.small_sam.model import MAX_POINTS, build_small_sam
 
 pytest.importorskip("openvino", reason="samkd[openvino] is not installed")
 
-from samkd.deploy.graphs import Graph, encoder_and_decoder, whole
-from samkd.deploy.openvino_target import convert
+from samkd.deploy.export.graphs import Graph, encoder_and_decoder, whole
+from samkd.deploy.export.openvino import convert
 from samkd.deploy.runtime.engine_openvino import Engine
 
 

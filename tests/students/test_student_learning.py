@@ -7,11 +7,11 @@ from medsa_models import prompts
 from small_sams import EFFICIENT
 from torch import Tensor, nn
 
-from samkd.sam.prompts import Prompts
+from samkd.sam.prompt_tensors import Prompts
 from samkd.students import build_student
-from samkd.students.small_sam import ENCODERS, build_small_sam
+from samkd.students.small_sam.model import ENCODERS, build_small_sam
 from samkd.training.losses import segmentation_loss
-from samkd.volumes.phantom import make_case
+from samkd.volumes.datasets.phantom.generate import make_case
 from samkd.volumes.plan import Plan, prepare, prepare_labels
 
 

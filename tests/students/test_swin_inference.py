@@ -6,7 +6,7 @@ from monai.networks.nets import swin_unetr as monai
 from torch import Tensor, nn
 
 from samkd.students import build_student
-from samkd.students.swin_inference import _compose, _Windows
+from samkd.students.swinunetr.inference import _compose, _Windows
 
 
 def trained_like(patch: tuple[int, int, int], *, in_channels: int, num_classes: int) -> Any:

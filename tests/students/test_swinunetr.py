@@ -8,7 +8,7 @@ from torch import nn
 
 from samkd.errors import UsageError
 from samkd.students import STUDENTS, build_student
-from samkd.students.window_attention import FastWindowAttention
+from samkd.students.swinunetr.window_attention import FastWindowAttention
 
 COUNTS = Path(__file__).resolve().parents[2].parent / "shared" / "conformance" / "parameter_counts.json"
 

@@ -9,14 +9,14 @@ from torch import Tensor, nn
 
 from samkd.errors import BadInputError, UsageError
 from samkd.sam.checkpoints import match_published
-from samkd.sam.image_encoder import ImageEncoder
 from samkd.sam.mask_decoder import MaskDecoder
 from samkd.sam.presets import get_backbone
 from samkd.sam.prompt_encoder import build_prompt_encoder
+from samkd.sam.vit import ImageEncoder
 from samkd.teachers import build_teacher
 from samkd.teachers.adapters import adapter_names
-from samkd.teachers.autosam_generator import PromptGenerator, poolings
-from samkd.teachers.teacher3d import NEW, REPLACED
+from samkd.teachers.autosam.prompt_generator import PromptGenerator, poolings
+from samkd.teachers.volumetric.base import NEW, REPLACED
 from samkd.training.losses import segmentation_loss
 
 COUNTS = Path(__file__).resolve().parents[2].parent / "shared" / "conformance" / "parameter_counts.json"

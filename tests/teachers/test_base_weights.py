@@ -8,17 +8,17 @@ from safetensors.torch import load_file
 from torch import nn
 from typer.testing import CliRunner
 
-from samkd.cli import app
+from samkd.cli.app import app
+from samkd.configs.load import load_recipe
 from samkd.distill.networks import load_network
 from samkd.errors import BadInputError, IntegrityError
-from samkd.recipes import load_recipe
-from samkd.sam.image_encoder import ImageEncoder
 from samkd.sam.mask_decoder import MaskDecoder
 from samkd.sam.presets import get_backbone
 from samkd.sam.prompt_encoder import build_prompt_encoder
-from samkd.teachers.recipe import teach
-from samkd.volumes.dataset import read_dataset
-from samkd.volumes.phantom import write_phantom
+from samkd.sam.vit import ImageEncoder
+from samkd.teachers.train import teach
+from samkd.volumes.datasets.phantom.generate import write_phantom
+from samkd.volumes.datasets.registry import read_dataset
 
 SMALL = [
     "phantom.training=3",

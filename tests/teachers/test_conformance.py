@@ -9,12 +9,12 @@ from conformance import TOLERANCE, Vectors, assert_conforms, backbone_of, errors
 from torch import Tensor, nn
 
 from samkd.sam.checkpoints import canonical_state
-from samkd.sam.image_encoder import Attention, ImageEncoder
 from samkd.sam.mask_decoder import MaskDecoder
 from samkd.sam.presets import Backbone
 from samkd.sam.prompt_encoder import build_prompt_encoder
+from samkd.sam.vit import Attention, ImageEncoder
 from samkd.teachers.adapters import Adapter3D, FacT, SharedFactors
-from samkd.teachers.masam import AUTHORS_KEYS, MASAM, build_masam
+from samkd.teachers.masam.model import AUTHORS_KEYS, MASAM, build_masam
 
 
 @pytest.fixture(autouse=True)

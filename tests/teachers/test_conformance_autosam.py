@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from samkd.sam.checkpoints import canonical_state
 from samkd.sam.presets import Backbone
-from samkd.teachers.attention3d import CubeAttention
-from samkd.teachers.autosam import AUTHORS_KEYS, AutoSAM, build_autosam
-from samkd.teachers.autosam_generator import PromptGenerator
+from samkd.teachers.autosam.model import AUTHORS_KEYS, AutoSAM, build_autosam
+from samkd.teachers.autosam.prompt_generator import PromptGenerator
+from samkd.teachers.volumetric.attention import CubeAttention
 
 WIRINGS = {"first": "final/logits_B_cls_D_H_W", "last": "variant_paper_prompt_on_last/logits_before_last_resize"}
 

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from samkd.sam.checkpoints import canonical_state
 from samkd.sam.presets import Backbone, DecoderSize
-from samkd.sam.prompts import Prompts
-from samkd.teachers.attention3d import CubeAttention
-from samkd.teachers.sam3d import AUTHORS_KEYS, SAM3D, build_sam3d
+from samkd.sam.prompt_tensors import Prompts
+from samkd.teachers.sam3d.model import AUTHORS_KEYS, SAM3D, build_sam3d
+from samkd.teachers.volumetric.attention import CubeAttention
 
 
 @pytest.fixture(autouse=True)

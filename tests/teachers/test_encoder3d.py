@@ -6,9 +6,9 @@ from sam3d_models import tiny
 from torch import nn
 from torch.nn.functional import interpolate
 
-from samkd.sam.image_encoder import Attention
-from samkd.teachers.attention3d import CubeAttention, from_cubes, to_cubes
-from samkd.teachers.encoder3d import DepthwiseAdapter
+from samkd.sam.vit import Attention
+from samkd.teachers.volumetric.attention import CubeAttention, from_cubes, to_cubes
+from samkd.teachers.volumetric.encoder import DepthwiseAdapter
 
 
 def test_slices_are_upsampled_after_the_embedding_as_well_as_before_it():

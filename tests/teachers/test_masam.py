@@ -9,10 +9,10 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from samkd.errors import BadInputError, UsageError
-from samkd.sam.image_encoder import ImageEncoder
 from samkd.sam.mask_decoder import MaskDecoder
 from samkd.sam.presets import get_backbone
 from samkd.sam.prompt_encoder import build_prompt_encoder
+from samkd.sam.vit import ImageEncoder
 from samkd.teachers import TEACHERS, build_teacher
 
 COUNTS = Path(__file__).resolve().parents[2].parent / "shared" / "conformance" / "parameter_counts.json"

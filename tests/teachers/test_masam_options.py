@@ -7,10 +7,10 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 from samkd.sam.checkpoints import match_published
-from samkd.sam.image_encoder import ImageEncoder
 from samkd.sam.mask_decoder import MaskDecoder
 from samkd.sam.presets import get_backbone
 from samkd.sam.prompt_encoder import build_prompt_encoder
+from samkd.sam.vit import ImageEncoder
 from samkd.teachers import build_teacher
 from samkd.teachers.adapters import adapter_names
 from samkd.training.losses import segmentation_loss

@@ -6,12 +6,12 @@ import torch
 from masam_models import boxes, tiny
 from torch import Tensor, nn
 
+from samkd.configs.load import load_recipe
 from samkd.errors import UsageError
-from samkd.recipes import load_recipe
-from samkd.sam.prompts import Prompts
-from samkd.teachers.recipe import teach
+from samkd.sam.prompt_tensors import Prompts
+from samkd.teachers.train import teach
 from samkd.training.losses import segmentation_loss
-from samkd.training.prompts import box_prompts
+from samkd.training.prompt_sampling import box_prompts
 
 BOX = (1.0, 10.0, 20.0, 3.0, 30.0, 50.0)
 
@@ -95,7 +95,7 @@ def test_wrong_prompts():
 
 @pytest.mark.parametrize("prompts", ["{kind: point}", "{kind: points, count: 3}"])
 def test_training_with_points_is_refused_before_anything_is_written(tmp_path, prompts: str):
-    from samkd.datasets import open_dataset
+    from samkd.workflows.data import open_dataset
 
     overrides = ["phantom.training=2", "phantom.test=1", "teacher.plan.patch=[5,32,32]", f"teacher.prompts={prompts}"]
     recipe = load_recipe("phantom", overrides)

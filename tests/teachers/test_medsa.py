@@ -9,8 +9,8 @@ from medsa_models import SMALL, prompts, tiny
 from torch import Tensor, nn
 
 from samkd.errors import UsageError
-from samkd.sam.prompts import Prompts
-from samkd.teachers.adapters_medsa import PromptAdapter
+from samkd.sam.prompt_tensors import Prompts
+from samkd.teachers.medsa.adapters import PromptAdapter
 
 
 @pytest.mark.parametrize("backbone", SMALL)

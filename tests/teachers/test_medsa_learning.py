@@ -4,8 +4,8 @@ import torch
 from medsa_models import prompts, tiny
 from torch import Tensor, nn
 
-from samkd.sam.prompts import Prompts
-from samkd.teachers.medsa import MedSA
+from samkd.sam.prompt_tensors import Prompts
+from samkd.teachers.medsa.model import MedSA
 
 
 def two_blobs() -> tuple[Tensor, Tensor]:

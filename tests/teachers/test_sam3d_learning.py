@@ -6,7 +6,7 @@ import torch
 from sam3d_models import prompts, tiny
 from torch import Tensor, nn
 
-from samkd.teachers.sam3d import SAM3D
+from samkd.teachers.sam3d.model import SAM3D
 from samkd.training.losses import segmentation_loss
 
 CENTRES = ((16.0, 20.0, 18.0), (16.0, 44.0, 46.0))

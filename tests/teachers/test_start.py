@@ -6,12 +6,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from samkd.datasets import open_dataset
+from samkd.configs.load import load_recipe
 from samkd.distill.networks import load_network
-from samkd.recipes import load_recipe
-from samkd.teachers.recipe import teach
+from samkd.teachers.train import teach
 from samkd.training.loop import Stopped
 from samkd.training.run import Run
+from samkd.workflows.data import open_dataset
 
 SMALL = [
     "phantom.training=3",

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from samkd.config import Augmentation
+from samkd.configs.schema import Augmentation
 from samkd.training.augment import posterised, random_affine, random_intensity, random_shift, reach, warp
 
 

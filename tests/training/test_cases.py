@@ -5,11 +5,11 @@ import numpy as np
 import pytest
 
 from samkd.errors import BadInputError
-from samkd.training.cases import fingerprint, prepare_case, prepare_cases
-from samkd.training.stage import Cohort
+from samkd.training.prepared import fingerprint, prepare_case, prepare_cases
+from samkd.training.trainer import Cohort
 from samkd.volumes import Plan, Volume
-from samkd.volumes.dataset import read_dataset
-from samkd.volumes.nifti import read_scan, write_scan
+from samkd.volumes.datasets.registry import read_dataset
+from samkd.volumes.io.nifti import read_scan, write_scan
 
 PLAN = Plan(size=(None, 16, 16), intensity=({"rule": "zscore"},), patch=(1, 16, 16))
 

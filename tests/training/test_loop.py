@@ -13,11 +13,11 @@ import torch
 from lightning.fabric import Fabric
 from safetensors.torch import load_file
 
-from samkd.config import Augmentation, Training
+from samkd.configs.schema import Augmentation, Training
 from samkd.errors import IntegrityError, SamkdError
-from samkd.training.cases import PreparedCase
 from samkd.training.loop import MAX_SKIPPED, Stopped, fit
 from samkd.training.patches import PatchBatches
+from samkd.training.prepared import PreparedCase
 from samkd.training.run import Run
 
 

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from samkd.config import Augmentation
+from samkd.configs.schema import Augmentation
 from samkd.errors import UsageError
-from samkd.training.cases import PreparedCase
 from samkd.training.patches import PatchBatches
+from samkd.training.prepared import PreparedCase
 
 
 def case(shape=(12, 20, 24), teacher=False) -> PreparedCase:

@@ -9,16 +9,16 @@ import torch
 from lightning.fabric import Fabric
 from torch.nn import functional as F
 
-from samkd.config import Augmentation, PromptTraining, Training
+from samkd.configs.load import load_recipe
+from samkd.configs.schema import Augmentation, PromptTraining, Training
 from samkd.errors import UsageError
-from samkd.recipes import load_recipe
-from samkd.sam.prompts import Prompts
-from samkd.teachers.recipe import teach
-from samkd.training.cases import PreparedCase
-from samkd.training.inference import patch_function
+from samkd.sam.prompt_tensors import Prompts
+from samkd.teachers.train import teach
 from samkd.training.loop import Stopped, fit
 from samkd.training.patches import PatchBatches
-from samkd.training.prompts import (
+from samkd.training.predictor import patch_function
+from samkd.training.prepared import PreparedCase
+from samkd.training.prompt_sampling import (
     Prompting,
     box_prompts,
     point_prompts,
@@ -27,7 +27,7 @@ from samkd.training.prompts import (
     with_click,
 )
 from samkd.training.run import Run
-from samkd.training.stage import grid_dice
+from samkd.training.trainer import grid_dice
 from samkd.volumes import Geometry, Plan
 from samkd.volumes.prompts import PatchPrompts
 
@@ -293,7 +293,7 @@ def test_a_wrong_setting_is_refused(prompts, said):
 
 
 def test_a_teacher_without_prompts_refuses_them_before_anything_is_written(tmp_path):
-    from samkd.datasets import open_dataset
+    from samkd.workflows.data import open_dataset
 
     overrides = ["phantom.training=2", "phantom.test=1", "teacher.plan.patch=[5,32,32]", "teacher.prompts.kind=point"]
     recipe = load_recipe("phantom", overrides)

@@ -3,7 +3,7 @@ from itertools import pairwise
 import pytest
 import torch
 
-from samkd.config import Training
+from samkd.configs.schema import Training
 from samkd.training.schedule import learning_rate, optimizer_of
 
 

@@ -6,10 +6,10 @@ import pytest
 
 from samkd.errors import BadInputError
 from samkd.volumes import Geometry, Volume
-from samkd.volumes.dataset import read_case, read_dataset, with_classes
-from samkd.volumes.nifti import write_labels, write_scan
-from samkd.volumes.scans import Source
-from samkd.volumes.survey import check_dataset
+from samkd.volumes.datasets.registry import read_case, read_dataset, with_classes
+from samkd.volumes.datasets.survey import check_dataset
+from samkd.volumes.io.nifti import write_labels, write_scan
+from samkd.volumes.io.scans import Source
 
 HIPPOCAMPUS = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "hippocampus"
 GEOMETRY = Geometry(np.diag([2.0, 1.0, 1.0, 1.0]), (4, 5, 6))

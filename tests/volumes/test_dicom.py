@@ -12,10 +12,10 @@ from dicom_series import TO_RAS, edit, rotation, values, write_multiframe, write
 from pydicom import uid
 
 from samkd.errors import BadInputError
-from samkd.volumes.dicom import find_series, read_series
 from samkd.volumes.geometry import Geometry, reorient
-from samkd.volumes.nifti import read_labels
-from samkd.volumes.scans import sources
+from samkd.volumes.io.dicom.series import find_series, read_series
+from samkd.volumes.io.nifti import read_labels
+from samkd.volumes.io.scans import sources
 
 REAL = Path(__file__).resolve().parents[2].parent / "shared" / "data"
 needs_real = pytest.mark.skipif(not REAL.is_dir(), reason="the real scans of shared/data are not here")
@@ -157,7 +157,7 @@ def test_without_pydicom_the_install_command_is_named_and_other_formats_work(tmp
     write_series(tmp_path / "ct", values())
     code = (
         "import sys; sys.modules['pydicom'] = None\n"
-        "from samkd.volumes.scans import Source, sources, read_source\n"
+        "from samkd.volumes.io.scans import Source, sources, read_source\n"
         "from pathlib import Path\n"
         "from samkd.errors import MissingExtraError\n"
         "for call in (lambda: sources('ct'), lambda: read_source(Source('x', (Path('ct/003.dcm'),)))):\n"

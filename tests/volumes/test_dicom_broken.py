@@ -12,7 +12,7 @@ from fuzzing import COUNT, mutated, read_or_refuse
 from pydicom.uid import ExplicitVRLittleEndian, JPEG2000Lossless, JPEGLosslessSV1, generate_uid
 
 from samkd.errors import BadInputError
-from samkd.volumes.dicom import read_series
+from samkd.volumes.io.dicom.series import read_series
 
 
 def missing_slice(files):
@@ -164,7 +164,11 @@ def test_nothing_of_a_header_is_printed(tmp_path):
     raw = files[1].read_bytes()
     files[1].write_bytes(raw.replace(b"\x20\x00\x32\x00DS", b"\x20\x00\x32\x00PN"))
     edit(files[2], SeriesInstanceUID=generate_uid(), StudyID="PLANTED" * 9)
-    code = "from samkd.volumes.dicom import read_series\ntry: read_series('ct')\nexcept ValueError as e: print(e)"
+    code = (
+        "from samkd.volumes.io.dicom.series import read_series\n"
+        "try: read_series('ct')\n"
+        "except ValueError as e: print(e)"
+    )
     command = [sys.executable, "-W", "always", "-c", code]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
     assert "expected one DICOM series, found 2" in done.stdout and done.stderr == ""

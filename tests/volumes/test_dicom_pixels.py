@@ -10,9 +10,9 @@ from dicom_series import values, write_series
 from pydicom.uid import JPEG2000Lossless, JPEGLosslessSV1
 
 from samkd.errors import BadInputError
-from samkd.volumes import dicom_pixels
-from samkd.volumes.dicom import read_series
-from samkd.volumes.parallel import in_threads
+from samkd.volumes.datasets.parallel import in_threads
+from samkd.volumes.io.dicom import pixels as dicom_pixels
+from samkd.volumes.io.dicom.series import read_series
 
 STORED = values(shape=(3, 40, 36)).astype(np.uint16)
 HOUNSFIELD = STORED.astype(np.float32) - 1024

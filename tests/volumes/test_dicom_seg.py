@@ -12,12 +12,12 @@ from dicom_series import TO_RAS, edit, rotation, values, write_multiframe, write
 from pydicom.uid import generate_uid
 
 from samkd.errors import BadInputError, UsageError
-from samkd.volumes.dicom import read_series
-from samkd.volumes.dicom_codes import organ
-from samkd.volumes.dicom_seg import KINDS, check_source, write_seg
+from samkd.volumes.datasets.phantom.generate import LABELS
 from samkd.volumes.geometry import Geometry, reorient
-from samkd.volumes.nifti import read_labels
-from samkd.volumes.phantom import LABELS
+from samkd.volumes.io.dicom.organ_codes import organ
+from samkd.volumes.io.dicom.seg import KINDS, check_source, write_seg
+from samkd.volumes.io.dicom.series import read_series
+from samkd.volumes.io.nifti import read_labels
 
 REAL = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "dicom"
 NAMES = {0: "background", 1: "liver", 2: "left kidney", 3: "widget"}
@@ -122,7 +122,7 @@ def test_codes_of_class_names(name, code, side):
 
 
 def test_the_classes_of_the_built_in_datasets_have_codes():
-    from samkd.volumes.layouts import amos, btcv
+    from samkd.volumes.datasets.layouts import amos, btcv
 
     combined = {"background", "portal and splenic vein", "prostate or uterus"}
     known = [*LABELS.values(), *_names(btcv), *_names(amos)]
@@ -167,7 +167,7 @@ def test_without_highdicom_the_install_command_is_named(tmp_path):
     code = (
         "import sys; sys.modules['highdicom'] = None\n"
         "from pathlib import Path\n"
-        "from samkd.volumes.dicom_seg import check_source\n"
+        "from samkd.volumes.io.dicom.seg import check_source\n"
         "try: check_source(sorted(Path('ct').iterdir()))\n"
         "except ValueError as error: print(error.exit_code, error)\n"
     )

@@ -10,9 +10,9 @@ import pytest
 from dataset_layouts import write_nifti, write_picture
 from fuzzing import COUNT, mutated, read_or_refuse
 
-from samkd.volumes import nifti
-from samkd.volumes.dataset import read_dataset
-from samkd.volumes.scans import Source, read_mask, read_source
+from samkd.volumes.datasets.registry import read_dataset
+from samkd.volumes.io import nifti
+from samkd.volumes.io.scans import Source, read_mask, read_source
 
 
 @pytest.mark.parametrize("reader", ["isal or zlib", "zlib"])

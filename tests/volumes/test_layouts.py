@@ -12,13 +12,13 @@ from PIL import Image
 
 from samkd.errors import BadInputError, OutputError
 from samkd.volumes import Geometry, Plan
-from samkd.volumes.convert import write_nnunet
-from samkd.volumes.dataset import read_case, read_dataset
-from samkd.volumes.nifti import read_labels, write_labels
-from samkd.volumes.pictures import write_picture_labels
+from samkd.volumes.datasets.convert import write_nnunet
+from samkd.volumes.datasets.registry import read_case, read_dataset
+from samkd.volumes.datasets.survey import check_dataset
+from samkd.volumes.io.nifti import read_labels, write_labels
+from samkd.volumes.io.pictures import write_picture_labels
+from samkd.volumes.io.scans import Source, as_nifti, mask_in, read_mask, read_source, sources, write_mask
 from samkd.volumes.plan import prepare, prepare_labels, restore
-from samkd.volumes.scans import Source, as_nifti, mask_in, read_mask, read_source, sources, write_mask
-from samkd.volumes.survey import check_dataset
 
 ORIENTATIONS = [
     "".join(side) for order in itertools.permutations(("LR", "PA", "IS")) for side in itertools.product(*order)

@@ -5,11 +5,11 @@ import numpy as np
 import pytest
 
 from samkd.errors import OutputError, UsageError
-from samkd.volumes import phantom
-from samkd.volumes.dataset import read_case, read_dataset
+from samkd.volumes.datasets.phantom import generate as phantom
+from samkd.volumes.datasets.phantom.generate import LABELS, make_case, write_phantom
+from samkd.volumes.datasets.registry import read_case, read_dataset
+from samkd.volumes.datasets.survey import check_dataset
 from samkd.volumes.geometry import reorient
-from samkd.volumes.phantom import LABELS, make_case, write_phantom
-from samkd.volumes.survey import check_dataset
 
 ORGANS = range(1, 7)
 

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from samkd.errors import BadInputError, MissingExtraError, OutputError
-from samkd.volumes.pictures import picture_channels, read_picture_labels, read_pictures, write_picture_labels
+from samkd.volumes.io.pictures import picture_channels, read_picture_labels, read_pictures, write_picture_labels
 
 RNG = np.random.default_rng(0)
 GREY = RNG.integers(0, 256, (5, 7)).astype(np.uint8)

@@ -9,7 +9,7 @@ from nibabel.orientations import apply_orientation, inv_ornt_aff
 
 from samkd.errors import BadInputError
 from samkd.volumes import Plan
-from samkd.volumes.nifti import read_scan, write_labels
+from samkd.volumes.io.nifti import read_scan, write_labels
 from samkd.volumes.pipeline import segment
 
 ORIENTATIONS = [

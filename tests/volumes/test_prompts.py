@@ -10,12 +10,12 @@ from nibabel.orientations import apply_orientation, inv_ornt_aff
 
 from samkd.errors import BadInputError, UsageError
 from samkd.volumes import Geometry, Plan
-from samkd.volumes.nifti import read_scan, write_labels
+from samkd.volumes.io.nifti import read_scan, write_labels
 from samkd.volumes.pipeline import segment
 from samkd.volumes.plan import grid
-from samkd.volumes.prompt_input import Request, read_prompts
+from samkd.volumes.prompt_parsing import Request, read_prompts
 from samkd.volumes.prompts import ClassPrompts, GridPrompts, ScanPrompts
-from samkd.volumes.tiles import stitched
+from samkd.volumes.sliding_window import stitched
 
 LABELS = {0: "background", 1: "liver", 2: "spleen"}
 WINDOW = ({"rule": "window", "low": 0, "high": 1},)

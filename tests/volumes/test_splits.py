@@ -6,10 +6,10 @@ import dataset_layouts
 import pytest
 
 from samkd.errors import BadInputError, UsageError
-from samkd.volumes.cases import Case
-from samkd.volumes.dataset import read_dataset
-from samkd.volumes.scans import Source
-from samkd.volumes.splits import assign, divide, fold, read_split, refuse_leaks, split
+from samkd.volumes.datasets.cases import Case
+from samkd.volumes.datasets.registry import read_dataset
+from samkd.volumes.datasets.splits import assign, divide, fold, read_split, refuse_leaks, split
+from samkd.volumes.io.scans import Source
 
 
 def cases(count: int, *, visits: int = 1) -> list[Case]:

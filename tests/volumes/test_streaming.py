@@ -12,7 +12,7 @@ from samkd.volumes.pipeline import segment, segment_prepared
 from samkd.volumes.plan import grid, prepare, restore, restore_slabs
 from samkd.volumes.prompts import ClassPrompts, ScanPrompts
 from samkd.volumes.resample import resample
-from samkd.volumes.tiles import gaussian_weights, pad_to_patch, stitched, stitched_slabs, tile_starts
+from samkd.volumes.sliding_window import gaussian_weights, pad_to_patch, stitched, stitched_slabs, tile_starts
 
 CLASSES = 4
 WINDOW = ({"rule": "window", "low": 0, "high": 1},)

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from samkd.volumes.tiles import gaussian_weights, pad_to_patch, stitched, tile_starts
+from samkd.volumes.sliding_window import gaussian_weights, pad_to_patch, stitched, tile_starts
 
 
 @pytest.mark.parametrize("overlap", [0.0, 0.25, 0.5, 0.75, 0.9])

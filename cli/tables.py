@@ -1,0 +1,208 @@
+"""What the verbs print: tables and one-line facts."""
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from statistics import median
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from ..volumes.datasets.registry import Dataset
+
+
+def show(table: Table) -> None:
+    Console().print(table)
+
+
+def test_summary(run) -> dict | None:
+    """The scores of a run on its test scans, if it had any."""
+    return (run.metrics()["test"] or {}).get("summary")
+
+
+def print_dice(summaries: dict[str, dict | None], *, title: str) -> None:
+    """One row per class and the mean over classes, one column per model; absent organs as the scores' rule says."""
+    known = {name: summary for name, summary in summaries.items() if summary}
+    if not known:
+        print(f"{title}: done; the dataset has no labelled test case to score on")
+        return
+    columns = {
+        name: {
+            **{label: row["dice"] for label, row in summary["per_class"].items()},
+            "mean": summary["mean"]["dice"],
+        }
+        for name, summary in known.items()
+    }
+    show(_dice_table(columns, title=f"Dice, {title}"))
+
+
+def _dice_table(columns: dict[str, dict[str, float]], *, title: str) -> Table:
+    table = Table("class", *columns, title=title)
+    for label in next(iter(columns.values())):
+        values = [column.get(label) for column in columns.values()]
+        table.add_row(label, *("-" if value is None else f"{value:.3f}" for value in values))
+    return table
+
+
+def print_comparison(made) -> None:
+    show(_dice_table(made.columns, title="Dice on the test scans"))
+    for name, value in made.facts.items():
+        print(f"{name}: {value}")
+    print(f"report: {made.html}")
+
+
+def print_study(made) -> None:
+    """Dice of teachers, control and students; then, per lambda, student minus control with its interval and p."""
+    runs = {
+        "teacher" if len(made.teachers) == 1 else f"teacher {number}": run
+        for number, run in enumerate(made.teachers, start=1)
+    }
+    if made.control:
+        runs["control"] = made.control
+    runs |= {f"lambda {value:g}": run for value, run in made.students.items() if run is not made.control}
+    print_dice({name: test_summary(run) for name, run in runs.items()}, title="test scans")
+    for value, effect in made.effects.items():
+        table = Table(
+            "class", "difference", "95 % interval", "p", "cases", title=f"Dice, lambda {value:g} minus the control"
+        )
+        for name, row in effect.items():
+            low_to_high = "-" if row["low"] is None else f"{row['low']:+.4f} to {row['high']:+.4f}"
+            p = "-" if row["p"] is None else f"{row['p']:.3g}"
+            difference = "-" if row["difference"] is None else f"{row['difference']:+.4f}"
+            table.add_row(name, difference, low_to_high, p, str(row["cases"]))
+        show(table)
+    for name, run in runs.items():
+        print(f"{name}: {run.path}")
+    if made.curve:
+        print(f"curve: {made.curve}")
+
+
+def print_distill_costs(made: dict[str, Any]) -> None:
+    size = " x ".join(map(str, made["patch"]))
+    table = Table(
+        "step",
+        "seconds",
+        "to the one alone",
+        title=f"{made['student']}, patch {size}, batch {made['batch']}, {made['device']}",
+    )
+    names = {"alone": "without a teacher", "cached": "cached targets", "online": "online"}
+    for kind, seconds in made["seconds"].items():
+        table.add_row(names[kind], f"{seconds:.3f}", f"{seconds / made['seconds']['alone']:.2f}")
+    show(table)
+    if made["refused"]:
+        print(made["refused"])
+    share = made["bytes"] / made["bytes_float16"]
+    print(
+        f"cache: {made['bytes'] / 1e3:.1f} kB per case, {100 * share:.1f} % of float16; "
+        f"a patch is read in {made['read_ms']:.2f} ms"
+    )
+    exact, cached = made["dice"]["float32"], made["dice"]["cached"]
+    print(
+        f"Dice of the teacher's targets: {exact:.5f} as float32, {cached:.5f} cached; "
+        f"{made['changed_voxels']} voxels changed their class"
+    )
+
+
+def print_package(package: Path) -> None:
+    manifest = json.loads((package / "manifest.json").read_text(encoding="utf-8"))
+    size = sum(path.stat().st_size for path in package.rglob("*") if path.is_file())
+    before = {name: row["torch"] for name, row in manifest["scores"]["per_class"].items() if row["cases"]}
+    prompted = "prompts" in manifest
+    more = ("same class, prompted",) if prompted else ()
+    table = Table("rung", "SNR, dB", "same class", "largest loss of Dice", *more, "")
+    for step in manifest["ladder"]:
+        losses = {name: before[name] - (step["per_class"][name]["dice"] or 0) for name in before if step["per_class"]}
+        worst = max(losses, key=losses.__getitem__, default=None)
+        row = (
+            step["title"],
+            "" if step["snr_db"] is None else f"{step['snr_db']:.1f}",
+            "" if step["agreement"] is None else f"{step['agreement']:.5f}",
+            "" if worst is None else f"{losses[worst]:.4f} ({worst})",
+        )
+        with_prompts = step.get("prompted")
+        shown = ("" if with_prompts is None else f"{with_prompts['agreement']:.5f}",) if prompted else ()
+        table.add_row(*row, *shown, "passed" if step["refusal"] is None else "refused")
+    show(table)
+    print(f"{package}: {size / 1e6:.1f} MB, {manifest['target']}, {manifest['precision']}")
+
+
+def print_cases(dataset: "Dataset", rows: list[dict]) -> None:
+    """What a dataset holds, as ranges over its readable cases, and then every fault."""
+    from ..volumes.datasets.survey import ranges
+
+    print(
+        f"{dataset.root}: {dataset.layout} layout, {dataset.name}, {len(dataset.training)} training and "
+        f"{len(dataset.test)} test cases"
+    )
+    print(f"channels: {', '.join(dataset.channels)}; classes: {', '.join(dataset.labels.values())}")
+    table = Table("over all cases", "lowest", "median", "highest")
+    for title, values in ranges(dataset, rows):
+        table.add_row(title, f"{min(values):.4g}", f"{median(values):.4g}", f"{max(values):.4g}")
+    show(table)
+    codes = Counter(row["axis_codes"] for row in rows if row["shape"])
+    print("axes: " + ", ".join(f"{code} {count}" for code, count in codes.most_common()))
+    for row in rows:
+        if row["fault"]:
+            print(f"{row['name']}: {row['fault']}")
+
+
+def print_series(rows: list[dict]) -> None:
+    """DICOM series one by one, the readable ones in a table, and then every fault."""
+    table = Table("series", "voxels", "spacing, mm", "axes", "p0.5", "median", "p99.5")
+    for row in rows:
+        if row["shape"]:
+            sizes = (" x ".join(f"{value:.4g}" for value in row[key]) for key in ("shape", "spacing"))
+            table.add_row(
+                row["name"], *sizes, row["axis_codes"], *(f"{v:.4g}" for v in row["intensity"]["scan"].values())
+            )
+    show(table)
+    for row in rows:
+        if row["fault"]:
+            print(f"{row['name']}: {row['fault']}")
+
+
+def print_networks(rows: Iterable[dict[str, Any]], *, classes: int) -> None:
+    table = Table(
+        "kind", "network", "backbone", "patch", "parameters", "tuned on SAM's weights", title=f"{classes} classes"
+    )
+    for row in rows:
+        tuned = f"{row['tuned'] / 1e6:.2f} M" if row["kind"] == "teacher" else ""
+        size = " x ".join(map(str, row["patch"]))
+        table.add_row(row["kind"], row["name"], row["backbone"], size, f"{row['parameters'] / 1e6:.2f} M", tuned)
+    show(table)
+
+
+def print_recipes(recipes: Iterable[dict[str, Any]]) -> None:
+    """Recipes as config.Recipe dumps them."""
+    table = Table("recipe", "what", "teacher", "student")
+    for recipe in recipes:
+        networks = (recipe["teacher"], recipe["student"])
+        sides = (f"{side['name']}, {' x '.join(map(str, side['plan']['patch']))}" for side in networks)
+        table.add_row(recipe["name"], recipe["description"], *sides)
+    show(table)
+
+
+def print_step_costs(rows: Iterable[dict[str, Any]], *, title: str) -> None:
+    table = Table("attention", "checkpointing", "seconds per step", "peak memory", "on", title=title)
+    for row in rows:
+        measured = (
+            (row["fault"], "", "")
+            if "fault" in row
+            else (f"{row['seconds']:.2f}", f"{row['peak_mb']:.0f} MB", row["device"])
+        )
+        table.add_row(row["attention"], "yes" if row["checkpointing"] else "no", *measured)
+    show(table)
+
+
+def print_runtimes(rows: Sequence[dict[str, Any]], *, title: str) -> None:
+    table = Table("seconds", *(row["model"] for row in rows), title=title)
+    table.add_row("precision", *(row["precision"] for row in rows))
+    for stage in rows[0]["seconds"]:
+        table.add_row(stage, *(f"{row['seconds'][stage]:.2f}" for row in rows))
+    table.add_row("whole process", *(f"{row['process']:.2f}" for row in rows))
+    peaks = (row["peak_memory_mb"] for row in rows)
+    table.add_row("peak memory", *("-" if peak is None else f"{peak:.0f} MB" for peak in peaks))
+    show(table)

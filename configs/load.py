@@ -1,0 +1,85 @@
+"""Recipes on disk: one YAML per dataset, by name or path, and the overrides of the command line."""
+
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ..errors import UsageError
+from .schema import Recipe, validated
+
+_FOLDER = resources.files(__name__.rpartition(".")[0])
+
+
+def recipe_names() -> list[str]:
+    """Names of the recipes in configs/."""
+    folder = _FOLDER
+    return sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml"))
+
+
+def recipes() -> list[Recipe]:
+    """Every recipe in configs/."""
+    return [load_recipe(name) for name in recipe_names()]
+
+
+def load_recipe(source: str = "phantom", overrides: list[str] | None = None) -> Recipe:
+    """Read a recipe by name or path and apply dotted overrides such as ``student.training.steps=50``.
+
+    A recipe may say ``extends: NAME``: it is then that recipe with this file's top-level keys in place of its own.
+    Raises UsageError naming every fault at once.
+    """
+    return parse_recipe(_read(source, ()), overrides=overrides or [], source=source)
+
+
+def _read(source: str, heirs: tuple[str, ...]) -> dict:
+    if source in heirs:
+        raise UsageError(f"{source}: recipes extend each other in a circle: {' -> '.join((*heirs, source))}")
+    if source.endswith((".yaml", ".yml")):
+        path = Path(source)
+        if not path.is_file():
+            raise UsageError(f"{source}: no such recipe file; give a YAML file or one of {recipe_names()}")
+        text = path.read_text(encoding="utf-8")
+    elif source in recipe_names():
+        text = _FOLDER.joinpath(f"{source}.yaml").read_text(encoding="utf-8")
+    else:
+        raise UsageError(f"{source!r} is no recipe; give a YAML file or one of {recipe_names()}")
+    values = _mapping(text, source)
+    parent = values.pop("extends", None)
+    return values if parent is None else {**_read(str(parent), (*heirs, source)), **values}
+
+
+def parse_recipe(values: dict, *, overrides: list[str] | None = None, source: str = "recipe") -> Recipe:
+    """A mapping as a Recipe, overrides applied. Raises UsageError naming every fault at once."""
+    for override in overrides or []:
+        _apply(values, override)
+    return validated(values, source=source)
+
+
+def _mapping(text: str, source: str) -> dict:
+    try:
+        values = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise UsageError(f"{source}: not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(values, dict):
+        raise UsageError(f"{source}: expected a mapping of keys, found {type(values).__name__}")
+    return values
+
+
+def _apply(values: dict, override: str) -> None:
+    dotted, separator, text = override.partition("=")
+    if not separator or not dotted:
+        raise UsageError(f"override {override!r}: expected key.path=value, for example student.training.steps=50")
+    *parents, leaf = dotted.split(".")
+    for key in parents:
+        values = values.setdefault(key, {})
+        if not isinstance(values, dict):
+            raise UsageError(f"override {override!r}: {key!r} is not a group of keys")
+    values[leaf] = _value(text, override)
+
+
+def _value(text: str, override: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise UsageError(f"override {override!r}: the value is not valid YAML") from None

@@ -1,0 +1,87 @@
+"""What is converted: the student as one graph, or as an encoder and a decoder that takes prompts."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from ...students.small_sam.model import MAX_POINTS
+
+if TYPE_CHECKING:
+    from .registry import Order
+
+
+@dataclass(frozen=True)
+class Graph:
+    """A module without branches on numbers, its float32 inputs by name (an example of one patch each, [1, ...]), and
+    what its output is called."""
+
+    module: nn.Module
+    inputs: Mapping[str, Tensor]
+    output: str
+
+
+class Probabilities(nn.Module):
+    """image [B, C, *patch] -> class probabilities [B, K, *patch]. A network with a method `for_inference` is taken as
+    what that returns; the network itself is left as it is."""
+
+    def __init__(self, network: nn.Module):
+        super().__init__()
+        rewrite = getattr(network, "for_inference", None)
+        self.network = (rewrite() if rewrite else copy.deepcopy(network)).cpu().eval()
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.network(image).softmax(1)
+
+
+class _Encode(nn.Module):
+    network: Any
+
+    def __init__(self, network: nn.Module):
+        super().__init__()
+        self.network = network
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.network.encode(image)
+
+
+class _Decode(_Encode):
+    """Labels come as float32, like everything an engine is given."""
+
+    def forward(self, embedding: Tensor, points: Tensor, labels: Tensor, boxes: Tensor) -> Tensor:
+        return self.network.masks(embedding, points, labels.long(), boxes)
+
+
+def whole(network: nn.Module, *, patch: tuple[int, int, int], in_channels: int) -> Graph:
+    """image [N, C, *patch] -> class probabilities [N, K, *patch]."""
+    return Graph(Probabilities(network), {"image": torch.zeros(1, in_channels, *patch)}, "probabilities")
+
+
+def encoder_and_decoder(network: nn.Module, *, patch: tuple[int, int, int], in_channels: int) -> tuple[Graph, Graph]:
+    """image [N, C, *patch] -> embedding, and embedding, points [N, P, 3], labels [N, P] and boxes [N, 6] of one class
+    -> logits [N, K, *patch]; the network as students.small_sam.model.SmallSAM, P its MAX_POINTS."""
+    network = copy.deepcopy(network).cpu().eval()
+    encode, image = _Encode(network), torch.zeros(1, in_channels, *patch)
+    with torch.no_grad():
+        embedding = encode(image)
+    prompts = {
+        "points": torch.zeros(1, MAX_POINTS, 3),
+        "labels": torch.full((1, MAX_POINTS), -1.0),
+        "boxes": torch.full((1, 6), torch.nan),
+    }
+    return (
+        Graph(encode, {"image": image}, "embedding"),
+        Graph(_Decode(network), {"embedding": embedding, **prompts}, "logits"),
+    )
+
+
+def graphs_of(order: Order) -> tuple[Graph, ...]:
+    """The graph that sees the image, and with prompts the one behind it."""
+    if order.prompts:
+        return encoder_and_decoder(order.network, patch=order.patch, in_channels=order.in_channels)
+    return (whole(order.network, patch=order.patch, in_channels=order.in_channels),)

@@ -1,0 +1,114 @@
+"""ONNX: from a torch network to a checked model with a free number of patches, and that model to disk."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from ...errors import MissingExtraError
+from .graphs import Graph, graphs_of
+from .precision import Precision
+from .registry import Order, Rung, Target
+
+if TYPE_CHECKING:
+    import onnx
+
+OPSET = 20
+_MOST_PATCHES = 1024  # an upper bound that torch.export asks for
+
+
+def rungs(order: Order) -> Iterator[Rung]:
+    """As Target.rungs. Raises MissingExtraError without onnx, onnxscript or ONNX Runtime."""
+    model, *behind = map(export, graphs_of(order))
+    yield Rung(Precision.FP32, _writer(model, behind))
+    if order.precision is Precision.INT8:
+        from .quantize_onnx import WAYS, quantize, weakest_layers
+
+        for way in WAYS:
+            made = quantize(model, order.calibration, way)
+            yield Rung(order.precision, _writer(made, behind), way.name, partial(weakest_layers, model, made))
+
+
+def _writer(model: onnx.ModelProto, behind: Sequence[onnx.ModelProto]) -> Callable[[Path], None]:
+    """A decoder stays in float32, as in openvino_target."""
+
+    def write(folder: Path) -> None:
+        save(model, folder / ONNX.model)
+        for decoder in behind:
+            save(decoder, folder / ONNX.decoder)
+
+    return write
+
+
+# Every engine that reads ONNX; packages run on ONNX Runtime. int8 lies between quantize and dequantize nodes (QDQ).
+ONNX = Target(
+    name="onnx",
+    model="model.onnx",
+    libraries=("numpy", "nibabel", "onnxruntime"),
+    tools=("torch", "onnx", "onnxscript", "onnxruntime"),
+    inference={Precision.FP32: "f32", Precision.INT8: "f32"},
+    rungs=rungs,
+)
+
+
+def export(graph: Graph) -> onnx.ModelProto:
+    """A graph as an ONNX model of N patches, N free.
+
+    By torch.export ("dynamo"). Nothing of this machine or of the source code is left in the model. Raises
+    MissingExtraError without onnx or onnxscript.
+    """
+    try:
+        import onnx
+        import onnxscript  # noqa: F401  # torch.onnx needs it
+    except ImportError as error:
+        raise MissingExtraError(f"{error}; run: python -m pip install 'samkd[onnx]'") from error
+
+    example = tuple(torch.cat([each, each]) for each in graph.inputs.values())  # one would be taken for a constant
+    free = torch.export.Dim("patches", min=1, max=_MOST_PATCHES)
+    # The mathematical attention, because a fused one's memory layout would be recorded as if every engine had it.
+    with quiet(), torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
+        program = torch.onnx.export(
+            graph.module,
+            example,
+            dynamo=True,
+            dynamic_shapes=tuple({0: free} for _ in example),
+            input_names=list(graph.inputs),
+            output_names=[graph.output],
+            opset_version=OPSET,
+            verbose=False,
+        )
+    assert program is not None
+    model = program.model_proto
+    for part in (model, model.graph, *model.graph.node, *model.graph.value_info, *model.graph.initializer):
+        for key in ("metadata_props", "doc_string"):
+            if key in part.DESCRIPTOR.fields_by_name:
+                part.ClearField(key)
+    onnx.checker.check_model(model, full_check=True)
+    assert model.graph.input[0].type.tensor_type.shape.dim[0].dim_param, "the number of patches was fixed by the export"
+    return model
+
+
+def save(model: onnx.ModelProto, path: Path) -> None:
+    """Equal models give equal bytes."""
+    path.write_bytes(model.SerializeToString(deterministic=True))
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Without the exporter's and the quantizer's remarks on their own progress."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        before = logging.root.manager.disable
+        logging.disable(logging.WARNING)
+        try:
+            yield
+        finally:
+            logging.disable(before)

@@ -1,0 +1,98 @@
+"""Writing a package: all of it, or nothing."""
+
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from ...errors import OutputError
+from ...volumes.files import atomic_path, make_folder
+from ..runtime.integrity import MANIFEST, check_names, digest, render, sha256
+from ..runtime.signature import SIGNATURE
+from .bundle_metadata import METADATA, bundle_metadata
+from .card import model_card
+from .sbom import bill_of_materials
+from .signing import Signer
+from .zipping import write_runtime, write_zip
+
+
+@contextmanager
+def draft(destination: Path) -> Iterator[Path]:
+    """Yield a folder beside `destination` to fill; then it becomes `destination`, and its zip is written beside.
+
+    When the block fails both vanish. A package that is already there is replaced. Raises OutputError when something
+    else is, and for any OSError on the way.
+    """
+    if destination.exists() and not (destination / MANIFEST).is_file() and any(_children(destination)):
+        raise OutputError(f"{destination}: exists and is no package. Name another folder, or remove it.")
+    make_folder(destination.parent)
+    folder = destination.with_name(f"{destination.name}.tmp-{os.getpid()}")
+    try:
+        folder.mkdir()
+        yield folder
+        with atomic_path(destination.with_name(f"{destination.name}.zip")) as archive:
+            files = sorted(path for path in folder.rglob("*") if path.is_file())
+            write_zip(archive, {path.relative_to(folder).as_posix(): path for path in files})
+            _put_in_place(folder, destination)
+    except OSError as error:
+        raise OutputError(f"{destination}: the package cannot be written ({error.strerror or error}).") from error
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def finish(
+    folder: Path,
+    manifest: dict[str, Any],
+    *,
+    libraries: Sequence[str],
+    renamed: Mapping[str, str],
+    signer: Signer | None = None,
+) -> None:
+    """Complete a draft that holds its model and sample: papers, runtime, and the manifest that seals all of it.
+
+    `libraries` are what the device installs; their versions stand in the manifest; `renamed` holds their
+    names there, where those are others. `signer` also signs it.
+    """
+    if signer is not None:
+        manifest = {**manifest, "signer": signer.public}
+    model = {path.name: sha256(path) for path in sorted(folder.glob("model.*"))}
+    bill = bill_of_materials(manifest["name"], samkd=manifest["samkd"], model=model, libraries=libraries)
+    pins = [f"{renamed.get(name, name)}=={manifest['versions'][name]}" for name in libraries]
+    (folder / "MODEL_CARD.md").write_text(model_card(manifest), encoding="utf-8")
+    (folder / "sbom.cdx.json").write_text(json.dumps(bill, indent=1) + "\n", encoding="utf-8")
+    (folder / METADATA).parent.mkdir()
+    (folder / METADATA).write_text(json.dumps(bundle_metadata(manifest), indent=1) + "\n", encoding="utf-8")
+    (folder / "requirements.txt").write_text("\n".join(pins) + "\n", encoding="utf-8")
+    write_runtime(folder / "runtime.pyz")
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    names = {path.relative_to(folder).as_posix(): path for path in files}
+    check_names(list(names), folder)
+    manifest = {
+        **manifest,
+        "files": {name: {"bytes": path.stat().st_size, "sha256": sha256(path)} for name, path in names.items()},
+    }
+    raw = render({**manifest, "digest": digest(manifest)})
+    (folder / MANIFEST).write_bytes(raw)
+    if signer is not None:
+        (folder / SIGNATURE).write_bytes(signer.signature(raw))
+
+
+def _children(path: Path) -> Iterator[Path]:
+    return path.iterdir() if path.is_dir() else iter([path])
+
+
+def _put_in_place(folder: Path, destination: Path) -> None:
+    old = destination.with_name(f"{destination.name}.old-{os.getpid()}")
+    replaced = destination.exists()
+    if replaced:
+        destination.replace(old)
+    try:
+        folder.replace(destination)
+    except OSError:
+        if replaced:
+            old.replace(destination)
+        raise
+    shutil.rmtree(old, ignore_errors=True)

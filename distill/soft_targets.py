@@ -1,0 +1,96 @@
+"""Teacher targets: the teachers' class probabilities for whole scans, on the student's grid, cached on disk."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from ..errors import UsageError
+from ..training.prepared import PreparedCase, fingerprint
+from ..training.progress import Bar
+from ..training.run import digest
+from ..training.trainer import PooledDice
+from ..volumes.datasets.registry import Case, Dataset, read_case, read_labelled_case
+from ..volumes.files import atomic_path, make_folder
+from ..volumes.plan import Plan, grid, prepare_labels
+from .ensemble import Ensemble
+from .target_cache import TargetFile, chunk_of, encode, quantise
+
+
+def target_folder(cache: Path, ensemble: Ensemble, plan: Plan) -> Path:
+    """Keyed by the teachers' weights and plans and the student's plan; its files by the bytes of the scans."""
+    return make_folder(cache / "targets" / f"{ensemble.key[:16]}-{plan.digest()[:16]}")
+
+
+def cached_targets(
+    ensemble: Ensemble,
+    cases: Sequence[Case],
+    prepared: Sequence[PreparedCase],
+    dataset: Dataset,
+    *,
+    plan: Plan,
+    cache: Path,
+    limit: float,
+) -> list[PreparedCase]:
+    """The prepared cases with their targets on the student's grid; those that the cache lacks are written.
+
+    Before each file is written, the size of all is predicted from those so far. Raises UsageError when it exceeds
+    ``limit`` bytes, IntegrityError for a damaged file.
+    """
+    folder = target_folder(cache, ensemble, plan)
+    paths = [folder / f"{fingerprint(replace(case, label=None))[:32]}.targets" for case in cases]
+    voxels = [int(np.prod(case.shape)) for case in prepared]
+    done = [index for index, path in enumerate(paths) if path.exists()]
+    written, covered = sum(paths[index].stat().st_size for index in done), sum(voxels[index] for index in done)
+    with Bar("teacher targets", len(cases), done=len(done)) as bar:
+        for case, path, size in zip(cases, paths, voxels, strict=True):
+            if path.exists():
+                continue
+            volume, _ = read_case(case, dataset)
+            found = ensemble.probabilities(volume, grid(plan, volume.geometry))
+            content = encode(quantise(found), chunk_of(plan.patch))
+            written, covered = written + len(content), covered + size
+            _check_size(written / covered * sum(voxels), limit, folder, len(cases))
+            with atomic_path(path) as temporary:
+                temporary.write_bytes(content)
+            bar.advance(case.name)
+    targets = map(TargetFile.open, paths)
+    return [case.with_teacher(target) for case, target in zip(prepared, targets, strict=True)]
+
+
+def validation_dice(
+    ensemble: Ensemble, cases: Sequence[Case], dataset: Dataset, *, plan: Plan, cache: Path
+) -> dict[str, dict[str, float]]:
+    """How well each teacher, and their mean, segments the student's validation cases, by name: the Dice that the
+    student is steered by (pooled over cases, on the student's grid). Measured once per set of teachers and cases.
+    """
+    names = [f"{number + 1} {teacher.name}" for number, teacher in enumerate(ensemble.teachers)]
+    names += ["all together"] if len(names) > 1 else []
+    measured = digest({"cases": [fingerprint(case) for case in cases], "names": names})[:16]
+    path = target_folder(cache, ensemble, plan) / f"validation-{measured}.json"
+    if path.exists():
+        return json.loads(path.read_text(encoding="utf-8"))
+    pooled = {name: PooledDice(dataset.labels) for name in names}
+    with Bar("teachers on the validation cases", len(cases)) as bar:
+        for case in cases:
+            volume, mask = read_labelled_case(case, dataset)
+            onto = grid(plan, volume.geometry)
+            truth = prepare_labels(mask, volume.geometry, plan)
+            found = [teacher.probabilities(volume, onto) for teacher in ensemble.teachers]
+            for score, values in zip(pooled.values(), [*found, ensemble.mean(found)], strict=False):
+                score.add(values.argmax(0), truth)
+            bar.advance(case.name)
+    scores = {name: score.scores() for name, score in pooled.items()}
+    with atomic_path(path) as temporary:
+        temporary.write_text(json.dumps(scores, indent=1) + "\n", encoding="utf-8")
+    return scores
+
+
+def _check_size(predicted: float, limit: float, folder: Path, cases: int) -> None:
+    if predicted > limit:
+        raise UsageError(
+            f"{folder}: the teacher targets of {cases} cases would take about {predicted / 1e9:.3g} GB, the limit is "
+            f"{limit / 1e9:.3g} GB; raise --cache-limit, or use --online, which needs no cache"
+        )

@@ -1,0 +1,1 @@
+"""SegResNet as a student."""

@@ -1,0 +1,1 @@
+"""MobileSAM and EfficientSAM as students."""

@@ -1,0 +1,1 @@
+"""AutoSAM Adapter (Li et al. 2023)."""

@@ -1,0 +1,1 @@
+"""MA-SAM (Chen et al. 2024)."""

@@ -1,0 +1,1 @@
+"""Medical SAM Adapter (Wu et al. 2025)."""

@@ -1,0 +1,142 @@
+"""Medical SAM Adapter's image encoders: the blocks of SAM's, EfficientSAM's or MobileSAM's with adapters in them."""
+
+from functools import partial
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn.functional import scaled_dot_product_attention
+
+from ...errors import UsageError
+from ...sam.base import Encoder
+from ...sam.build import build_image_encoder
+from ...sam.efficient_vit import EfficientBlock
+from ...sam.presets import Backbone, EfficientViTSize, EncoderSize, TinyViTSize
+from ...sam.tiny_vit import TinyBlock
+from ...sam.vit import Block
+from ..masam.lora import LoRA
+from .adapters import Bottleneck, Combination, SpaceDepthAdapter
+
+
+class Adapters(nn.Module):
+    """The two adapters of one block: behind the attention, and parallel to the MLP at `scale`."""
+
+    def __init__(self, dim: int, rank: int, *, scale: float, combination: Combination, zero_init: bool) -> None:
+        super().__init__()
+        self.attention = SpaceDepthAdapter(dim, rank, combination=combination, zero_init=zero_init)
+        self.mlp = Bottleneck(dim, rank, zero_init=zero_init)
+        self.scale = scale
+
+    def after_attention(self, found: Tensor, along_depth: Tensor | None) -> Tensor:
+        """What the attention found in space [B * D, h, w, C] and along the slices [B, D, h, w, C], adapted."""
+        if along_depth is None:
+            return found + self.attention(found)
+        space = found.view(along_depth.shape)
+        return found + self.attention(space, along_depth).flatten(0, 1)
+
+    def beside_mlp(self, x: Tensor) -> Tensor:
+        return self.scale * self.mlp(x)
+
+
+def slices_last(x: Tensor, depth: int) -> Tensor:
+    """Tokens [B * D, h, w, C] -> a sequence of slices for every place, [B * h * w, D, 1, C]."""
+    return x.unflatten(0, (-1, depth)).permute(0, 2, 3, 1, 4).flatten(0, 2).unsqueeze(2)
+
+
+def slices_first(x: Tensor, grid: tuple[int, int]) -> Tensor:
+    """[B * h * w, D, 1, C] -> [B, D, h, w, C]."""
+    return x.squeeze(2).unflatten(0, (-1, *grid)).permute(0, 3, 1, 2, 4).contiguous()
+
+
+class AdaptedBlock(Block):
+    """SAM's block; its attention's depth branch takes the slices for rows, with the table of relative rows resized."""
+
+    def __init__(self, *, make_adapters: partial[Adapters], dim: int, **size: Any) -> None:
+        super().__init__(dim=dim, **size)
+        self.adapters = make_adapters(dim)
+
+    def forward(self, x: Tensor, depth: int | None = None) -> Tensor:
+        """Tokens [B * depth, h, w, C] -> the same shape; without `depth` there is no depth branch."""
+        along = None if depth is None else along_depth(self.attn, self.norm1(x), depth)
+        x = x + self.adapters.after_attention(self.look(x), along)
+        return self.feed(x) + self.adapters.beside_mlp(self.norm2(x))
+
+
+class AdaptedEfficientBlock(EfficientBlock):
+    """EfficientSAM's block; it knows no relative positions, so the depth branch does not know the slices' order."""
+
+    def __init__(self, *, make_adapters: partial[Adapters], dim: int, **size: Any) -> None:
+        super().__init__(dim=dim, **size)
+        self.adapters = make_adapters(dim)
+
+    def forward(self, x: Tensor, depth: int | None = None) -> Tensor:
+        """As `AdaptedBlock`."""
+        along = None if depth is None else along_depth(self.attn, self.norm1(x), depth)
+        x = x + self.adapters.after_attention(self.look(x), along)
+        return self.feed(x) + self.adapters.beside_mlp(self.norm2(x))
+
+
+class AdaptedTinyBlock(TinyBlock):
+    """MobileSAM's block. Its positional biases end with its window, so the depth branch goes without them."""
+
+    def __init__(self, *, make_adapters: partial[Adapters], dim: int, **size: Any) -> None:
+        super().__init__(dim=dim, **size)
+        self.adapters = make_adapters(dim)
+
+    def forward(self, x: Tensor, depth: int | None = None) -> Tensor:
+        """As `AdaptedBlock`."""
+        along = None if depth is None else along_depth(self._without_biases, x, depth)
+        x = self.mix(x + self.adapters.after_attention(self.look(x), along))
+        return self.feed(x) + self.adapters.beside_mlp(self.mlp.norm(x))
+
+    def _without_biases(self, x: Tensor) -> Tensor:
+        attn = self.attn
+        qkv = attn.qkv(attn.norm(x)).squeeze(2).unflatten(-1, (attn.heads, 3, -1))
+        q, k, v = qkv.permute(3, 0, 2, 1, 4).unbind(0)
+        out = scaled_dot_product_attention(q, k, v, scale=attn.scale)
+        return attn.proj(out.transpose(1, 2).flatten(2).unsqueeze(2))
+
+
+def along_depth(attention: Any, x: Tensor, depth: int) -> Tensor:
+    """SD-Trans's depth branch: the block's own attention over the slices at each place.
+
+    Tokens [B * D, h, w, C] -> [B, D, h, w, C]. Windows do not matter here, and volumes of a batch do not mix (in the
+    authors' code windows pass for slices, and the whole batch for one volume).
+    """
+    return slices_first(attention(slices_last(x, depth)), (x.shape[1], x.shape[2]))
+
+
+def adapted_encoder(
+    size: EncoderSize,
+    *,
+    image_size: tuple[int, int],
+    rank: int,
+    scale: float,
+    combination: Combination,
+    zero_init: bool,
+    checkpointing: bool,
+) -> Encoder:
+    """The image encoder with two adapters in every transformer block (TinyViT's first stage has none)."""
+    block = {Backbone: AdaptedBlock, EfficientViTSize: AdaptedEfficientBlock, TinyViTSize: AdaptedTinyBlock}[type(size)]
+    adapters = partial(Adapters, rank=rank, scale=scale, combination=combination, zero_init=zero_init)
+    return build_image_encoder(
+        size, image_size=image_size, make_block=partial(block, make_adapters=adapters), checkpointing=checkpointing
+    )
+
+
+def lora_encoder(
+    size: EncoderSize, *, image_size: tuple[int, int], rank: int, zero_init: bool, checkpointing: bool
+) -> Encoder:
+    """The image encoder with LoRA in every attention and no adapters; UsageError for MobileSAM's."""
+    if isinstance(size, TinyViTSize):
+        raise UsageError(
+            f"backbone {size.name}: its attentions do not hold q, k and v apart, as LoRA needs; "
+            "use medsa's option adapter='bottleneck', or another backbone"
+        )
+    family = Block if isinstance(size, Backbone) else EfficientBlock
+
+    def make_block(*, dim: int, **options: Any) -> Block | EfficientBlock:
+        block = family(dim=dim, **options)
+        block.attn.qkv = LoRA(dim, rank, zero_init=zero_init)
+        return block
+
+    return build_image_encoder(size, image_size=image_size, make_block=make_block, checkpointing=checkpointing)

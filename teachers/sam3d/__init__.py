@@ -1,0 +1,1 @@
+"""3DSAM-adapter (Gong et al. 2023)."""

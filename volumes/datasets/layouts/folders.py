@@ -1,0 +1,110 @@
+"""Two folders of equal names: images and labels (or masks), of NIfTI scans or of 2-D pictures. They lie in the
+dataset's folder, or in its folders train and test. A labels.json says what the numbers or colours in the masks are;
+without one every number found in them is a class.
+"""
+
+from pathlib import Path
+
+import numpy as np
+
+from ....errors import BadInputError
+from ...io.mask_codes import Code
+from ...io.pictures import is_picture, picture_channels
+from ...io.scans import Source, bare_name, is_nifti, read_mask
+from ..cases import Case, Dataset
+from ..parallel import in_threads
+from .listing import Layout, read_classes, sound
+
+_MASKS = ("labels", "masks")
+_ENDINGS = ("", "_mask", "_segmentation")  # of a mask's name after its picture's (ISIC)
+_MOST = 256  # classes that can be found rather than declared
+
+
+def _fits(root: Path) -> bool:
+    return _is_pair(_training(root)) and not _holds_pictures(root)
+
+
+def _fits_pictures(root: Path) -> bool:
+    return _is_pair(_training(root)) and _holds_pictures(root)
+
+
+def _read(root: Path) -> Dataset:
+    pictures = _holds_pictures(root)
+    faults: list[str] = []
+    training, test = _cases(_training(root), pictures, faults), _cases(root / "test", pictures, faults)
+    first = next((case.image.files[0] for case in (*training, *test)), None)
+    channels = picture_channels(first) if first and pictures else ("scan",)
+    declared = root / "labels.json"
+    labels, codes = read_classes(declared) if declared.exists() else _found((*training, *test), faults)
+    layout = PICTURES if pictures else VOLUMES
+    dataset = Dataset(root.resolve().name, root, layout.name, labels, channels, training, test, codes=codes)
+    return sound(dataset, faults, source=root)
+
+
+def _training(root: Path) -> Path:
+    return root / "train" if (root / "train").is_dir() else root
+
+
+def _is_pair(folder: Path) -> bool:
+    return (folder / "images").is_dir() and any((folder / name).is_dir() for name in _MASKS)
+
+
+def _holds_pictures(root: Path) -> bool:
+    return any(is_picture(path) for path in (_training(root) / "images").iterdir())
+
+
+def _cases(folder: Path, pictures: bool, faults: list[str]) -> tuple[Case, ...]:
+    there = [name for name in _MASKS if (folder / name).is_dir()]
+    if len(there) > 1:
+        faults.append(f"{folder.name} has both {' and '.join(there)}; leave the one that holds the masks")
+    scans = _by_name(folder / "images", pictures, faults)
+    masks = _by_name(folder / there[0], pictures, faults) if there else {}
+    cases = []
+    for name, path in sorted(scans.items()):
+        mask = next((masks.pop(name + ending) for ending in _ENDINGS if name + ending in masks), None)
+        if mask is None and there:
+            faults.append(f"{folder.name}/images/{path.name} has no mask of its name in {there[0]}")
+        cases.append(Case(Source(name, (path,)), Source(name, (mask,)) if mask else None))
+    faults += [f"{path} has no scan of its name in images" for path in masks.values()]
+    return tuple(cases)
+
+
+def _by_name(folder: Path, pictures: bool, faults: list[str]) -> dict[str, Path]:
+    found: dict[str, Path] = {}
+    for path in sorted(entry for entry in folder.glob("*") if is_picture(entry) or is_nifti(entry)):
+        if is_picture(path) != pictures:
+            faults.append(f"{folder.name}/{path.name}: pictures and NIfTI files are mixed; keep one kind")
+        elif bare_name(path) in found:
+            faults.append(f"{folder.name}/{path.name} has the name of {found[bare_name(path)].name}")
+        else:
+            found[bare_name(path)] = path
+    return found
+
+
+def _found(cases: tuple[Case, ...], faults: list[str]) -> tuple[dict[int, str], tuple[Code, ...] | None]:
+    """Classes after the numbers in all masks; 0 is the background, whether it occurs or not."""
+
+    def numbers(mask: Source) -> tuple[set[int], str | None]:
+        try:
+            return set(np.unique(read_mask(mask)[0]).tolist()), None
+        except BadInputError as error:
+            return set(), str(error)
+
+    values: set[int] = {0}
+    for found, fault in in_threads(numbers, [case.label for case in cases if case.label]):
+        values |= found
+        faults += [fault] if fault else []
+    if len(values) > _MOST:
+        faults.append(
+            f"the masks hold {len(values)} different numbers, more than {_MOST}: are they masks? If so, name the "
+            "classes in labels.json"
+        )
+    codes = tuple(sorted(values))
+    labels = {0: "background", **{number: f"label {code}" for number, code in enumerate(codes) if number}}
+    return labels, None if codes == tuple(range(len(codes))) else codes
+
+
+VOLUMES = Layout("pair of folders", "images and labels (or masks) with NIfTI files of equal names", _fits, _read)
+PICTURES = Layout(
+    "2-D pictures", "images and labels (or masks) with PNG, JPEG or TIFF files of equal names", _fits_pictures, _read
+)

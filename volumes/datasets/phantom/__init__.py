@@ -1,0 +1,1 @@
+"""The built-in phantom: generated abdominal CTs with six labelled organs."""

@@ -1,0 +1,1 @@
+"""Reading scans and writing masks: NIfTI, pictures and DICOM, strictly. The device ships this room."""

@@ -1,0 +1,156 @@
+"""Masks as DICOM-SEG, which refer to the very slices they were made from. Written by highdicom.
+
+A DICOM-SEG carries the patient and the study of its source by definition, so it is written on request only.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ....errors import BadInputError, MissingExtraError, UsageError
+from ...files import atomic_path
+from ...geometry import Geometry
+from .files import Plane, is_dicom, load_pydicom, sound
+from .organ_codes import organ
+from .series import assemble
+
+KINDS = ("binary", "labelmap")
+_NEEDED = ("SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID", "FrameOfReferenceUID")
+_MAY_BE_BLANK = (  # but must be there, by the standard, which not every exporter follows
+    *("PatientName", "PatientID", "PatientBirthDate", "PatientSex"),
+    *("StudyDate", "StudyTime", "StudyID", "AccessionNumber", "ReferringPhysicianName"),
+)
+
+
+def is_seg(path: Path) -> bool:
+    """Whether an output of that name is to be DICOM-SEG."""
+    return path.suffix.lower() == ".dcm"
+
+
+def check_source(files: Sequence[Path], *, kind: str = "binary") -> None:
+    """Refuse, before any work, what write_seg would refuse. Raises BadInputError, UsageError, MissingExtraError."""
+    if kind not in KINDS:
+        raise UsageError(f"--seg-type {kind!r}: choose {' or '.join(KINDS)}")
+    if not is_dicom(files[0]):
+        raise UsageError(f"{files[0]}: is no DICOM, and DICOM-SEG refers to DICOM slices. Write NIfTI (.nii.gz).")
+    _load_highdicom()
+    _sources(files)
+
+
+def write_seg(
+    path: str | Path,
+    labels: np.ndarray,
+    geometry: Geometry,
+    files: Sequence[Path],
+    *,
+    names: Mapping[int, str],
+    kind: str = "binary",
+) -> None:
+    """Write labels [D, H, W], as volumes.io.dicom.series.read_series reads the series `files`, as DICOM-SEG.
+
+    `names` are the classes, 0 (the background) to K; class k is segment k with its SNOMED CT code, found or not.
+    `kind` is "binary" (a frame per class and slice) or "labelmap" (one per slice, for readers of DICOM 2024d on).
+    Raises BadInputError when labels and series do not fit, or the series lacks the UIDs to refer to.
+    """
+    path = Path(path)
+    ordered, grid = assemble(files)
+    if labels.shape != grid.shape or not geometry.same_grid(grid):
+        raise BadInputError(f"{path}: labels {labels.shape} are not on the grid {grid.shape} of their series.")
+    if labels.max() >= len(names) or labels.min() < 0:
+        raise BadInputError(f"{path}: labels from {labels.min()} to {labels.max()}; the classes are {dict(names)}.")
+    sources = _sources(files)
+    if len({plane.file for plane in ordered}) == len(ordered):
+        used, frames = [sources[plane.file] for plane in ordered], labels
+    else:
+        used, frames = _multiframe(sources, ordered, labels)
+    with sound(files[0]):
+        made = _segmentation(used, frames, names, kind)
+        with atomic_path(path) as temporary:
+            made.save_as(temporary)
+
+
+def _multiframe(sources: Mapping[Path, Any], ordered: Sequence[Plane], labels: np.ndarray) -> tuple[list[Any], Any]:
+    if len(sources) > 1:
+        raise BadInputError(
+            f"{ordered[0].file}: is one of {len(sources)} multi-frame files of a series, and DICOM-SEG refers to one. "
+            "Write NIfTI (.nii.gz)."
+        )
+    frames = np.empty_like(labels)
+    frames[[plane.frame for plane in ordered]] = labels
+    return list(sources.values()), frames
+
+
+def _load_highdicom() -> Any:
+    load_pydicom()
+    try:
+        import highdicom
+        import highdicom.seg
+    except ImportError as error:
+        raise MissingExtraError(
+            "DICOM-SEG is written by highdicom, which is not here; pip install 'samkd[dicom]'; on a device without "
+            "samkd: pip install highdicom"
+        ) from error
+    return highdicom
+
+
+def _sources(files: Sequence[Path]) -> dict[Path, Any]:
+    """The headers, whole, of the files that a DICOM-SEG would refer to."""
+    found = {}
+    for path in files:
+        with sound(path):
+            found[path] = header = load_pydicom().dcmread(path, stop_before_pixels=True)
+            for name in _MAY_BE_BLANK:
+                if name not in header:
+                    setattr(header, name, None)
+            if missing := [name for name in _NEEDED if not header.get(name)]:
+                raise BadInputError(
+                    f"{path}: its {', '.join(missing)} are blank, and DICOM-SEG refers to slices by them. Write NIfTI "
+                    "(.nii.gz), or take the series as it came from the scanner."
+                )
+    if len({str(header.SOPInstanceUID) for header in found.values()}) < len(found):
+        raise BadInputError(f"{files[0].parent}: two of its files have one SOPInstanceUID. Write NIfTI (.nii.gz).")
+    return found
+
+
+def _segmentation(sources: Sequence[Any], frames: np.ndarray, names: Mapping[int, str], kind: str) -> Any:
+    highdicom = _load_highdicom()
+    from pydicom.sr.codedict import codes
+
+    from .... import __version__
+
+    algorithm = highdicom.AlgorithmIdentificationSequence(
+        name="samkd", family=codes.cid7162.ArtificialIntelligence, version=__version__
+    )
+    return highdicom.seg.Segmentation(
+        source_images=sources,
+        pixel_array=frames,
+        segmentation_type=kind.upper(),
+        segment_descriptions=[_description(number, name, algorithm) for number, name in names.items() if number],
+        series_instance_uid=highdicom.UID(),
+        series_number=1,
+        sop_instance_uid=highdicom.UID(),
+        instance_number=1,
+        manufacturer="samkd",
+        manufacturer_model_name="samkd",
+        software_versions=__version__,
+        device_serial_number="none",
+    )
+
+
+def _description(number: int, name: str, algorithm: Any) -> Any:
+    highdicom = _load_highdicom()
+    found = organ(name)
+    description = highdicom.seg.SegmentDescription(
+        segment_number=number,
+        segment_label=name[:64],
+        segmented_property_category=found.category,
+        segmented_property_type=found.type,
+        algorithm_type="AUTOMATIC",
+        algorithm_identification=algorithm,
+    )
+    if found.side is not None:
+        side = highdicom.sr.CodedConcept.from_code(found.side)
+        description.SegmentedPropertyTypeCodeSequence[0].SegmentedPropertyTypeModifierCodeSequence = [side]
+    return description

@@ -1,0 +1,157 @@
+"""DICOM series as scans: found in folders, and assembled strictly from the positions of their slices.
+
+What could be misread is refused. samkd is no de-identification tool: nothing of a header is kept but the geometry and
+the values, but what you name your folders and files is shown and used as it is.
+"""
+
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from ....errors import BadInputError
+from ...geometry import Geometry, Volume
+from .files import Plane, is_dicom, left_out, planes, read_header, series_key
+from .pixels import read_pixels
+
+_OTHER = (".nii", ".gz", ".png", ".jpg", ".jpeg", ".tif", ".tiff", ".json")  # never opened to look for DICOM
+_APART = 0.05  # of the gap: how far a slice may lie from its place in the even row of slices
+_PARALLEL = 1e-3  # largest sine of an angle that counts as none
+_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
+
+
+def find_series(root: str | Path) -> dict[str, tuple[Path, ...]]:
+    """The files of every series in a folder and the folders in it, by a name that comes from no header: that of the
+    folder its first file lies in, numbered where several share it.
+
+    Files without the mark of DICOM are passed over; so are, by their own declaration, DICOM files that are no slices
+    (reports, masks, localizers, a DICOMDIR). Raises BadInputError, MissingExtraError without pydicom.
+    """
+    root = Path(root)
+    groups: dict[tuple[str, ...], list[Path]] = defaultdict(list)
+    for path in dicom_files(root):
+        header = read_header(path)
+        if left_out(header, path) is None:
+            groups[series_key(header, path)].append(path)
+    found = sorted(groups.values())
+    folders = [files[0].parent.resolve().name for files in found]
+    numbers = Counter()
+    series = {}
+    for folder, files in zip(folders, found, strict=True):
+        numbers[folder] += 1
+        name = folder if folders.count(folder) == 1 else f"{folder}-{numbers[folder]}"
+        series[name] = tuple(files)
+    return series
+
+
+def dicom_files(root: Path) -> list[Path]:
+    """The DICOM files in a folder and the folders in it, or the one file. Raises BadInputError."""
+    entries = [root] if root.is_file() else sorted(root.rglob("*"))
+    return [path for path in entries if path.suffix.lower() not in _OTHER and is_dicom(path)]
+
+
+def read_series(source: str | Path | Sequence[Path]) -> Volume:
+    """One series, a folder, a file or several, as float32 [1, D, H, W]: HU for CT, else the rescaled values.
+
+    d follows the normal of the slices, h their rows, w their columns; the geometry is RAS+. MONOCHROME1 is inverted
+    (refused for CT). Raises BadInputError, naming the file: for several series or none, slices of another size,
+    spacing or orientation than most, two at one place, uneven gaps, a tilted gantry, colours, damage; and
+    MissingExtraError without pydicom or the decoder of a compressed file.
+    """
+    if isinstance(source, str | Path) and Path(source).is_file():
+        source = [Path(source)]
+    elif isinstance(source, str | Path):
+        series = find_series(source)
+        if len(series) != 1:
+            listed = "; ".join(f"{name}, {len(files)} files" for name, files in series.items()) or "none"
+            raise BadInputError(f"{source}: expected one DICOM series, found {len(series)} ({listed}).")
+        (source,) = series.values()
+    ordered, geometry = assemble(source)
+    return Volume(read_pixels(ordered)[None], geometry)
+
+
+def assemble(files: Sequence[Path]) -> tuple[list[Plane], Geometry]:
+    """The slices of the files, which must be one series, in the order of d, and their grid. Raises BadInputError."""
+    headers = [(path, read_header(path)) for path in files]
+    keys = {series_key(header, path): path for path, header in headers}
+    if len(keys) != 1:
+        listed = ", ".join(str(path) for path in keys.values())
+        raise BadInputError(f"{files[0].parent}: holds {len(keys)} series, for example {listed}; expected one.")
+    found = [plane for path, header in headers for plane in planes(header, path)]
+    first = _refuse_odd(found)
+    normal = np.cross(*first.axes)
+    found.sort(key=lambda plane: float(plane.position @ normal))
+    step = _step(found, normal)
+    columns = [step, first.axes[1] * first.spacing[0], first.axes[0] * first.spacing[1], found[0].position]
+    affine = np.vstack([np.stack(columns, axis=1), [0, 0, 0, 1]])
+    return found, Geometry(_TO_RAS @ affine, (len(found), *first.size))
+
+
+def _refuse_odd(found: Sequence[Plane]) -> Plane:
+    """A plane like most others; all must have its size, spacing and orientation."""
+
+    def traits(plane: Plane) -> tuple:
+        return plane.size, tuple(np.round(plane.spacing, 3)), tuple(np.round(plane.axes, 2).ravel() + 0.0)
+
+    usual, _ = Counter(map(traits, found)).most_common(1)[0]
+    first = next(plane for plane in found if traits(plane) == usual)
+    for plane in found:
+        where = f"{plane.file}: this slice"
+        if plane.size != first.size:
+            raise BadInputError(
+                f"{where} has {plane.size[0]} x {plane.size[1]} pixels, the others of its series {first.size[0]} x "
+                f"{first.size[1]}. Leave it out or export the series again."
+            )
+        if np.abs(np.array(plane.spacing) / first.spacing - 1).max() > _PARALLEL:
+            raise BadInputError(
+                f"{where} has pixels of {plane.spacing[0]:g} x {plane.spacing[1]:g} mm, the others of its series "
+                f"{first.spacing[0]:g} x {first.spacing[1]:g} mm. Leave it out or export the series again."
+            )
+        if np.abs(plane.axes - first.axes).max() > _PARALLEL:
+            angle = np.degrees(np.arccos(np.clip((plane.axes * first.axes).sum(axis=1), -1, 1))).max()
+            raise BadInputError(
+                f"{where} has another orientation than the others of its series, {angle:.1f} degrees apart. Leave it "
+                "out (a localizer?) or export the series again."
+            )
+    return first
+
+
+def _step(ordered: Sequence[Plane], normal: np.ndarray) -> np.ndarray:
+    """From one slice to the next in mm, if they lie in one even row along the normal."""
+    if len(ordered) == 1:
+        depth = ordered[0].depth
+        if depth is None or not 1e-6 < depth < 1e6:
+            raise BadInputError(f"{ordered[0].file}: is a single slice without a thickness; expected SliceThickness.")
+        return normal * depth
+    positions = np.stack([plane.position for plane in ordered])
+    gaps = np.diff(positions @ normal)
+    usual = float(np.median(gaps))
+    at = int(gaps.argmin())
+    if gaps[at] < 1e-3:
+        raise BadInputError(
+            f"{_name(ordered[at])} and {_name(ordered[at + 1])}: two slices at one place. One is a copy, or the series "
+            "holds several phases or echoes: keep one of each."
+        )
+    at = int(np.abs(gaps - usual).argmax())
+    total = positions[-1] - positions[0]
+    aside = float(np.linalg.norm(total - normal * (total @ normal)))
+    if aside > _PARALLEL * np.linalg.norm(total):
+        angle = np.degrees(np.arctan2(aside, total @ normal))
+        raise BadInputError(
+            f"{ordered[0].file.parent}: its slices follow each other {angle:.1f} degrees off their normal (a tilted "
+            "gantry?). Resample the series onto a rectangular grid first, for example with dcm2niix."
+        )
+    step = total / (len(ordered) - 1)
+    distances = np.linalg.norm(positions - positions[0] - np.arange(len(ordered))[:, None] * step, axis=1)
+    if abs(gaps[at] - usual) > 2 * _APART * usual or distances.max() > _APART * usual:
+        raise BadInputError(
+            f"{_name(ordered[at])} and {_name(ordered[at + 1])}: lie {gaps[at]:.4g} mm apart, most slices of their "
+            f"series {usual:.4g} mm, and one is {distances.max():.3g} mm from its place in an even row: slices are "
+            "missing, or their spacing changes. Export the whole series with one spacing."
+        )
+    return step
+
+
+def _name(plane: Plane) -> str:
+    return f"{plane.file}{f', frame {plane.frame + 1}' if plane.frame else ''}"

@@ -1,0 +1,199 @@
+"""A scan on disk, whatever its format: which files hold it, how they are read, and how its mask is written.
+
+One more format is one more branch in `sources`, `read_source` and `write_mask`.
+"""
+
+import re
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+
+from ...errors import BadInputError, UsageError
+from ..geometry import Geometry, Volume
+from .dicom.seg import check_source, is_seg, write_seg
+from .dicom.series import find_series, read_series
+from .mask_codes import Code, decoded
+from .nifti import read_labels, read_scan, write_labels, write_scan
+from .pictures import is_picture, read_picture_labels, read_pictures, write_picture_labels
+
+_CHANNEL = re.compile(r"(.+)_\d{4}")  # nnU-Net: the channels of one scan are name_0000, name_0001, ...
+FRAMES = "left_frames"  # the folder of a video's frames (EndoVis)
+
+
+@dataclass(frozen=True)
+class Source:
+    """One scan: a NIfTI file or one per channel; a picture or, for a video, one per frame; or the files of a DICOM
+    series, which is what all other files are taken for.
+    """
+
+    name: str
+    files: tuple[Path, ...]
+
+    @property
+    def mask_name(self) -> str:
+        """What its mask is called in a folder of masks: a single NIfTI file's own name; for a video, a folder."""
+        first, single = self.files[0], len(self.files) == 1
+        if is_picture(first):
+            return f"{self.name}.png" if single else self.name
+        return first.name if single and is_nifti(first) else f"{self.name}.nii.gz"
+
+    @property
+    def is_dicom(self) -> bool:
+        return not (is_picture(self.files[0]) or is_nifti(self.files[0]))
+
+    @property
+    def place(self) -> Path:
+        """Its file, or the folder in which its files lie."""
+        return self.files[0] if len(self.files) == 1 else self.files[0].parent
+
+
+def is_nifti(path: Path) -> bool:
+    return path.name.lower().endswith((".nii", ".nii.gz"))
+
+
+def bare_name(path: Path) -> str:
+    """The file name without .nii.gz, .nii or its one suffix."""
+    name = path.name[:-3] if path.name.lower().endswith(".nii.gz") else path.name
+    return Path(name).stem
+
+
+def sources(path: str | Path, *, channels: int = 1) -> list[Source]:
+    """The scans in a file or a folder, sorted by name; NIfTI files name_0000, name_0001, ... are one scan where
+    several channels are wanted, a folder `left_frames` is one video. DICOM series are found in the folders below, too,
+    and named as volumes.io.dicom.series.find_series does. Raises BadInputError when there is none.
+    """
+    path = Path(path)
+    if path.is_file():
+        return [Source(bare_name(path), (path,))]
+    if path.name == FRAMES and path.is_dir():
+        return [video(path)]
+    channels_of: dict[str, list[Path]] = defaultdict(list)
+    found = []
+    for entry in sorted(path.glob("*")):
+        if is_picture(entry):
+            found.append(Source(bare_name(entry), (entry,)))
+        elif is_nifti(entry):
+            part = _CHANNEL.fullmatch(bare_name(entry)) if channels > 1 else None
+            if part:
+                channels_of[part[1]].append(entry)
+            else:
+                found.append(Source(bare_name(entry), (entry,)))
+        elif (entry / FRAMES).is_dir():
+            found.append(video(entry / FRAMES))
+    found += [Source(name, tuple(files)) for name, files in channels_of.items()]
+    found += [Source(name, files) for name, files in find_series(path).items()]
+    found.sort(key=lambda source: source.mask_name)
+    if not found:
+        raise BadInputError(
+            f"{path}: no scan here; expected NIfTI files (.nii, .nii.gz), pictures (PNG, JPEG, TIFF) or DICOM series"
+        )
+    for one, other in pairwise(found):
+        if one.mask_name == other.mask_name:
+            names = f"{one.files[0].name} and {other.files[0].name}"
+            raise BadInputError(f"{path}: the masks of {names} would have one name. Rename one of them.")
+    return found
+
+
+def video(folder: Path, *, name: str | None = None) -> Source:
+    """The frames in a folder, by name, as one scan. Raises BadInputError when there is none."""
+    frames = tuple(sorted(entry for entry in folder.iterdir() if is_picture(entry)))
+    if not frames:
+        raise BadInputError(f"{folder}: no frame here; expected pictures (PNG, JPEG, TIFF)")
+    return Source(name or folder.parent.name, frames)
+
+
+def mask_paths(scans: Sequence[Source], out: str | Path, *, seg_type: str = "binary") -> list[Path]:
+    """Where the masks of scans go: `out` itself if it is named like a mask, else in the folder `out`.
+
+    Refuses, before any work, what cannot be written: raises BadInputError for one file and several DICOM series,
+    UsageError for one file and several other scans, and what volumes.io.dicom.seg.check_source raises.
+    """
+    out = Path(out)
+    if not (is_nifti(out) or is_picture(out) or is_seg(out)):
+        return [out / source.mask_name for source in scans]
+    if len(scans) > 1:
+        fault = BadInputError if any(source.is_dicom for source in scans) else UsageError
+        names = ", ".join(source.name for source in scans[:5])
+        raise fault(f"-o {out}: several scans ({len(scans)}: {names}) need a folder for their masks, not a file")
+    if is_seg(out):
+        check_source(scans[0].files, kind=seg_type)
+    return [out]
+
+
+def read_source(source: Source, *, channels: int = 1) -> Volume:
+    """Intensities float32 [channels, D, H, W]. Raises BadInputError, naming the file."""
+    if is_picture(source.files[0]):
+        return read_pictures(source.files, channels=channels)
+    if source.is_dicom:
+        return read_series(source.files)
+    if len(source.files) == 1:
+        return read_scan(source.files[0], channels=channels)
+    if len(source.files) != channels:
+        names = ", ".join(file.name for file in source.files)
+        raise BadInputError(
+            f"{source.files[0]}: {len(source.files)} files, {names}; expected {channels}, one a channel."
+        )
+    parts = [read_scan(file) for file in source.files]
+    first = parts[0].geometry
+    for file, part in zip(source.files, parts, strict=True):
+        if not part.geometry.same_grid(first, tolerance_mm=min(first.spacing) / 10):
+            raise BadInputError(
+                f"{file}: is not on the grid of the first channel, {source.files[0].name}. Resample all channels of a "
+                "scan onto one grid."
+            )
+    return Volume(np.concatenate([part.array for part in parts]), first)
+
+
+def read_mask(source: Source, *, codes: Sequence[Code] | None = None) -> tuple[np.ndarray, Geometry]:
+    """Labels [D, H, W], uint8 or uint16, and their grid. Raises BadInputError.
+
+    `codes` gives, class by class, the number or (pictures only) the colour that stands for it in the files; without
+    it the numbers are the classes.
+    """
+    if is_picture(source.files[0]):
+        return read_picture_labels(source.files, codes=codes)
+    labels, geometry = read_labels(source.files[0])
+    return (labels if codes is None else decoded(labels, codes, source.files[0])), geometry
+
+
+def write_mask(
+    path: str | Path,
+    labels: np.ndarray,
+    geometry: Geometry,
+    *,
+    source: Source,
+    names: Mapping[int, str] | None = None,
+    seg_type: str = "binary",
+) -> None:
+    """Write the labels [D, H, W] of a scan: NIfTI, or for pictures also PNG (a folder of them for a video), or for
+    DICOM also DICOM-SEG (*.dcm), which needs the `names` of the classes, as volumes.io.dicom.seg.write_seg does.
+
+    Raises BadInputError for labels that do not fit the scan, OutputError when the file cannot be written.
+    """
+    path, scan = Path(path), source.files[0]
+    if is_seg(path):
+        assert names is not None
+        write_seg(path, labels, geometry, source.files, names=names, kind=seg_type)
+    elif is_picture(scan) and not is_nifti(path):
+        write_picture_labels(path, labels, source.files)
+    else:
+        write_labels(path, labels, geometry, like=scan if is_nifti(scan) and len(source.files) == 1 else None)
+
+
+def mask_in(folder: Path, scan: Source) -> Source:
+    """The mask of a scan in a folder of masks, where write_mask put it under the scan's mask_name."""
+    path = folder / scan.mask_name
+    return video(path, name=scan.name) if path.is_dir() else Source(scan.name, (path,))
+
+
+def as_nifti(source: Source, folder: Path, *, channels: int = 1) -> Path:
+    """The scan as one NIfTI file: its own, or one written into `folder`. Raises BadInputError, OutputError."""
+    if len(source.files) == 1 and is_nifti(source.files[0]):
+        return source.files[0]
+    path = folder / f"{source.name}.nii.gz"
+    write_scan(path, read_source(source, channels=channels))
+    return path
