@@ -1,0 +1,60 @@
+"""Runs and packages that the last commit before the move of the tree wrote still load, and give the same masks.
+
+They are made here by that commit itself, taken out of the repository's history: nothing binary is kept in git.
+"""
+
+import io
+import os
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+BEFORE = "1095ebd"
+SMALL = ["--set", "phantom.training=2", "--set", "phantom.test=1", "--set", "student.training.steps=2"]
+
+pytestmark = pytest.mark.slow
+
+
+def run(source: Path | None, *arguments: object, cwd: Path) -> None:
+    """Run a command line of samkd: of the sources in `source`/samkd, else of this tree."""
+    start = "from samkd.cli import main" if source else "from samkd.cli.app import main"
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    if source:
+        environment["PYTHONPATH"] = str(source)
+    command = [sys.executable, "-c", f"{start}; main()", *map(str, arguments)]
+    process = subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=environment, check=False)
+    assert process.returncode == 0, process.stdout + process.stderr
+
+
+@pytest.fixture(scope="module")
+def before(tmp_path_factory) -> Path:
+    """A folder with the sources of that commit as `samkd`, a run in runs/control and its package in `package`."""
+    command = ["git", "-C", str(ROOT), "archive", "--format=tar", BEFORE]
+    try:
+        archive = subprocess.run(command, capture_output=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip(f"commit {BEFORE} is not in this copy's history (a shallow clone, or no git)")
+    folder = tmp_path_factory.mktemp("before")
+    with tarfile.open(fileobj=io.BytesIO(archive.stdout)) as sources:
+        sources.extractall(folder / "samkd", filter="data")
+    run(folder, "distill", "--config", "phantom", "--lambda", 1, "--run", "runs/control", *SMALL, cwd=folder)
+    options = ["--max-drop", 1, "--set", "deployment.calibration=2", "--out", "package"]
+    run(folder, "deploy", "runs/control", *options, cwd=folder)
+    return folder
+
+
+@pytest.mark.parametrize("model", ["runs/control", "package", "package.zip"])
+def test_masks_of_an_older_model_are_the_same(before, model, tmp_path):
+    (scan,) = sorted((before / "runs").glob("data/*/imagesTs/*.nii.gz"))
+    for source, name in ((before, "then.nii.gz"), (None, "now.nii.gz")):
+        run(source, "predict", before / model, "-i", scan, "-o", tmp_path / name, cwd=tmp_path)
+    then, now = (nibabel.load(tmp_path / name) for name in ("then.nii.gz", "now.nii.gz"))
+    assert np.array_equal(np.asarray(then.dataobj), np.asarray(now.dataobj))  # type: ignore[attr-defined]
+    assert np.array_equal(then.affine, now.affine)  # type: ignore[attr-defined]
+    assert len(np.unique(np.asarray(now.dataobj))) > 1  # type: ignore[attr-defined]
