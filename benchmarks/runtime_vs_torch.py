@@ -38,14 +38,15 @@ def monai(run_folder: Path, scan: Path, out: Path, *, nearest: bool, dtype: str)
     run = Run.read(run_folder)
     plan = run.plan
     (window,) = plan.intensity
-    assert window["rule"] == "window" and plan.spacing is not None and plan.size is None, "a plan MONAI has words for"
+    pixdim = [side for side in plan.spacing or () if side is not None]
+    assert window["rule"] == "window" and len(pixdim) == 3 and plan.size is None, "a plan MONAI has words for"
     prepare = Compose(
         [
             LoadImage(image_only=True),
             EnsureChannelFirst(),
             Orientation(axcodes=plan.orientation, labels=None),
             ScaleIntensityRange(a_min=window["low"], a_max=window["high"], b_min=0, b_max=1, clip=True),
-            Spacing(pixdim=plan.spacing, mode="bilinear", padding_mode="border", dtype=dtype),
+            Spacing(pixdim=pixdim, mode="bilinear", padding_mode="border", dtype=dtype),
         ]
     )
     network = load_network(run)

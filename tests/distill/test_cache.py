@@ -29,7 +29,8 @@ def test_any_piece_is_what_was_written(written):
     for _ in range(50):
         low = [int(RNG.integers(0, size)) for size in made.shape[1:]]
         high = [int(RNG.integers(a, size + 1)) for a, size in zip(low, made.shape[1:], strict=True)]
-        piece = (slice(None), *(slice(a, b) for a, b in zip(low, high, strict=True)))
+        d, h, w = (slice(a, b) for a, b in zip(low, high, strict=True))
+        piece = (slice(None), d, h, w)
         np.testing.assert_array_equal(file[piece], made[piece])
 
 

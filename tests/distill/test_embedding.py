@@ -10,17 +10,19 @@ import torch
 from distilling import SLICES, made, samkd
 from safetensors.torch import load_file
 from small_sams import EFFICIENT, TINY
+from torch import nn
 
 from samkd.distill.embedding import EmbeddingMatch
 from samkd.errors import UsageError
+from samkd.sam.presets import EncoderSize
 from samkd.students import build_student
-from samkd.students.small_sam.model import build_small_sam
+from samkd.students.small_sam.model import SmallSAM, build_small_sam
 
 PATCH = (3, 64, 64)
 IMAGE = torch.zeros(1, 1, *PATCH)
 
 
-def student(size=TINY):
+def student(size: EncoderSize = TINY) -> SmallSAM:
     return build_small_sam(size, in_channels=1, num_classes=4, patch=PATCH)
 
 
@@ -30,6 +32,7 @@ def test_it_is_the_mean_squared_distance_after_the_projection():
     assert learner.training
     image = torch.randn(2, 1, *PATCH)
     (projection,) = match.projections
+    assert isinstance(projection, nn.Conv2d) and projection.bias is not None
     with torch.no_grad():
         wanted = teacher.encode(image).transpose(1, 2).flatten(0, 1)
     seen = learner.encode(image).transpose(1, 2).flatten(0, 1)

@@ -1,6 +1,7 @@
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from samkd.sam.prompt_encoder import build_prompt_encoder
 from samkd.sam.vit import ImageEncoder
 from samkd.teachers import build_teacher
 from samkd.teachers.adapters import adapter_names
+from samkd.teachers.autosam.model import AutoSAM
 from samkd.teachers.autosam.prompt_generator import PromptGenerator, poolings
 from samkd.teachers.volumetric.base import NEW, REPLACED
 from samkd.training.losses import segmentation_loss
@@ -23,9 +25,11 @@ COUNTS = Path(__file__).resolve().parents[2].parent / "shared" / "conformance" /
 PATCH = (16, 32, 48)
 
 
-def tiny(**changes):
+def tiny(**changes) -> AutoSAM:
     settings = {"backbone": "vit_tiny_p8", "in_channels": 1, "num_classes": 4, "patch": PATCH, "positions": 8}
-    return build_teacher("autosam", **(settings | changes))
+    model = build_teacher("autosam", **(settings | changes))
+    assert isinstance(model, AutoSAM)
+    return model
 
 
 @pytest.mark.parametrize("backbone", ["vit_tiny", "vit_tiny_p8"])
@@ -214,7 +218,8 @@ def test_load_base_refuses_another_backbone_and_leaves_the_model_alone(tmp_path:
 
 def test_weights_survive_a_safetensors_round_trip_and_load_as_base(tmp_path: Path):
     model, twin, third = (tiny().eval() for _ in range(3))
-    for block in model.image_encoder.blocks:
+    blocks: Any = model.image_encoder.blocks
+    for block in blocks:
         nn.init.normal_(block.adapter.up.weight)
         nn.init.normal_(block.attn.rel_pos_d)
     save_file(model.state_dict(), tmp_path / "weights.safetensors")

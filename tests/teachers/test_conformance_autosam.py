@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -74,7 +75,7 @@ def taps_of(vectors: Vectors, *, mutation: str = "") -> dict[str, Tensor]:
     small = last["cls"].permute(0, 1, 4, 2, 3)
     resized = nn.functional.interpolate(small, image.shape[2:], mode="trilinear", align_corners=True)
     torch.testing.assert_close(logits, resized)
-    without: list[Tensor] = []
+    without: list[Any] = []
     model.mask_decoder.cls.register_forward_hook(lambda module, inputs, output: without.append(output))
     *deeper, shallowest = reversed(model.image_encoder(image))
     model.mask_decoder(model.mask_decoder.shallow(deeper), shallowest, image)

@@ -1,5 +1,7 @@
 """The encoder that 3DSAM-adapter and AutoSAM Adapter share, part by part."""
 
+from typing import Any
+
 import pytest
 import torch
 from sam3d_models import tiny
@@ -57,11 +59,12 @@ def test_silent_adapters_leave_the_base_as_it_is():
     encoder, image = tiny().image_encoder, torch.randn(1, 1, 8, 16, 24)
     with torch.no_grad():
         adapted = encoder(image)
-        for block in encoder.blocks:
+        blocks: Any = encoder.blocks
+        for block in blocks:
             nn.init.zeros_(block.adapter.up.weight)
             nn.init.zeros_(block.adapter.up.bias)
         silent = encoder(image)
-        for block in encoder.blocks:
+        for block in blocks:
             block.adapter = nn.Identity()
         base = encoder(image)
     assert all(torch.equal(*pair) for pair in zip(silent, base, strict=True))
@@ -77,4 +80,5 @@ def test_an_adapter_that_starts_at_zero_would_never_learn():
             nn.init.zeros_(adapter.up.weight)
             nn.init.zeros_(adapter.up.bias)
         adapter(x).square().sum().backward()
-        assert all(parameter.grad.any() != zero for parameter in adapter.parameters())
+        for parameter in adapter.parameters():
+            assert parameter.grad is not None and parameter.grad.any() != zero

@@ -1,5 +1,7 @@
 """MA-SAM's switches: where its adapters are, which decoder it has, and stacks of RGB frames."""
 
+from typing import Any
+
 import pytest
 import torch
 from masam_models import tiny
@@ -34,7 +36,7 @@ def test_the_adapters_of_a_block_sit_where_the_switch_says(adapters: str):
     model = tiny(adapters=adapters, zero_init=False).eval()
     names = {name.split(".")[3] for name in adapter_names(model) if ".adapter" in name}
     assert names == {"before": {"adapter1"}, "after": {"adapter2"}, "both": {"adapter1", "adapter2"}}[adapters]
-    block = model.image_encoder.blocks[1]
+    block: Any = model.image_encoder.blocks[1]
     x = torch.randn(5, 4, 4, 96)
     with torch.no_grad():
         y = block.adapter1(x, 5) if block.adapter1 else x

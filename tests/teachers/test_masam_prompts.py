@@ -73,9 +73,10 @@ def test_boxes_train_what_the_decoder_reads_them_by(decoder: str):
     logits = model(torch.randn(1, 1, 5, 64, 64), boxes((0, 0, BOX), (0, 2, BOX)))
     assert logits.shape == (1, 4, 5, 64, 64)
     segmentation_loss(logits, torch.randint(4, (1, 5, 64, 64))).backward()
-    for index in (2, 3):  # the corners
-        assert model.prompt_encoder.point_embeddings[index].weight.grad.any()
-    assert model.prompt_encoder.not_a_point_embed.weight.grad.any()  # slices 0 and 4
+    corners = [f"point_embeddings.{index}.weight" for index in (2, 3)]
+    for name in (*corners, "not_a_point_embed.weight"):  # slices 0 and 4 have no corner
+        gradient = model.prompt_encoder.get_parameter(name).grad
+        assert gradient is not None and gradient.any(), name
 
 
 def test_autocast_leaves_boxes_where_they_are():

@@ -9,6 +9,7 @@ from medsa_models import SMALL, prompts, tiny
 from torch import Tensor, nn
 
 from samkd.errors import UsageError
+from samkd.sam.prompt_encoder import PromptEncoder
 from samkd.sam.prompt_tensors import Prompts
 from samkd.teachers.medsa.adapters import PromptAdapter
 
@@ -129,12 +130,13 @@ def test_hyp_adpt_sees_the_prompt_inside_the_decoder():
 def test_prompts_in_a_volume_become_tokens_of_its_slices():
     model = tiny(patch=(5, 64, 64))
     encoder = model.prompt_encoder
+    assert isinstance(encoder, PromptEncoder)
     points, labels = torch.tensor([[[2.0, 10.0, 20.0]]]), torch.tensor([[1]])
     tokens = model.slice_prompts(encoder, points, labels, None, 5)
     assert tokens.shape == (5, 2, 128)
     place = encoder.pe_layer.forward_with_coords(torch.tensor([[[20.5, 10.5]]]), (64, 64))[0, 0]
     nothing = encoder.not_a_point_embed.weight[0]
-    torch.testing.assert_close(tokens[2, 0], place + encoder.point_embeddings[1].weight[0])
+    torch.testing.assert_close(tokens[2, 0], place + encoder.get_parameter("point_embeddings.1.weight")[0])
     for index in (0, 1, 3, 4):
         torch.testing.assert_close(tokens[index, 0], place + nothing)
     torch.testing.assert_close(tokens[:, 1], nothing.expand(5, -1))

@@ -41,7 +41,7 @@ def test_load_base_accounts_for_every_key(tmp_path: Path, side: int):
     for index in range(4):
         h, w, d = (after[f"image_encoder.blocks.{index}.attn.rel_pos_{axis}"] for axis in "hwd")
         torch.testing.assert_close(d, (h + w) / 2)
-    assert model.image_encoder.blocks[0].attn.rel_pos_d.requires_grad
+    assert model.get_parameter("image_encoder.blocks.0.attn.rel_pos_d").requires_grad
 
 
 def test_load_base_refuses_another_backbone_and_leaves_the_model_alone(tmp_path: Path):

@@ -24,6 +24,7 @@ def test_cases_of_every_layout_are_prepared_in_their_order(tmp_path, name):
         alone = prepare_case(source, dataset, PLAN, tmp_path / "alone")
         np.testing.assert_array_equal(case.image, alone.image)
         np.testing.assert_array_equal(case.labels, alone.labels)
+        assert case.labels is not None
         assert case.image.shape[0] == len(dataset.channels) and set(np.unique(case.labels)) <= set(dataset.labels)
     assert not list(tmp_path.rglob("*.tmp-*"))
 

@@ -29,6 +29,7 @@ def batches(cases, **changes) -> PatchBatches:
 
 def test_a_patch_is_a_true_piece_of_its_case():
     source = case()
+    assert source.labels is not None
     batch = batches([source])[0]
     assert batch["image"].shape == (3, 1, 4, 8, 8)
     for image, labels in zip(batch["image"], batch["labels"], strict=True):

@@ -10,9 +10,15 @@ import pytest
 from dataset_layouts import write_nifti, write_picture
 from fuzzing import COUNT, mutated, read_or_refuse
 
+from samkd.volumes import Geometry, Volume
 from samkd.volumes.datasets.registry import read_dataset
 from samkd.volumes.io import nifti
 from samkd.volumes.io.scans import Source, read_mask, read_source
+
+
+def array_and_geometry(content: Volume | tuple[np.ndarray, Geometry]) -> tuple[np.ndarray, Geometry]:
+    """A scan and a mask in the one form."""
+    return (content.array, content.geometry) if isinstance(content, Volume) else content
 
 
 @pytest.mark.parametrize("reader", ["isal or zlib", "zlib"])
@@ -29,8 +35,7 @@ def test_nifti(tmp_path, monkeypatch, reader):
             found = read_or_refuse(lambda: read(Source("x", (path,))))  # noqa: B023
             if found is not None:
                 accepted += 1
-                same = (found, first) if isinstance(found, tuple) else (vars(found).values(), vars(first).values())
-                (array, grid), (wanted, place) = (tuple(pair) for pair in same)
+                (array, grid), (wanted, place) = array_and_geometry(found), array_and_geometry(first)
                 np.testing.assert_array_equal(array, wanted)
                 np.testing.assert_array_equal(grid.affine, place.affine)
         assert accepted < COUNT / 10  # the time, the name and the flags of the gzip header are under no checksum

@@ -192,6 +192,7 @@ def test_every_organ_of_a_scan_as_a_case_of_its_own(written, tmp_path):
         found = {case.name: case for case in parts}
         for case in whole:
             volume, mask = read_case(case, together)
+            assert mask is not None
             for organ in np.unique(mask)[1:]:
                 part = found.pop(f"{case.name}_{organ}")
                 scan, one = read_case(part, apart)

@@ -2,6 +2,7 @@
 
 import json
 from itertools import permutations, product
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
@@ -201,7 +202,7 @@ def test_the_command_line_and_the_file_say_the_same(tmp_path):
         (Request([], ["0,5,0,1,1,1"], "liver"), "inverted along y"),
         (Request([], ["0,1,0,1,1,1"], "liver"), "empty along y"),
         (Request([], ["0,0,0,1,1,1"] * 2, "liver"), "2 boxes for one class"),
-        (Request(["1,2,3"], file="prompts.json"), "leave out --point"),
+        (Request(["1,2,3"], file=Path("prompts.json")), "leave out --point"),
     ],
 )
 def test_a_wrong_option_is_one_usage_error(asked, said):

@@ -49,7 +49,7 @@ def test_positions_come_from_the_affines():
 def test_a_linear_ramp_in_mm_stays_one():
     target = SOURCE.resized((20, 13, 7))
     centres = [SOURCE.affine[a, a] * np.arange(SOURCE.shape[a]) for a in range(3)]
-    ramp = np.float32(sum(np.meshgrid(*centres, indexing="ij")))
+    ramp = np.sum(np.meshgrid(*centres, indexing="ij"), axis=0).astype(np.float32)
     found = resample(ramp, SOURCE, target, order=1)
     wanted = [
         np.clip(target.affine[a, a] * np.arange(target.shape[a]) + target.affine[a, 3], 0, centres[a][-1])
