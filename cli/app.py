@@ -374,13 +374,18 @@ def bench(
 
 @app.command()
 def info(
-    what: Annotated[str, typer.Argument(help="networks or recipes")] = "networks",
+    what: Annotated[str, typer.Argument(help="networks, recipes or config")] = "networks",
     classes: Annotated[int, typer.Option(min=2, help="Classes, the background included.")] = 13,
     as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
 ) -> None:
-    """List teachers, backbones and students with their parameters; or the recipes."""
-    if what not in ("networks", "recipes"):
-        raise UsageError(f"samkd info {what}: choose networks or recipes")
+    """List teachers, backbones and students with their parameters; or the recipes; or every key of a config."""
+    if what not in ("networks", "recipes", "config"):
+        raise UsageError(f"samkd info {what}: choose networks, recipes or config")
+    if what == "config":
+        from ..configs.describe import config_text, json_schema
+
+        typer.echo(json.dumps(json_schema(), indent=1) if as_json else config_text())
+        return
     if what == "recipes":
         from ..configs.load import recipes
 

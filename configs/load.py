@@ -1,4 +1,4 @@
-"""Recipes on disk: one YAML per dataset, by name or path, and the overrides of the command line."""
+"""Configs on disk: one YAML per dataset, by name or path, and the overrides of the command line."""
 
 from importlib import resources
 from pathlib import Path
@@ -13,20 +13,19 @@ _FOLDER = resources.files(__name__.rpartition(".")[0])
 
 
 def recipe_names() -> list[str]:
-    """Names of the recipes in configs/."""
-    folder = _FOLDER
-    return sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml"))
+    """Names of the configs in configs/."""
+    return sorted(entry.name.removesuffix(".yaml") for entry in _FOLDER.iterdir() if entry.name.endswith(".yaml"))
 
 
 def recipes() -> list[Recipe]:
-    """Every recipe in configs/."""
+    """Every config in configs/."""
     return [load_recipe(name) for name in recipe_names()]
 
 
 def load_recipe(source: str = "phantom", overrides: list[str] | None = None) -> Recipe:
-    """Read a recipe by name or path and apply dotted overrides such as ``student.training.steps=50``.
+    """Read a config by name or path and apply dotted overrides such as ``student.training.steps=50``.
 
-    A recipe may say ``extends: NAME``: it is then that recipe with this file's top-level keys in place of its own.
+    A config may say ``extends: NAME``: it is then that config with this file's top-level keys in place of its own.
     Raises UsageError naming every fault at once.
     """
     return parse_recipe(_read(source, ()), overrides=overrides or [], source=source)
@@ -34,22 +33,22 @@ def load_recipe(source: str = "phantom", overrides: list[str] | None = None) -> 
 
 def _read(source: str, heirs: tuple[str, ...]) -> dict:
     if source in heirs:
-        raise UsageError(f"{source}: recipes extend each other in a circle: {' -> '.join((*heirs, source))}")
+        raise UsageError(f"{source}: configs extend each other in a circle: {' -> '.join((*heirs, source))}")
     if source.endswith((".yaml", ".yml")):
         path = Path(source)
         if not path.is_file():
-            raise UsageError(f"{source}: no such recipe file; give a YAML file or one of {recipe_names()}")
+            raise UsageError(f"{source}: no such config file; give a YAML file or one of {recipe_names()}")
         text = path.read_text(encoding="utf-8")
     elif source in recipe_names():
         text = _FOLDER.joinpath(f"{source}.yaml").read_text(encoding="utf-8")
     else:
-        raise UsageError(f"{source!r} is no recipe; give a YAML file or one of {recipe_names()}")
+        raise UsageError(f"{source!r} is no config; give a YAML file or one of {recipe_names()}")
     values = _mapping(text, source)
     parent = values.pop("extends", None)
     return values if parent is None else {**_read(str(parent), (*heirs, source)), **values}
 
 
-def parse_recipe(values: dict, *, overrides: list[str] | None = None, source: str = "recipe") -> Recipe:
+def parse_recipe(values: dict, *, overrides: list[str] | None = None, source: str = "config") -> Recipe:
     """A mapping as a Recipe, overrides applied. Raises UsageError naming every fault at once."""
     for override in overrides or []:
         _apply(values, override)

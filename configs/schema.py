@@ -1,4 +1,4 @@
-"""What a recipe may say: types. Unknown keys and wrong values are reported together, never one at a time."""
+"""What a config may say: every key with its type, default and meaning. All faults are reported together."""
 
 import difflib
 from typing import Annotated, Any, Literal, get_args
@@ -11,12 +11,18 @@ Triple = tuple[int, int, int]
 
 
 class Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    """A group of keys: an unknown key is a fault, and the docstring below a key is what `samkd info config` prints."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
 
 class Range(Strict):
+    """Two numbers, the lower one first."""
+
     low: float
+    """The lower end, in the scan's own units (HU for CT)."""
     high: float
+    """The upper end, in the scan's own units (HU for CT); it must be above `low`."""
 
     @model_validator(mode="after")
     def ordered(self):
@@ -26,53 +32,70 @@ class Range(Strict):
 
 
 class Window(Range):
-    """Clip to [low, high] (HU for CT) and map to [0, 1]."""
+    """Clip to [low, high] and map to [0, 1]."""
 
     rule: Literal["window"]
+    """`window` clips to [low, high] and maps that range to [0, 1]."""
 
 
 class Clip(Range):
-    """Clip to [low, high], in the scan's own units (HU for CT)."""
+    """Clip to [low, high]."""
 
     rule: Literal["clip"]
+    """`clip` clips to [low, high] and leaves the units as they are."""
 
 
 class ShiftScale(Strict):
-    """(value - subtract) / divide, both in the scan's own units (HU for CT)."""
+    """Compute (value - subtract) / divide."""
 
     rule: Literal["shift_scale"]
+    """`shift_scale` computes (value - subtract) / divide."""
     subtract: float
+    """This is subtracted from every value first, in the scan's own units (HU for CT)."""
     divide: Annotated[float, Field(gt=0)]
+    """The difference is divided by this, in the scan's own units (HU for CT)."""
 
 
 class Percentile(Range):
     """Clip to the scan's own percentiles and map to [0, 1]."""
 
     rule: Literal["percentile"]
+    """`percentile` clips to two percentiles of the scan itself and maps that range to [0, 1]."""
     low: Annotated[float, Field(ge=0, lt=100)] = 0.5
+    """The lower percentile of the scan's values, in percent."""
     high: Annotated[float, Field(gt=0, le=100)] = 99.5
+    """The upper percentile of the scan's values, in percent; it must be above `low`."""
 
 
 class ZScore(Strict):
-    """Subtract the mean and divide by the standard deviation, over the scan or over its nonzero voxels."""
+    """Subtract the mean and divide by the standard deviation."""
 
     rule: Literal["zscore"]
+    """`zscore` subtracts the scan's mean and divides by its standard deviation."""
     nonzero: bool = False
+    """If true, mean and standard deviation are those of the scan's nonzero voxels."""
 
 
 Rule = Annotated[Window | Clip | ShiftScale | Percentile | ZScore, Field(discriminator="rule")]
 
 
 class PlanSettings(Strict):
-    """How a raw scan becomes the network's input: the fields of volumes.plan.Plan, checked."""
+    """How a raw scan becomes the network's input."""
 
     orientation: Annotated[str, Field(pattern="^[LRAPSI]{3}$")] = "SPL"
-    spacing: tuple[float | None, float | None, float | None] | None = None  # mm along d, h, w
-    size: tuple[int | None, int | None, int | None] | None = None  # voxels along d, h, w
-    long_side: Annotated[int, Field(ge=1)] | None = None  # voxels along the longer of h and w; pixels stay square
+    """The anatomical directions in which the axes d, h and w increase: one of each pair L/R, A/P and S/I."""
+    spacing: tuple[float | None, float | None, float | None] | None = None
+    """The spacing in mm along d, h and w to which a scan is resampled; null keeps the scan's own."""
+    size: tuple[int | None, int | None, int | None] | None = None
+    """The number of voxels along d, h and w to which a scan is resampled; null leaves an axis to `spacing`."""
+    long_side: Annotated[int, Field(ge=1)] | None = None
+    """The number of voxels along the longer of h and w; the shorter one follows, so that pixels stay square."""
     intensity: tuple[Rule, ...]
+    """The intensity rules, which are applied one after the other."""
     patch: Triple
+    """The size of the network's input in voxels along d, h and w."""
     overlap: Annotated[float, Field(ge=0, lt=1)] = 0.5
+    """The part of a patch by which the sliding window's neighbouring patches overlap."""
 
     @model_validator(mode="after")
     def one_axis_each(self):
@@ -91,56 +114,95 @@ class Augmentation(Strict):
     """Random changes of a training patch; 0 or an empty list switches one off."""
 
     flip: tuple[Literal["d", "h", "w"], ...] = ()
-    flip_probability: Annotated[float, Field(ge=0, le=1)] = 0.5  # of every axis by itself
-    rotate_degrees: Annotated[float, Field(ge=0, le=180)] = 0.0  # in the plane of the slice
-    tilt_degrees: Annotated[float, Field(ge=0, le=90)] = 0.0  # about the two in-plane axes
-    scale: Annotated[float, Field(ge=0, lt=1)] = 0.0  # zoom in [1 - scale, 1 + scale]
-    shear: Annotated[float, Field(ge=0, lt=1)] = 0.0  # mm along h per mm along w
-    translate: Annotated[float, Field(ge=0, lt=1)] = 0.0  # along h and w, as a share of the patch
-    space_probability: Annotated[float, Field(ge=0, le=1)] = 1.0  # of rotate, tilt, scale and shear; of translate
-    brightness: Annotated[float, Field(ge=0)] = 0.0  # shift, in units of the prepared intensity
-    contrast: Annotated[float, Field(ge=0, lt=1)] = 0.0  # factor in [1 - contrast, 1 + contrast]
-    noise: Annotated[float, Field(ge=0)] = 0.0  # largest standard deviation of Gaussian noise
-    sharpness: Annotated[float, Field(ge=0)] = 0.0  # what is added or taken of the difference to a 3 x 3 mean
-    posterise: Annotated[int, Field(ge=0, le=8)] = 0  # fewest bits left of the patch's intensities, of 8 at most
-    erase: Annotated[float, Field(ge=0, lt=1)] = 0.0  # a box set to the patch's mean: its longest side, of the patch's
-    intensity_probability: Annotated[float, Field(ge=0, le=1)] = 1.0  # of every change from brightness to erase
+    """The axes along which a patch may be mirrored."""
+    flip_probability: Annotated[float, Field(ge=0, le=1)] = 0.5
+    """The probability with which a patch is mirrored, drawn for every axis of `flip` by itself."""
+    rotate_degrees: Annotated[float, Field(ge=0, le=180)] = 0.0
+    """The largest rotation in the plane of the slice, in degrees."""
+    tilt_degrees: Annotated[float, Field(ge=0, le=90)] = 0.0
+    """The largest rotation about the two in-plane axes, in degrees."""
+    scale: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """A patch is zoomed by a factor in [1 - scale, 1 + scale]."""
+    shear: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """The largest shear, in mm along h per mm along w."""
+    translate: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """The largest shift along h and w, as a fraction of the patch."""
+    space_probability: Annotated[float, Field(ge=0, le=1)] = 1.0
+    """The probability of rotate, tilt, scale and shear together, and that of translate."""
+    brightness: Annotated[float, Field(ge=0)] = 0.0
+    """The largest amount that is added to a patch, in units of the preprocessed intensity."""
+    contrast: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """A patch's contrast is multiplied by a factor in [1 - contrast, 1 + contrast]."""
+    noise: Annotated[float, Field(ge=0)] = 0.0
+    """The largest standard deviation of added Gaussian noise, in units of the preprocessed intensity."""
+    sharpness: Annotated[float, Field(ge=0)] = 0.0
+    """How much of the difference between a patch and its 3 x 3 mean is added or taken away, at most."""
+    posterise: Annotated[int, Field(ge=0, le=8)] = 0
+    """The fewest bits that are left of a patch's intensities, of 8 at most."""
+    erase: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """The longest side of a box that is set to the patch's mean, as a fraction of the patch's side."""
+    intensity_probability: Annotated[float, Field(ge=0, le=1)] = 1.0
+    """The probability of each of the changes from `brightness` to `erase`."""
 
 
 class Training(Strict):
-    """Budget and optimiser of one run: linear warm-up, then the decay."""
+    """Budget and optimiser of one run: linear warm-up, then the decay of the learning rate."""
 
     steps: Annotated[int, Field(ge=1)]
+    """The number of optimiser steps."""
     batch: Annotated[int, Field(ge=1)] = 2
+    """The number of patches in one batch."""
     accumulate: Annotated[int, Field(ge=1)] = 1
-    masks: Annotated[int, Field(ge=1)] = 1  # of a scan that has several, each a case: so many in one step, at most
+    """The number of batches whose gradients are added up for one step."""
+    masks: Annotated[int, Field(ge=1)] = 1
+    """Of a scan that has several masks, each a case of its own, at most so many go into one step together."""
     learning_rate: Annotated[float, Field(gt=0)] = 1e-3
+    """The learning rate after the warm-up."""
     weight_decay: Annotated[float, Field(ge=0)] = 1e-2
-    optimizer: Literal["adamw", "adam", "sgd"] = "adamw"  # sgd with momentum 0.9
+    """The optimiser's weight decay."""
+    optimizer: Literal["adamw", "adam", "sgd"] = "adamw"
+    """The optimiser; `sgd` has a momentum of 0.9."""
     decay: Literal["polynomial", "exponential", "constant"] = "polynomial"
-    power: Annotated[float, Field(gt=0)] = 0.9  # polynomial: (1 - progress) ** power
-    final: Annotated[float, Field(gt=0, le=1)] = 0.01  # exponential: share of the learning rate at the end
+    """How the learning rate falls after the warm-up."""
+    power: Annotated[float, Field(gt=0)] = 0.9
+    """The exponent of the decay `polynomial`: the learning rate is multiplied by (1 - progress) ** power."""
+    final: Annotated[float, Field(gt=0, le=1)] = 0.01
+    """The fraction of the learning rate at which the decay `exponential` ends."""
     warmup: Annotated[int, Field(ge=0)] = 10
+    """The number of steps in which the learning rate rises linearly."""
     clip_norm: Annotated[float, Field(gt=0)] = 1.0
+    """The gradient is shortened to this norm when it is longer."""
     dice_weight: Annotated[float, Field(ge=0)] = 1.0
+    """The weight of the Dice loss in L_seg."""
     cross_entropy_weight: Annotated[float, Field(ge=0)] = 1.0
-    foreground: Annotated[float, Field(ge=0, le=1)] = 0.5  # share of patches centred on a labelled voxel
+    """The weight of the cross-entropy in L_seg."""
+    foreground: Annotated[float, Field(ge=0, le=1)] = 0.5
+    """The fraction of the patches that are centred on a labelled voxel."""
     validate_every: Annotated[int, Field(ge=1)] = 100
-    patience: Annotated[int, Field(ge=0)] = 0  # stop after so many validations without a better Dice; 0: never
-    ema: Annotated[float, Field(ge=0, lt=1)] = 0.0  # decay of the averaged weights, which are then validated and kept
+    """The number of steps from one validation to the next; the weights with the best Dice are kept."""
+    patience: Annotated[int, Field(ge=0)] = 0
+    """Training stops after so many validations without a better Dice; 0 never stops it early."""
+    ema: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """The decay of an exponential moving average of the weights, which is then validated and kept; 0 keeps none."""
     precision: Literal["32-true", "bf16-mixed"] = "32-true"
+    """The arithmetic of training: float32, or bfloat16 where autocast allows it."""
     augmentation: Augmentation = Augmentation()
+    """Random changes of the training patches."""
 
 
 class PromptTraining(Strict):
-    """Which prompts a network is trained with, drawn from the labels of its training patches."""
+    """Which prompts a network is trained with, drawn from the label maps of its training patches."""
 
-    kind: Literal["none", "point", "points", "box"] = "none"  # one click; clicks that correct the mask; a box
-    count: Annotated[int, Field(ge=1)] = 1  # points: at most so many per class
-    # Share of the steps with prompts. Never all: without any a network must segment too, to teach and on the device.
+    kind: Literal["none", "point", "points", "box"] = "none"
+    """One point per class, several points that correct the mask in turn, or a box per class."""
+    count: Annotated[int, Field(ge=1)] = 1
+    """The largest number of points per class; it belongs to the kind `points`."""
     share: Annotated[float, Field(ge=0, lt=1)] = 0.5
-    overlap: Annotated[float, Field(gt=0, le=1)] = 1.0  # box: share of the tight box that it covers
-    relax: Annotated[float, Field(ge=0, le=1)] = 0.0  # box: its sides are longer by this share
+    """The probability that a step has prompts; never 1, because a network must segment without any as well."""
+    overlap: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """The fraction of the tight box that a drawn box covers; it belongs to the kind `box`."""
+    relax: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """A drawn box's sides are longer by this fraction; it belongs to the kind `box`."""
 
     @property
     def drawn(self) -> str:
@@ -156,23 +218,36 @@ class PromptTraining(Strict):
         return self
 
 
-class Teacher(Strict):
+class TeacherConfig(Strict):
+    """The teacher: its network, its plan and its training."""
+
     name: str = "masam"
+    """The teacher's architecture, one of those that `samkd info` lists."""
     backbone: str = "vit_tiny_p8"
+    """The size of the image encoder, one of those that `samkd info` lists."""
     options: dict[str, Any] = {}
-    hold_encoder: bool = False  # of a teacher that starts from a run: only prompt encoder and mask decoder learn
+    """Options of this architecture's own builder, for example `adapter: code` of autosam."""
+    hold_encoder: bool = False
+    """If true, a teacher that starts from a run keeps its image encoder; only prompt encoder and mask decoder learn."""
     prompts: PromptTraining = PromptTraining()
+    """The prompts it is trained with."""
     plan: PlanSettings
+    """How a raw scan becomes its input."""
     training: Training
+    """Its budget and optimiser."""
 
 
 class Distillation(Strict):
     """The term L_mse of L = lambda * L_seg + (1 - lambda) * L_mse: how far the student is from its teachers."""
 
-    loss: Literal["mse", "kl", "logits"] = "mse"  # between class probabilities; Hinton's; between logits
-    temperature: Annotated[float, Field(gt=0)] = 1.0  # of kl and logits
-    boundary: Annotated[float, Field(ge=0)] = 0.0  # extra weight of voxels where the teachers' classes meet
-    embedding: Annotated[float, Field(ge=0)] = 0.0  # weight of the distance of image embeddings; needs --online
+    loss: Literal["mse", "kl", "logits"] = "mse"
+    """The squared error between class probabilities, Hinton's divergence, or the squared error between logits."""
+    temperature: Annotated[float, Field(gt=0)] = 1.0
+    """The temperature that softens the probabilities of the losses `kl` and `logits`."""
+    boundary: Annotated[float, Field(ge=0)] = 0.0
+    """The extra weight of voxels where the teachers' classes meet."""
+    embedding: Annotated[float, Field(ge=0)] = 0.0
+    """The weight of the distance between the student's and the teacher's image embeddings; it needs `--online`."""
 
     @model_validator(mode="after")
     def temperature_fits_the_loss(self):
@@ -181,47 +256,73 @@ class Distillation(Strict):
         return self
 
 
-class Student(Strict):
+class StudentConfig(Strict):
+    """The student: its network, its plan, its training and how it learns from teachers."""
+
     name: str = "swinunetr-tiny"
+    """The student's architecture, one of those that `samkd info` lists."""
     options: dict[str, Any] = {}
+    """Options of this architecture's own builder, for example `slices: depth` of mobilesam."""
     prompts: PromptTraining = PromptTraining()
+    """The prompts it is trained with; they make a package that takes prompts on the device."""
     plan: PlanSettings
+    """How a raw scan becomes its input; the package carries the same plan to the device."""
     training: Training
+    """Its budget and optimiser."""
     distillation: Distillation = Distillation()
+    """How the distance to the teachers is measured."""
 
 
 class Deployment(Strict):
+    """What `samkd deploy` converts to, and how much accuracy that may cost."""
+
     precision: Literal["fp32", "fp16", "bf16", "int8"] = "int8"
-    max_drop: Annotated[float, Field(ge=0, le=1)] = 0.005  # largest loss of Dice
-    per_class: bool = True  # of every class, or of their mean
-    calibration: Annotated[int, Field(ge=1)] = 32  # patches of training cases
+    """The arithmetic of the packed model."""
+    max_drop: Annotated[float, Field(ge=0, le=1)] = 0.005
+    """The largest loss of Dice against the torch network that the gate lets pass."""
+    per_class: bool = True
+    """If true, the gate judges the loss of every class, else that of their mean."""
+    calibration: Annotated[int, Field(ge=1)] = 32
+    """The number of patches of training cases with which int8 is calibrated."""
 
 
 class Phantom(Strict):
     """How many cases of the built-in phantom to make."""
 
     training: Annotated[int, Field(ge=2)]
+    """The number of training cases."""
     test: Annotated[int, Field(ge=1)]
+    """The number of test cases."""
     seed: int = 0
-    organs_apart: bool = False  # every organ of a scan is a case of its own: only a prompt can say which is meant
+    """The seed from which the cases are drawn."""
+    organs_apart: bool = False
+    """If true, every organ of a scan is a case of its own, so that only a prompt can say which one is meant."""
 
 
 class SplitCases(Strict):
     """Case names by part, as a splits.json holds them."""
 
     train: Annotated[tuple[str, ...], Field(min_length=1)]
+    """The names of the cases that training uses."""
     validation: Annotated[tuple[str, ...], Field(min_length=1)]
+    """The names of the cases that choose the best weights and that the gate judges on."""
     test: tuple[str, ...] = ()
+    """The names of the cases that are scored at the end."""
 
 
 class Split(Strict):
-    """How the labelled training cases are cut, by patient: a share or one of k folds for test, or all by name."""
+    """How the labelled training cases are cut, by patient: a fraction or one of k folds for test, or all by name."""
 
-    patient: str | None = None  # regular expression: its first group in a case's name; default the whole name
-    test: Annotated[float, Field(ge=0, lt=1)] = 0.0  # share of the patients; 0 keeps the dataset's own test cases
+    patient: str | None = None
+    """A regular expression whose first group in a case's name is the patient; null takes the whole name."""
+    test: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """The fraction of the patients that become test cases; 0 keeps the dataset's own test cases."""
     folds: Annotated[int, Field(ge=2)] | None = None
-    fold: Annotated[int, Field(ge=0)] = 0  # 0 to folds - 1
+    """The number of folds into which the patients are cut."""
+    fold: Annotated[int, Field(ge=0)] = 0
+    """The fold that is the test set, from 0 to folds - 1."""
     cases: SplitCases | None = None
+    """Every part by name."""
 
     @model_validator(mode="after")
     def one_way(self):
@@ -236,22 +337,35 @@ class Recipe(Strict):
     """Everything a dataset needs, from the scan to the package."""
 
     name: str
+    """The config's name; runs and packages are named after it."""
     description: str = ""
-    data: str | None = None  # dataset folder, when none is given on the command line
-    phantom: Phantom | None = None  # make the built-in phantom instead
+    """What the config is for; it stands in lists and on the model card."""
+    data: str | None = None
+    """The dataset's folder, which `--data` on the command line replaces."""
+    phantom: Phantom | None = None
+    """The built-in phantom to make where no dataset is named."""
     seed: int = 0
-    validation: Annotated[float, Field(gt=0, lt=1)] = 0.15  # share of the training cases
-    split: Split | None = None  # default: the dataset's own test cases, validation drawn by case
-    modality: Literal["CT", "MR"] | None = None  # of a dataset that holds both (AMOS22)
-    # Use the masks of so many training cases; validation cases are among them, unless `split` sets those apart.
+    """The seed of the validation cases, the initial weights and the patches."""
+    validation: Annotated[float, Field(gt=0, lt=1)] = 0.15
+    """The fraction of the training cases that become validation cases."""
+    split: Split | None = None
+    """How cases are cut; null keeps the dataset's own test cases and draws the validation cases one by one."""
+    modality: Literal["CT", "MR"] | None = None
+    """The modality to use of a dataset that holds both (AMOS22)."""
     labelled: Annotated[int, Field(ge=2)] | None = None
-    labelled_seed: int = 0  # draws them
-    # The classes to learn, each made of classes of the dataset by name; all others become background. Default: all.
+    """Use the masks of so many training cases only, the validation cases among them unless `split` sets those apart."""
+    labelled_seed: int = 0
+    """The seed that draws the cases of `labelled`."""
     classes: Annotated[dict[str, Annotated[tuple[str, ...], Field(min_length=1)]], Field(min_length=1)] | None = None
-    teacher: Teacher
-    student: Student
+    """The classes to learn, each made of classes of the dataset by name; all others become background. Null: all."""
+    teacher: TeacherConfig
+    """The teacher."""
+    student: StudentConfig
+    """The student."""
     lambda_: Annotated[float, Field(ge=0, le=1, alias="lambda")] = 0.5
+    """The weight of L_seg in L = lambda * L_seg + (1 - lambda) * L_mse; 1 is training without a teacher."""
     deployment: Deployment = Deployment()
+    """The package."""
 
 
 def validated(values: dict, *, source: str) -> Recipe:

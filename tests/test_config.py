@@ -1,12 +1,20 @@
+"""Configs: valid ones are read with their types, every fault is named, and every key can be looked up."""
+
+import json
+import re
+
 import pytest
 import yaml
+from typer.testing import CliRunner
 
+from samkd.cli.app import app
+from samkd.configs.describe import config_groups, config_keys, config_text, json_schema
 from samkd.configs.load import load_recipe, recipe_names
 from samkd.errors import UsageError
 
 
 @pytest.mark.parametrize("name", recipe_names())
-def test_every_shipped_recipe_is_valid_and_named_after_its_file(name):
+def test_every_shipped_config_is_valid_and_named_after_its_file(name):
     assert load_recipe(name).name == name
 
 
@@ -27,7 +35,7 @@ def test_all_faults_are_reported_at_once_with_a_suggestion():
     assert "3 fault(s)" in message
 
 
-def test_a_recipe_may_extend_another(tmp_path):
+def test_a_config_may_extend_another(tmp_path):
     mine = tmp_path / "mine.yaml"
     mine.write_text("extends: phantom\nname: mine\ndeployment: {precision: fp16}\n")
     recipe, parent = load_recipe(str(mine)), load_recipe("phantom")
@@ -37,7 +45,7 @@ def test_a_recipe_may_extend_another(tmp_path):
     with pytest.raises(UsageError, match="in a circle"):
         load_recipe(str(mine))
     mine.write_text("extends: nothing\n")
-    with pytest.raises(UsageError, match="'nothing' is no recipe"):
+    with pytest.raises(UsageError, match="'nothing' is no config"):
         load_recipe(str(mine))
 
 
@@ -52,8 +60,8 @@ def test_a_window_upside_down_is_refused():
         load_recipe("phantom", ["student.plan.intensity=[{rule: window, low: 5, high: 5}]"])
 
 
-@pytest.mark.parametrize(("source", "said"), [("no-such", "no recipe"), ("no-such.yaml", "no such recipe file")])
-def test_an_unknown_recipe_is_named(source, said):
+@pytest.mark.parametrize(("source", "said"), [("no-such", "no config"), ("no-such.yaml", "no such config file")])
+def test_an_unknown_config_is_named(source, said):
     with pytest.raises(UsageError, match=said):
         load_recipe(source)
 
@@ -69,3 +77,44 @@ def test_a_file_that_is_no_mapping_is_refused(tmp_path):
 def test_a_malformed_override_is_refused(override):
     with pytest.raises(UsageError, match="override"):
         load_recipe("phantom", [override])
+
+
+def test_every_key_says_what_it_means_in_a_whole_sentence():
+    keys = {f"{group.paths[0]}.{key.name}": key for group in config_groups() for key in group.keys}
+    assert len(keys) > 90
+    sentence = re.compile(r"[A-Z`].*\w{2,}.*\.")
+    assert [name for name, key in keys.items() if not sentence.fullmatch(key.meaning) or not key.type] == []
+
+
+def test_the_keys_are_those_that_a_config_holds():
+    def dotted(values: dict, path: str):
+        for name, value in values.items():
+            yield f"{path}{name}"
+            if isinstance(value, dict) and name not in ("options", "classes"):
+                yield from dotted(value, f"{path}{name}.")
+
+    known = set(config_keys())
+    for name in recipe_names():
+        assert set(dotted(load_recipe(name).model_dump(mode="json", by_alias=True), "")) <= known
+    assert {"extends", "lambda", "student.training.augmentation.flip", "teacher.plan.intensity[].high"} <= known
+
+
+def test_the_text_names_type_default_and_meaning():
+    words = " ".join(config_text().split())
+    assert "steps: whole number >= 1; required The number of optimiser steps." in words
+    assert "optimizer: adamw | adam | sgd; default adamw The optimiser; `sgd` has a momentum of 0.9." in words
+    assert "spacing: a list of 3, each (number or null) or null; default null The spacing in mm along" in words
+
+
+def test_info_config_prints_the_keys_and_the_json_schema():
+    text = CliRunner().invoke(app, ["info", "config"])
+    assert text.exit_code == 0 and "student.distillation: " in text.output
+    schema = CliRunner().invoke(app, ["info", "config", "--json"])
+    assert schema.exit_code == 0 and json.loads(schema.output) == json_schema()
+    assert CliRunner().invoke(app, ["info", "nothing"]).exit_code == 2
+
+
+def test_the_json_schema_lets_a_config_extend_another():
+    schema = json_schema()
+    assert schema["anyOf"] == [{"required": ["extends"]}, {"required": ["name", "teacher", "student"]}]
+    assert "extends" in schema["properties"] and "required" not in schema and schema["additionalProperties"] is False
