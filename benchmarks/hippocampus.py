@@ -24,8 +24,7 @@ from samkd.evaluation.scores import score_case, summarise
 from samkd.training.run import Run
 from samkd.volumes.datasets.registry import read_labelled_case
 from samkd.volumes.plan import grid, restore
-from samkd.workflows.data import labelled_test, open_dataset
-from samkd.workflows.session import recipe_for
+from samkd.workflows.data import labelled_test, open_dataset, recipe_for
 
 LAMBDAS = (0, 0.2, 0.5, 0.8, 1)
 SEEDS = (0, 1, 2)

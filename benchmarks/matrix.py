@@ -13,7 +13,7 @@ from pathlib import Path
 
 from verbs import samkd, settings
 
-from samkd.workflows.session import evaluate
+from samkd.workflows.evaluate import evaluate
 
 TEACHERS = {"masam": 600, "medsa": 250, "autosam": 200, "sam3d": 200}  # steps
 STUDENTS = {  # recipe, steps

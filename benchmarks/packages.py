@@ -17,7 +17,7 @@ from typing import Any
 from verbs import samkd
 
 from samkd.training.run import Run
-from samkd.workflows.session import evaluate
+from samkd.workflows.evaluate import evaluate
 
 WAYS = {"openvino": ("fp32", "bf16", "int8"), "onnx": ("fp32", "int8")}
 REFUSED = 6

@@ -11,14 +11,18 @@ from rich.console import Console
 from rich.table import Table
 
 if TYPE_CHECKING:
+    from ..distill.study import Study
+    from ..training.run import Run
     from ..volumes.datasets.registry import Dataset
+    from ..workflows.report import Comparison
 
 
 def show(table: Table) -> None:
+    """Print a table as wide as the terminal allows."""
     Console().print(table)
 
 
-def test_summary(run) -> dict | None:
+def test_summary(run: "Run") -> dict[str, Any] | None:
     """The scores of a run on its test scans, if it had any."""
     return (run.metrics()["test"] or {}).get("summary")
 
@@ -29,17 +33,13 @@ def print_dice(summaries: dict[str, dict | None], *, title: str) -> None:
     if not known:
         print(f"{title}: done; the dataset has no labelled test case to score on")
         return
-    columns = {
-        name: {
-            **{label: row["dice"] for label, row in summary["per_class"].items()},
-            "mean": summary["mean"]["dice"],
-        }
-        for name, summary in known.items()
-    }
+    from ..evaluation.scores import dice_by_class
+
+    columns = {name: dice_by_class(summary) for name, summary in known.items()}
     show(_dice_table(columns, title=f"Dice, {title}"))
 
 
-def _dice_table(columns: dict[str, dict[str, float]], *, title: str) -> Table:
+def _dice_table(columns: dict[str, dict[str, float | None]], *, title: str) -> Table:
     table = Table("class", *columns, title=title)
     for label in next(iter(columns.values())):
         values = [column.get(label) for column in columns.values()]
@@ -47,24 +47,25 @@ def _dice_table(columns: dict[str, dict[str, float]], *, title: str) -> Table:
     return table
 
 
-def print_comparison(made) -> None:
-    show(_dice_table(made.columns, title="Dice on the test scans"))
-    for name, value in made.facts.items():
+def print_comparison(comparison: "Comparison") -> None:
+    """The Dice of every model in a report, its facts, and where it lies."""
+    show(_dice_table(comparison.columns, title="Dice on the test scans"))
+    for name, value in comparison.facts.items():
         print(f"{name}: {value}")
-    print(f"report: {made.html}")
+    print(f"report: {comparison.html}")
 
 
-def print_study(made) -> None:
+def print_study(study: "Study") -> None:
     """Dice of teachers, control and students; then, per lambda, student minus control with its interval and p."""
     runs = {
-        "teacher" if len(made.teachers) == 1 else f"teacher {number}": run
-        for number, run in enumerate(made.teachers, start=1)
+        "teacher" if len(study.teachers) == 1 else f"teacher {number}": run
+        for number, run in enumerate(study.teachers, start=1)
     }
-    if made.control:
-        runs["control"] = made.control
-    runs |= {f"lambda {value:g}": run for value, run in made.students.items() if run is not made.control}
+    if study.control:
+        runs["control"] = study.control
+    runs |= {f"lambda {value:g}": run for value, run in study.students.items() if run is not study.control}
     print_dice({name: test_summary(run) for name, run in runs.items()}, title="test scans")
-    for value, effect in made.effects.items():
+    for value, effect in study.effects.items():
         table = Table(
             "class", "difference", "95 % interval", "p", "cases", title=f"Dice, lambda {value:g} minus the control"
         )
@@ -76,43 +77,45 @@ def print_study(made) -> None:
         show(table)
     for name, run in runs.items():
         print(f"{name}: {run.path}")
-    if made.curve:
-        print(f"curve: {made.curve}")
+    if study.curve:
+        print(f"curve: {study.curve}")
 
 
-def print_distill_costs(made: dict[str, Any]) -> None:
-    size = " x ".join(map(str, made["patch"]))
+def print_distill_costs(costs: dict[str, Any]) -> None:
+    """Seconds per training step by where the soft targets come from, and what the cache of them costs."""
+    size = " x ".join(map(str, costs["patch"]))
     table = Table(
         "step",
         "seconds",
         "to the one alone",
-        title=f"{made['student']}, patch {size}, batch {made['batch']}, {made['device']}",
+        title=f"{costs['student']}, patch {size}, batch {costs['batch']}, {costs['device']}",
     )
     names = {"alone": "without a teacher", "cached": "cached targets", "online": "online"}
-    for kind, seconds in made["seconds"].items():
-        table.add_row(names[kind], f"{seconds:.3f}", f"{seconds / made['seconds']['alone']:.2f}")
+    for kind, seconds in costs["seconds"].items():
+        table.add_row(names[kind], f"{seconds:.3f}", f"{seconds / costs['seconds']['alone']:.2f}")
     show(table)
-    if made["refused"]:
-        print(made["refused"])
-    share = made["bytes"] / made["bytes_float16"]
+    if costs["refused"]:
+        print(costs["refused"])
+    of_float16 = costs["bytes"] / costs["bytes_float16"]
     print(
-        f"cache: {made['bytes'] / 1e3:.1f} kB per case, {100 * share:.1f} % of float16; "
-        f"a patch is read in {made['read_ms']:.2f} ms"
+        f"cache: {costs['bytes'] / 1e3:.1f} kB per case, {100 * of_float16:.1f} % of float16; "
+        f"a patch is read in {costs['read_ms']:.2f} ms"
     )
-    exact, cached = made["dice"]["float32"], made["dice"]["cached"]
+    exact, cached = costs["dice"]["float32"], costs["dice"]["cached"]
     print(
         f"Dice of the teacher's targets: {exact:.5f} as float32, {cached:.5f} cached; "
-        f"{made['changed_voxels']} voxels changed their class"
+        f"{costs['changed_voxels']} voxels changed their class"
     )
 
 
 def print_package(package: Path) -> None:
+    """How every candidate was judged on the way to the package, and what the package is."""
     manifest = json.loads((package / "manifest.json").read_text(encoding="utf-8"))
     size = sum(path.stat().st_size for path in package.rglob("*") if path.is_file())
     before = {name: row["torch"] for name, row in manifest["scores"]["per_class"].items() if row["cases"]}
     prompted = "prompts" in manifest
-    more = ("same class, prompted",) if prompted else ()
-    table = Table("rung", "SNR, dB", "same class", "largest loss of Dice", *more, "")
+    prompted_column = ("same class, prompted",) if prompted else ()
+    table = Table("rung", "SNR, dB", "same class", "largest loss of Dice", *prompted_column, "")
     for step in manifest["ladder"]:
         losses = {name: before[name] - (step["per_class"][name]["dice"] or 0) for name in before if step["per_class"]}
         worst = max(losses, key=losses.__getitem__, default=None)
@@ -123,8 +126,8 @@ def print_package(package: Path) -> None:
             "" if worst is None else f"{losses[worst]:.4f} ({worst})",
         )
         with_prompts = step.get("prompted")
-        shown = ("" if with_prompts is None else f"{with_prompts['agreement']:.5f}",) if prompted else ()
-        table.add_row(*row, *shown, "passed" if step["refusal"] is None else "refused")
+        prompted_cell = ("" if with_prompts is None else f"{with_prompts['agreement']:.5f}",) if prompted else ()
+        table.add_row(*row, *prompted_cell, "passed" if step["refusal"] is None else "refused")
     show(table)
     print(f"{package}: {size / 1e6:.1f} MB, {manifest['target']}, {manifest['precision']}")
 
@@ -165,6 +168,7 @@ def print_series(rows: list[dict]) -> None:
 
 
 def print_networks(rows: Iterable[dict[str, Any]], *, classes: int) -> None:
+    """Every teacher, with every backbone it adapts, and every student, with its number of parameters."""
     table = Table(
         "kind", "network", "backbone", "patch", "parameters", "tuned on SAM's weights", title=f"{classes} classes"
     )
@@ -176,7 +180,7 @@ def print_networks(rows: Iterable[dict[str, Any]], *, classes: int) -> None:
 
 
 def print_recipes(recipes: Iterable[dict[str, Any]]) -> None:
-    """Recipes as config.Recipe dumps them."""
+    """The recipes of configs/, each as configs.schema.Recipe dumps it."""
     table = Table("recipe", "what", "teacher", "student")
     for recipe in recipes:
         networks = (recipe["teacher"], recipe["student"])
@@ -186,6 +190,7 @@ def print_recipes(recipes: Iterable[dict[str, Any]]) -> None:
 
 
 def print_step_costs(rows: Iterable[dict[str, Any]], *, title: str) -> None:
+    """Seconds and peak memory of a teacher's training step, by variant."""
     table = Table("attention", "checkpointing", "seconds per step", "peak memory", "on", title=title)
     for row in rows:
         measured = (
@@ -198,6 +203,7 @@ def print_step_costs(rows: Iterable[dict[str, Any]], *, title: str) -> None:
 
 
 def print_runtimes(rows: Sequence[dict[str, Any]], *, title: str) -> None:
+    """Seconds by stage and peak memory, a column per package and per torch network."""
     table = Table("seconds", *(row["model"] for row in rows), title=title)
     table.add_row("precision", *(row["precision"] for row in rows))
     for stage in rows[0]["seconds"]:
@@ -205,4 +211,12 @@ def print_runtimes(rows: Sequence[dict[str, Any]], *, title: str) -> None:
     table.add_row("whole process", *(f"{row['process']:.2f}" for row in rows))
     peaks = (row["peak_memory_mb"] for row in rows)
     table.add_row("peak memory", *("-" if peak is None else f"{peak:.0f} MB" for peak in peaks))
+    show(table)
+
+
+def print_doctor(rows: Iterable[tuple[str, str, str]]) -> None:
+    """What works on this machine: a row per part, its state, and what to do about it."""
+    table = Table("part", "state", "to do")
+    for row in rows:
+        table.add_row(*row)
     show(table)

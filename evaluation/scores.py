@@ -76,6 +76,11 @@ def summarise(rows: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, dict
     return {"per_class": per_class, "mean": {metric: _mean(row[metric] for row in seen) for metric in METRICS}}
 
 
+def dice_by_class(summary: Mapping[str, Any]) -> dict[str, float | None]:
+    """The Dice of every class by its name, and last of all their "mean"; `summary` is what summarise returned."""
+    return {name: row["dice"] for name, row in summary["per_class"].items()} | {"mean": summary["mean"]["dice"]}
+
+
 def _mean(values: Iterable[float]) -> float | None:
     values = list(values)
     return float(np.mean(values)) if values else None

@@ -13,6 +13,13 @@ if TYPE_CHECKING:
     from .base import Teacher
 
 TEACHERS = ("masam", "medsa", "autosam", "sam3d")
+# The patch (D, H, W) that each teacher's paper works on.
+PAPER_PATCHES = {
+    "masam": (5, 512, 512),
+    "medsa": (5, 1024, 1024),
+    "autosam": (128, 128, 128),
+    "sam3d": (128, 128, 128),
+}
 
 
 def check_teacher(name: str, backbone: str | EncoderSize) -> None:

@@ -70,7 +70,13 @@ def test_help_lists_the_verbs_without_importing_anything_heavy(tmp_path):
         (["check", "nowhere"], 3, "dataset.json"),
         (["predict", "nowhere", "-i", "scan.nii.gz", "-o", "mask.nii.gz"], 3, "scan.nii.gz"),
         (["bench", "nowhere", "--shape", "12x"], 2, "slices x rows x columns"),
+        (["bench", "packages", "nowhere", "--shape", "12x"], 2, "slices x rows x columns"),
+        (["bench", "--shape", "12x", "nowhere"], 2, "slices x rows x columns"),
+        (["bench", "nowhere"], 3, "is no package"),
         (["bench", "teacher", "--backbone", "vit_xxl"], 2, "vit_xxl"),
+        (["bench", "--backbone", "vit_xxl", "teacher"], 2, "vit_xxl"),
+        (["bench", "distill"], 2, "name the runs that teach"),
+        (["bench", "distill", "nowhere"], 3, "not a run folder"),
     ],
 )
 def test_a_wrong_call_says_what_is_wrong_and_leaves_nothing_behind(tmp_path, arguments, code, said):
@@ -187,6 +193,13 @@ def test_an_unwritable_run_root_is_one_clear_error(tmp_path):
     done = samkd("teach", *SETS, cwd=tmp_path)
     assert done.returncode == 3
     assert "Traceback" not in done.stderr and "runs" in done.stderr
+
+
+def test_every_teacher_says_the_patch_of_its_paper():
+    """`samkd info` builds each teacher for it."""
+    from samkd.teachers import PAPER_PATCHES, TEACHERS
+
+    assert set(PAPER_PATCHES) == set(TEACHERS)
 
 
 def test_info_counts_what_the_papers_count(tmp_path):

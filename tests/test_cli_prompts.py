@@ -66,11 +66,12 @@ def painter(tmp_path, data, monkeypatch):
 
 
 def make_run(path, network, data, monkeypatch):
-    config = {key: {} for key in ("stage", "network", "objective", "cases", "recipe")}
+    config: dict = {key: {} for key in ("stage", "cases", "recipe")}
+    config |= {"network": {"room": "teachers", "patch": list(PLAN.patch)}, "objective": {"pretrained": None}}
     config |= {"labels": {str(value): name for value, name in LABELS.items()}, "channels": ["CT"], "seed": 0}
     run = Run.create(path, {**config, "plan": PLAN.to_dict(), "data": str(data)})
     save_weights(network, run.weights)
-    monkeypatch.setattr(networks, "load_network", lambda run, base: network.eval())
+    monkeypatch.setattr(networks, "build_teacher", lambda **spec: network)
     return path
 
 

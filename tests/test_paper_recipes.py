@@ -21,7 +21,7 @@ from samkd.students import build_student
 from samkd.teachers import build_teacher
 from samkd.teachers.train import teach
 from samkd.workflows.data import open_dataset
-from samkd.workflows.session import evaluate
+from samkd.workflows.evaluate import evaluate
 
 
 def sites(root: Path) -> Path:

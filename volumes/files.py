@@ -1,11 +1,13 @@
 """Writing files so that a crash, a full disk or `kill -9` never leaves half of one under its final name."""
 
 import hashlib
+import json
 import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from ..errors import BadInputError, OutputError
 
@@ -31,6 +33,12 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):
             temporary.unlink()
+
+
+def write_json(path: str | Path, values: Any) -> None:
+    """Write plain values as indented JSON, whole or not at all. Raises OutputError."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
 
 
 @contextmanager

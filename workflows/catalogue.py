@@ -9,11 +9,10 @@ from ..errors import UsageError
 from ..sam.presets import ENCODERS
 from ..students import STUDENTS, build_student
 from ..students.small_sam.model import ENCODERS as STUDENT_ENCODERS
-from ..teachers import TEACHERS, build_teacher
+from ..teachers import PAPER_PATCHES, TEACHERS, build_teacher
 
-# The patch (D, H, W) each paper works on; 13 classes are the 12 organs of BTCV and the background.
-PAPER_PATCH = {"masam": (5, 512, 512), "medsa": (5, 1024, 1024), "autosam": (128, 128, 128), "sam3d": (128, 128, 128)}
-VOLUME_PATCH, SLICES_PATCH = (96, 96, 96), (3, 1024, 1024)  # a student's, and those of SAM's kind
+# Patches (D, H, W) of the students: of those that see a volume at once, and of those that see slices as SAM does.
+VOLUME_PATCH, SLICES_PATCH = (96, 96, 96), (3, 1024, 1024)
 
 
 def networks(*, classes: int) -> Iterator[dict[str, Any]]:
@@ -23,7 +22,7 @@ def networks(*, classes: int) -> Iterator[dict[str, Any]]:
             try:
                 with torch.device("meta"):
                     network = build_teacher(
-                        name, backbone=backbone, in_channels=1, num_classes=classes, patch=PAPER_PATCH[name]
+                        name, backbone=backbone, in_channels=1, num_classes=classes, patch=PAPER_PATCHES[name]
                     )
             except UsageError:  # this teacher does not adapt that backbone
                 continue

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import SamkdError, UsageError
+from ...volumes.byte_sizes import parse_bytes
 from ...volumes.files import atomic_path, make_folder
 from ...volumes.io.scans import Source, mask_paths, sources
 from ...volumes.prompt_parsing import Request
-from .memory import Budget, parse_bytes
+from .memory import Budget
 from .package import Package
 from .predict import predict
 from .prompt import answers

@@ -15,18 +15,9 @@ from ...volumes.plan import grid
 if TYPE_CHECKING:
     from .package import Package
 
-_UNITS = {"M": 1e6, "G": 1e9, "T": 1e12}
 _FLOAT = 4  # bytes
 _SLACK = 1.1, 32e6  # what the interpreter's and the system's allocators waste: a share, and bytes
 _SLAB = 8 * _FLOAT << 20  # resampling: a handful of arrays of a million voxels
-
-
-def parse_bytes(text: str, *, option: str = "--ram") -> float:
-    """ "2G" or "700M" in bytes. Raises UsageError."""
-    number, unit = text[:-1], text[-1:].upper()
-    if unit not in _UNITS or not number.replace(".", "", 1).isdigit() or float(number) == 0:
-        raise UsageError(f"{option} {text!r}: expected a number and M, G or T, for example 2G")
-    return float(number) * _UNITS[unit]
 
 
 def peak_bytes() -> float | None:

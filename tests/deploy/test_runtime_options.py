@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 
 from samkd.deploy.runtime.__main__ import main
-from samkd.deploy.runtime.memory import Budget, parse_bytes
+from samkd.deploy.runtime.memory import Budget
 from samkd.deploy.runtime.package import Package, unpacked
 from samkd.deploy.runtime.quality import flags, intensity_profile
 from samkd.errors import BadInputError, IntegrityError, UsageError
+from samkd.volumes.byte_sizes import parse_bytes
 from samkd.volumes.components import largest_components
 from samkd.volumes.geometry import Geometry, Volume
 from samkd.volumes.io.nifti import read_geometry, read_labels, write_scan

@@ -1,10 +1,9 @@
 """A dataset of any layout written as nnU-Net v2 raw, for everything that reads that."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 
-from ..files import atomic_folder, atomic_path, make_folder
+from ..files import atomic_folder, make_folder, write_json
 from ..geometry import Volume
 from ..io.nifti import write_labels, write_scan
 from .cases import Case, Dataset, read_case
@@ -48,5 +47,4 @@ def write_nnunet(
             "numTraining": len(labelled),
             "file_ending": ".nii.gz",
         }
-        with atomic_path(draft / "dataset.json") as temporary:
-            temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        write_json(draft / "dataset.json", content)

@@ -2,7 +2,7 @@
 
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import mean, median
 from typing import Any
@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from ...configs.schema import Recipe
-from ...distill.ensemble import Ensemble
+from ...distill.ensemble import Ensemble, Teacher, check_teachers, read_teacher
 from ...distill.losses import distance_of, distillation_loss
 from ...distill.soft_targets import cached_targets
 from ...distill.train import new_student, student_plan
@@ -22,9 +22,26 @@ from ...training.progress import Bar
 from ...training.trainer import Cohort, PooledDice
 from ...volumes.datasets.registry import Dataset, read_case
 from ...volumes.plan import grid
+from ..data import open_dataset, recipe_for
 
 
-def bench_distill(recipe: Recipe, dataset: Dataset, ensemble: Ensemble, *, cases: int, steps: int) -> dict[str, Any]:
+def bench_distill(teachers: Sequence[str]) -> dict[str, Any]:
+    """What distilling from these runs (RUN or RUN=WEIGHT) costs, with the recipe and the dataset of the first one.
+
+    Raises UsageError without a run, BadInputError for runs that cannot teach that dataset.
+    """
+    if not teachers:
+        raise UsageError("bench distill: name the runs that teach, for example `samkd bench distill runs/teach-...`")
+    runs = [read_teacher(text) for text in teachers]
+    first = runs[0][0]
+    recipe = recipe_for(None, first, [])
+    dataset = open_dataset(recipe, Path(first.config["data"]), runs=first.path.parent)
+    check_teachers([run for run, _ in runs], dataset)
+    ensemble = Ensemble([Teacher.of(run, weight=weight) for run, weight in runs])
+    return measure(recipe, dataset, ensemble, cases=4, steps=10)
+
+
+def measure(recipe: Recipe, dataset: Dataset, ensemble: Ensemble, *, cases: int, steps: int) -> dict[str, Any]:
     """Measure with the recipe's student on the first training cases; nothing stays on disk.
 
     Step times are medians of ``steps`` after one to warm up, the kinds of step taking turns on the same patches, so

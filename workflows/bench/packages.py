@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from ...deploy.runtime.package import unpacked
-from ..session import on_device
+from ...volumes.datasets.phantom.generate import make_case
+from ...volumes.io.nifti import write_scan
+from ..device import on_device
 
 STAGES = ("load", "read", "preprocess", "network", "postprocess", "save")
 
@@ -23,12 +25,9 @@ def bench_packages(
 
     The torch network is that of the run `torch`, else of the runs the packages were made from where they still lie
     beside the folder of packages. Each row is a process of its own: "seconds" by stage, "process" (its whole life, the
-    start of the interpreter included), "peak_memory_mb", "precision". Raises what session.on_device and
+    start of the interpreter included), "peak_memory_mb", "precision". Raises what workflows.device.on_device and
     training.run.Run.read raise.
     """
-    from ...volumes.datasets.phantom.generate import make_case
-    from ...volumes.io.nifti import write_scan
-
     runs = [torch] if torch else list(dict.fromkeys(run for package in packages for run in _origin(package)))
     with tempfile.TemporaryDirectory() as scratch:
         scan = Path(scratch) / "scan.nii.gz"
@@ -48,10 +47,10 @@ def _device(package: Path, scan: Path, threads: int | None) -> dict[str, Any]:
     started = time.perf_counter()
     with tempfile.TemporaryDirectory() as out:
         report = on_device(package, [scan], Path(out), threads=threads).report
-    (made,) = report["scans"]
+    (scan_report,) = report["scans"]
     return {
         "model": package.name,
-        "seconds": {"load": report["seconds_load"], **made["seconds"]},
+        "seconds": {"load": report["seconds_load"], **scan_report["seconds"]},
         "process": time.perf_counter() - started,
         "peak_memory_mb": report["peak_memory_mb"],
         "precision": report["precision"],
@@ -70,7 +69,7 @@ def _torch(run: Path, scan: Path, threads: int | None) -> dict[str, Any]:
 def segment_with_torch(run: Path, scan: Path, threads: int | None) -> dict[str, Any]:
     """A run's network in PyTorch, eager, float32, through the same pipeline; measured as the device measures."""
     times = [time.perf_counter()]
-    import torch
+    import torch  # here, not above: a user of torch waits for these imports, so they are part of "load"
 
     from ...deploy.runtime.memory import peak_bytes
     from ...distill.networks import load_network

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from ....errors import OutputError, UsageError
-from ...files import atomic_path, make_folder
+from ...files import make_folder, write_json
 from ...geometry import Geometry, Volume, reorient
 from ...io.nifti import write_labels, write_scan
 from .anatomy import LABELS, Abdomen, Canvas, rotation
@@ -105,8 +105,7 @@ def _write_cases(root: Path, made: dict[str, int]) -> None:
         "test": test,
         "phantom": made,
     }
-    with atomic_path(root / "dataset.json") as temporary:
-        temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    write_json(root / "dataset.json", content)
 
 
 def _write_split(root: Path, split: str, count: int, seed: int, *, organs_apart: bool) -> Iterator[dict[str, str]]:

@@ -1,0 +1,85 @@
+"""The verb that measures: bench packages, bench teacher, bench distill."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from typer.core import TyperGroup
+
+from ..teachers import TEACHERS, check_teacher
+from .options import AsJson, parse_shape
+from .tables import print_distill_costs, print_runtimes, print_step_costs
+
+
+class _PackagesByDefault(TyperGroup):
+    """`samkd bench PACKAGE...` is `samkd bench packages PACKAGE...`; a sub-command may also follow its options."""
+
+    def parse_args(self, ctx, args):
+        if args and args != ["--help"] and args[0] not in self.commands:
+            options_first = args[0].startswith("-")
+            name = next((arg for arg in args if options_first and arg in self.commands), None)
+            if name is not None:
+                args.remove(name)
+            args = [name or "packages", *args]
+        return super().parse_args(ctx, args)
+
+
+app = typer.Typer(
+    cls=_PackagesByDefault,
+    no_args_is_help=True,
+    help="Measure time and peak memory. `samkd bench PACKAGE...` is short for `samkd bench packages PACKAGE...`.",
+)
+
+
+@app.command()
+def packages(
+    packages: Annotated[list[Path], typer.Argument(help="Packages (folders or zips) to measure.", show_default=False)],
+    shape: Annotated[str, typer.Option(help="The generated CT's size: slices x rows x columns.")] = "200x256x256",
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="How many threads the network may use (default: all).")
+    ] = None,
+    torch: Annotated[
+        Path | None,
+        typer.Option(help="A run to measure beside the packages (default: the one each package came from)."),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Measure packages on a generated CT, each as the device runs it, beside the torch networks they came from."""
+    size = parse_shape(shape)
+
+    from ..workflows.bench.packages import bench_packages
+
+    rows = bench_packages(packages, shape=size, threads=threads, torch=torch)
+    if as_json:
+        typer.echo(json.dumps(rows, indent=1))
+    else:
+        print_runtimes(rows, title=f"generated CT of {size} voxels")
+
+
+@app.command()
+def teacher(
+    teacher: Annotated[str, typer.Option(help=f"The teacher: one of {', '.join(TEACHERS)}.")] = "masam",
+    backbone: Annotated[str, typer.Option(help="Its image encoder; `samkd info` lists them.")] = "vit_b",
+    shape: Annotated[str, typer.Option(help="The patch's size: slices x rows x columns.")] = "5x512x512",
+) -> None:
+    """Measure a teacher's training step with SAM's attention and ours, with and without activation checkpointing."""
+    check_teacher(teacher, backbone)
+    patch = parse_shape(shape)
+
+    from ..workflows.bench.training_step import bench_teacher
+
+    rows = bench_teacher(name=teacher, backbone=backbone, patch=patch, classes=13, steps=2)
+    print_step_costs(rows, title=f"one training step of {teacher}, {backbone}, patch {patch}, batch 1")
+
+
+@app.command()
+def distill(
+    runs: Annotated[
+        list[str] | None, typer.Argument(help="Finished runs that teach; RUN=0.7 gives one a weight.")
+    ] = None,
+) -> None:
+    """Measure what distilling from finished runs costs, with cached soft targets and online."""
+    from ..workflows.bench.distillation import bench_distill
+
+    print_distill_costs(bench_distill(runs or []))

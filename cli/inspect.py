@@ -1,0 +1,70 @@
+"""The verbs that only look: info, doctor, report."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ..errors import UsageError
+from .options import AsJson, Base, Data, Runs
+from .tables import print_comparison, print_doctor, print_networks, print_recipes
+
+
+def info(
+    what: Annotated[
+        str,
+        typer.Argument(
+            help="What to list: networks, recipes (the configs that samkd ships), or config (the keys of one)."
+        ),
+    ] = "networks",
+    classes: Annotated[
+        int, typer.Option(min=2, help="Count parameters for so many classes, the background included.")
+    ] = 13,
+    as_json: AsJson = False,
+) -> None:
+    """List teachers, backbones and students with their parameters; or the recipes; or every key of a config."""
+    if what == "networks":
+        from ..workflows.catalogue import networks
+
+        rows = networks(classes=classes)
+        if as_json:
+            typer.echo(json.dumps(list(rows), indent=1))
+        else:
+            print_networks(rows, classes=classes)
+    elif what == "recipes":
+        from ..configs.load import recipes
+
+        values = [recipe.model_dump(mode="json", by_alias=True) for recipe in recipes()]
+        if as_json:
+            typer.echo(json.dumps(values, indent=1))
+        else:
+            print_recipes(values)
+    elif what == "config":
+        from ..configs.describe import config_text, json_schema
+
+        typer.echo(json.dumps(json_schema(), indent=1) if as_json else config_text())
+    else:
+        raise UsageError(f"samkd info {what}: choose networks, recipes or config")
+
+
+def doctor() -> None:
+    """Say what works on this machine and how to get the rest."""
+    from ..workflows.doctor import examine
+
+    print_doctor(examine())
+
+
+def report(
+    package: Annotated[Path | None, typer.Argument(help="The package (default: the newest).")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--output", "-o", help="The HTML file to write (default: RUNS/report.html).")
+    ] = None,
+    data: Data = None,
+    base: Base = None,
+    runs: Runs = Path("runs"),
+) -> None:
+    """Compare teacher, control, student and package in one offline HTML file."""
+    from ..workflows.report import report as compare
+
+    print_comparison(compare(package, out=out or runs / "report.html", data=data, runs=runs, base=base))

@@ -1,0 +1,79 @@
+"""Options that several verbs share, and the parsers of what a user writes behind an option."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ..errors import UsageError
+
+Config = Annotated[str | None, typer.Option("--config", "-c", help="The config: a name in configs/ or a YAML file.")]
+Data = Annotated[Path | None, typer.Option(help="The dataset's folder, in any layout that `samkd check` knows.")]
+Split = Annotated[
+    Path | None, typer.Option(help="Use the cases as this splits.json divides them; every run folder holds one.")
+]
+Modality = Annotated[
+    str | None, typer.Option(help="Use the scans of one modality, CT or MR, of a dataset that holds both (AMOS22).")
+]
+Trust = Annotated[
+    Path | None,
+    typer.Option(help="Refuse a package that the owner of this ed25519 public key (PEM) did not sign."),
+]
+Base = Annotated[
+    Path | None,
+    typer.Option("--weights", help="Where the published file lies that the run adapts, if it was moved since."),
+]
+Runs = Annotated[Path, typer.Option(help="The folder that holds runs, caches and packages.")]
+RunFolder = Annotated[
+    Path | None, typer.Option("--run", help="The run folder to write (default: named after the config).")
+]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="Override a key of the config: student.training.steps=50 (repeatable)."),
+]
+Devices = Annotated[int, typer.Option(min=1, help="How many devices train together.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+
+
+def overrides_of(**options: Any) -> list[str]:
+    """Config overrides from the options that were given: `teacher__name="masam"` is "teacher.name=masam".
+
+    Options that are None are left out.
+    """
+    return [f"{key.replace('__', '.')}={value}" for key, value in options.items() if value is not None]
+
+
+def split_override(path: Path | None) -> list[str]:
+    """The config override that fixes the cases to those of a splits.json; none without one. Raises BadInputError."""
+    if path is None:
+        return []
+    from ..volumes.datasets.splits import read_split
+
+    return [f"split={json.dumps({'cases': read_split(path)})}"]
+
+
+def parse_shape(text: str) -> tuple[int, int, int]:
+    """Slices, rows and columns from "200x256x256". Raises UsageError."""
+    parts = text.lower().split("x")
+    if len(parts) != 3 or not all(part.isdigit() and int(part) > 0 for part in parts):
+        raise UsageError(f"--shape {text!r}: expected slices x rows x columns, for example 200x256x256")
+    d, h, w = map(int, parts)
+    return d, h, w
+
+
+def parse_lambdas(text: str | None) -> Sequence[float]:
+    """Numbers from 0 to 1 from "0,0.2,1"; none from None. Raises UsageError."""
+    if text is None:
+        return []
+    try:
+        values = [float(part) for part in text.split(",")]
+    except ValueError:
+        values = [-1.0]
+    if not all(0 <= value <= 1 for value in values):
+        raise UsageError(
+            f"--lambda {text!r}: each value must be greater than or equal to 0 and less than or equal to 1, "
+            "for example 0.5 or 0,0.2,0.5,0.8,1"
+        )
+    return values

@@ -1,0 +1,137 @@
+"""The verbs that train: teach, distill, demo."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ..sam.presets import ENCODERS
+from ..students import STUDENTS
+from ..teachers import TEACHERS
+from .options import (
+    Base,
+    Config,
+    Data,
+    Devices,
+    Overrides,
+    RunFolder,
+    Runs,
+    Split,
+    overrides_of,
+    parse_lambdas,
+    split_override,
+)
+from .tables import print_comparison, print_dice, print_study, test_summary
+
+
+def teach(
+    config: Config = None,
+    data: Data = None,
+    teacher: Annotated[str | None, typer.Option(help=f"The teacher: one of {', '.join(TEACHERS)}.")] = None,
+    backbone: Annotated[str | None, typer.Option(help=f"Its image encoder: one of {', '.join(ENCODERS)}.")] = None,
+    weights: Annotated[Path | None, typer.Option(help="A published checkpoint of that image encoder.")] = None,
+    start: Annotated[
+        Path | None, typer.Option(help="A run of the same network; training starts from its weights.")
+    ] = None,
+    split: Split = None,
+    run: RunFolder = None,
+    runs: Runs = Path("runs"),
+    devices: Devices = 1,
+    override: Overrides = None,
+) -> None:
+    """Fit a SAM-adapter teacher to a dataset."""
+    from ..configs.load import load_recipe, recipe_names
+    from ..teachers import check_teacher
+
+    overrides = overrides_of(teacher__name=teacher, teacher__backbone=backbone)
+    config = config or (f"phantom-{teacher}" if f"phantom-{teacher}" in recipe_names() else "phantom")
+    recipe = load_recipe(config, [*overrides, *split_override(split), *(override or [])])
+    check_teacher(recipe.teacher.name, recipe.teacher.backbone)  # before PyTorch is loaded
+
+    from ..workflows.teach import teach as train_teacher
+
+    trained = train_teacher(recipe, data=data, runs=runs, run=run, weights=weights, start=start, devices=devices)
+    print_dice({"teacher": test_summary(trained)}, title=str(trained.path))
+
+
+def distill(
+    config: Config = None,
+    data: Data = None,
+    teacher: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A run that teaches, of any stage (default: the newest teacher); repeat it to average several, "
+            "RUN=0.7 gives one a weight."
+        ),
+    ] = None,
+    student: Annotated[str | None, typer.Option(help=f"The student: one of {', '.join(STUDENTS)}.")] = None,
+    lambda_: Annotated[
+        str | None,
+        typer.Option(
+            "--lambda",
+            help="The labels' part of the loss, L = lambda * L_seg + (1 - lambda) * L_KD; 0,0.2,0.5,0.8,1 makes a "
+            "sweep.",
+        ),
+    ] = None,
+    control: Annotated[
+        bool, typer.Option(help="Also train the same student without its teachers (lambda = 1), to compare with.")
+    ] = True,
+    labelled: Annotated[
+        int | None,
+        typer.Option(min=2, help="Use the masks of only so many training cases; the others join without theirs."),
+    ] = None,
+    unlabelled: Annotated[
+        Path | None, typer.Option(help="A folder of scans without masks, which join the training cases.")
+    ] = None,
+    split: Split = None,
+    base: Base = None,
+    student_weights: Annotated[
+        Path | None, typer.Option(help="The published MobileSAM or EfficientSAM file that the student starts from.")
+    ] = None,
+    online: Annotated[
+        bool, typer.Option(help="Run the teacher on the very patches that the student sees, without a cache.")
+    ] = False,
+    cache_limit: Annotated[
+        str, typer.Option(help="How much disk the cached soft targets may take: a number and M, G or T.")
+    ] = "20G",
+    run: RunFolder = None,
+    runs: Runs = Path("runs"),
+    devices: Devices = 1,
+    override: Overrides = None,
+) -> None:
+    """Distil teachers into a student, and train the same student without them as the control."""
+    from ..volumes.byte_sizes import parse_bytes
+
+    lambdas = parse_lambdas(lambda_)
+    limit = parse_bytes(cache_limit, option="--cache-limit")
+    overrides = [*overrides_of(student__name=student, labelled=labelled), *split_override(split), *(override or [])]
+
+    from ..workflows.distill import distill as distill_students
+
+    study = distill_students(
+        config,
+        teacher or [],
+        lambdas=lambdas,
+        data=data,
+        unlabelled=unlabelled,
+        runs=runs,
+        overrides=overrides,
+        run=run,
+        control=control,
+        devices=devices,
+        online=online,
+        cache_limit=limit,
+        base=base,
+        weights=student_weights,
+    )
+    print_study(study)
+
+
+def demo(
+    runs: Annotated[Path, typer.Option(help="The folder to work in.")] = Path("runs/demo"),
+    override: Overrides = None,
+) -> None:
+    """Do the whole job on the built-in phantom: teach, distill, deploy, predict, report."""
+    from ..workflows.demo import demo as run_demo
+
+    print_comparison(run_demo(runs, override or []))

@@ -1,0 +1,79 @@
+"""The verbs that use a model: predict, evaluate, verify."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .options import Base, Modality, Split, Trust
+from .tables import print_dice
+
+
+def predict(
+    model: Annotated[Path, typer.Argument(help="Package (folder or zip) or run folder.")],
+    scan: Annotated[Path, typer.Option("--input", "-i", help="A scan (NIfTI, PNG, JPEG, TIFF, DICOM), or a folder.")],
+    out: Annotated[
+        Path, typer.Option("--output", "-o", help="The mask (*.dcm: DICOM-SEG), or a folder for the masks.")
+    ],
+    point: Annotated[
+        list[str] | None, typer.Option(help="A point x,y,z or x,y,z,label; label 1 is inside the class, 0 outside.")
+    ] = None,
+    box: Annotated[list[str] | None, typer.Option(help="A box around the class: x0,y0,z0,x1,y1,z1.")] = None,
+    name: Annotated[str | None, typer.Option("--class", help="The class that --point and --box mean.")] = None,
+    space: Annotated[
+        str, typer.Option(help="What the numbers of --point and --box are: mm (RAS+) or voxel (i, j, k of the file).")
+    ] = "mm",
+    prompts: Annotated[Path | None, typer.Option(help="A JSON file of prompts, for one class or several.")] = None,
+    base: Base = None,
+    seg_type: Annotated[str, typer.Option(help="The type of a DICOM-SEG: binary or labelmap.")] = "binary",
+    trust: Trust = None,
+) -> None:
+    """Segment scans. Masks lie on the scan's own grid. Promptable networks also take points and boxes."""
+    from ..volumes.prompt_parsing import Request
+    from ..workflows import session
+
+    asked = Request(point or [], box or [], name, space, prompts)
+    given = asked if asked.given else None
+    for path in session.predict(model, scan, out, prompts=given, base=base, seg_type=seg_type, trust=trust):
+        typer.echo(path)
+
+
+def evaluate(
+    model: Annotated[Path, typer.Argument(help="A package, a run folder, or a folder of masks named like the scans.")],
+    data: Annotated[Path, typer.Option(help="The dataset's folder, with labelled test cases.")],
+    out: Annotated[Path | None, typer.Option("--output", "-o", help="Also write every score as JSON.")] = None,
+    truth: Annotated[
+        str | None,
+        typer.Option("--prompt-from-truth", help="Show the network each class by a point or a box from its true mask."),
+    ] = None,
+    split: Split = None,
+    modality: Modality = None,
+    base: Base = None,
+    config: Annotated[
+        str | None,
+        typer.Option(
+            "--config", "-c", help="The config whose `classes` say how the model's classes are made of the dataset's."
+        ),
+    ] = None,
+) -> None:
+    """Score a model on the labelled test cases: whole volumes, empty slices included."""
+    from ..volumes.files import write_json
+    from ..workflows.evaluate import evaluate as score
+
+    scores = score(model, data, prompt_from_truth=truth, split=split, modality=modality, base=base, config=config)
+    if out is not None:
+        write_json(out, scores)
+    prompted = f", shown a {truth} from the truth for every class" if truth else ""
+    print_dice({model.name: scores["summary"]}, title=f"{model} on {len(scores['cases'])} test scans{prompted}")
+
+
+def verify(package: Annotated[Path, typer.Argument(help="A package (folder or zip).")], trust: Trust = None) -> None:
+    """Check every file of a package and its signature, and that this machine gives the sample's mask."""
+    from ..deploy.runtime.package import Package
+    from ..deploy.runtime.verify import verify_sample
+
+    opened = Package.open(package, trust=trust)
+    typer.echo(f"files: all {len(opened.manifest['files'])} are what was packed")
+    if trust is not None:
+        typer.echo(f"signature: that of {trust}")
+    typer.echo(verify_sample(opened))

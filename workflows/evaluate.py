@@ -1,0 +1,126 @@
+"""samkd evaluate: the scores of a model, or of a folder of masks, on labelled test cases."""
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..configs.load import load_recipe
+from ..configs.schema import Recipe
+from ..errors import BadInputError, UsageError, about
+from ..evaluation.scores import score_case, summarise
+from ..training.progress import Bar
+from ..training.prompt_sampling import prompts_from_truth
+from ..training.run import Run
+from ..volumes.datasets.registry import Case, Dataset, read_dataset, read_labelled_case
+from ..volumes.datasets.splits import assign, read_split
+from ..volumes.geometry import Volume
+from ..volumes.io.scans import mask_in, read_mask
+from .data import labelled_test, recipe_for, with_recipe_classes
+from .models import Model, is_package, load_model
+
+# From a case, its scan and its true mask [D, H, W] to the mask that is scored.
+Segment = Callable[[Case, Volume, np.ndarray], np.ndarray]
+
+
+def evaluate(
+    model: Path,
+    data: Path,
+    *,
+    prompt_from_truth: str | None = None,
+    split: Path | None = None,
+    modality: str | None = None,
+    base: Path | None = None,
+    config: str | None = None,
+) -> dict[str, Any]:
+    """Scores of a package, a run, or a folder of masks named like the scans, on a dataset's labelled test cases.
+
+    The test cases of a `split` (a run's splits.json) take their place. `modality` ("CT" or "MR") keeps one of the two
+    in a dataset that holds both. With `prompt_from_truth` ("point" or "box") the network is shown where each class is:
+    scores of a user who knows, and the result says so. `base` is the published file that a run adapts, where it has
+    moved. The recipe `config` says which classes of the dataset are the model's.
+
+    Returns {"summary": means, "cases": scores by case name, "prompts_from_truth": the option}. Raises BadInputError
+    when the model's classes are not the dataset's, UsageError for options that this kind of model does not take.
+    """
+    if prompt_from_truth not in (None, "point", "box"):
+        raise UsageError(f"--prompt-from-truth {prompt_from_truth!r}: choose point or box")
+    recipe = load_recipe(config) if config else None
+    dataset = _test_dataset(data, recipe, split=split, modality=modality)
+    cases = labelled_test(dataset)
+    if _is_mask_folder(model):
+        if prompt_from_truth or base:
+            raise UsageError(f"{model}: a folder of masks takes neither prompts nor --weights")
+        segment: Segment = partial(_read_mask, model)
+    else:
+        loaded = load_model(model, base=base)
+        dataset = _with_classes_of(loaded, dataset, recipe)
+        segment = _prompted(loaded, prompt_from_truth) if prompt_from_truth else partial(_automatic, loaded)
+    scores = _scores(segment, cases, dataset)
+    return {"summary": summarise(scores), "cases": scores, "prompts_from_truth": prompt_from_truth}
+
+
+def _test_dataset(data: Path, recipe: Recipe | None, *, split: Path | None, modality: str | None) -> Dataset:
+    """The dataset in the classes of a recipe, with the test cases of a splits.json; each only if it is given."""
+    dataset = read_dataset(data, modality=modality or (recipe and recipe.modality))
+    if recipe is not None:
+        dataset = with_recipe_classes(dataset, recipe)
+    return dataset if split is None else assign(dataset, read_split(split))
+
+
+def _is_mask_folder(model: Path) -> bool:
+    return model.is_dir() and not is_package(model) and not (model / "config.yaml").exists()
+
+
+def _with_classes_of(model: Model, dataset: Dataset, recipe: Recipe | None) -> Dataset:
+    """The dataset in the model's classes: as it is, or by the rule of the recipe that the model's run was made with.
+
+    That rule is looked up only when no `recipe` was named. Raises BadInputError when the classes differ all the same.
+    """
+    if model.labels != dataset.labels and recipe is None and not is_package(model.path):
+        dataset = with_recipe_classes(dataset, recipe_for(None, Run.read(model.path), []))
+    if model.labels != dataset.labels:
+        raise BadInputError(
+            f"{dataset.root}: its classes are {list(dataset.labels.values())}, {model.path} knows "
+            f"{list(model.labels.values())}; give -c RECIPE, whose `classes` say which are which"
+        )
+    return dataset
+
+
+def _read_mask(folder: Path, case: Case, volume: Volume, truth: np.ndarray) -> np.ndarray:
+    """The mask in `folder` that is named like the case's scan. Raises BadInputError when it is on another grid."""
+    mask = mask_in(folder, case.image)
+    labels, geometry = read_mask(mask)
+    if not geometry.same_grid(volume.geometry):
+        raise BadInputError(f"{mask.files[0]}: this mask is not on the grid of {case.image.files[0]}")
+    return labels
+
+
+def _automatic(model: Model, case: Case, volume: Volume, truth: np.ndarray) -> np.ndarray:
+    with about(case.image.place):
+        return model.segment(volume)
+
+
+def _prompted(model: Model, kind: str) -> Segment:
+    """Segment with one prompt of that kind per class, from the truth. UsageError for a model that does not take it."""
+    model.accept(frozenset({kind}))
+
+    def segment(case: Case, volume: Volume, truth: np.ndarray) -> np.ndarray:
+        prompts = prompts_from_truth(kind, truth, labels=model.labels, spacing=volume.geometry.spacing)
+        return model.segment(volume, prompts=prompts)
+
+    return segment
+
+
+def _scores(segment: Segment, cases: list[Case], dataset: Dataset) -> dict[str, list[dict[str, Any]]]:
+    """The rows of evaluation.scores.score_case, by case name."""
+    scores = {}
+    with Bar("test scans", len(cases)) as bar:
+        for case in cases:
+            volume, truth = read_labelled_case(case, dataset)
+            prediction = segment(case, volume, truth)
+            scores[case.name] = score_case(prediction, truth, spacing=volume.geometry.spacing, labels=dataset.labels)
+            bar.advance(case.name)
+    return scores
