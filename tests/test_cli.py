@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from helpers.command_line import run_cli
 
 HEAVY = ("torch", "monai", "numpy", "nibabel", "openvino", "lightning", "pydantic")
 TINY = [
@@ -22,11 +23,6 @@ TINY = [
     "deployment.precision=fp32",
 ]
 SETS = [part for override in TINY for part in ("--set", override)]
-
-
-def samkd(*arguments, cwd, timeout=300) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-m", "samkd", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, timeout=timeout, check=False)
 
 
 def test_help_lists_the_verbs_without_importing_anything_heavy(tmp_path):
@@ -74,8 +70,8 @@ def test_help_lists_the_verbs_without_importing_anything_heavy(tmp_path):
     ],
 )
 def test_a_wrong_call_says_what_is_wrong_and_leaves_nothing_behind(tmp_path, arguments, code, said):
-    done = samkd(*arguments, cwd=tmp_path)
-    assert done.returncode == code, done.stderr
+    done = run_cli(*arguments, cwd=tmp_path)
+    assert done.exit_code == code, done.stderr
     assert said in " ".join(done.stderr.split())
     assert "Traceback" not in done.stderr
     assert [path for path in tmp_path.rglob("*") if path.is_file() and "data" not in path.parts] == []
@@ -87,8 +83,8 @@ def finished(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("session")
     for arguments in (["teach", *SETS], ["distill", "--lambda", "0.5"], ["deploy", "--target", "openvino"]):
         extra = ["--max-drop", "1"] if arguments[0] == "deploy" else []
-        done = samkd(*arguments, *extra, cwd=folder)
-        assert done.returncode == 0, done.stderr
+        done = run_cli(*arguments, *extra, cwd=folder)
+        assert done.exit_code == 0, done.stderr
     return folder
 
 
@@ -108,8 +104,8 @@ def test_the_session_leaves_complete_runs(finished):
 def test_the_control_is_reused_not_repeated(finished):
     control = next((finished / "runs").glob("control-*/log.jsonl"))
     before = control.stat().st_mtime_ns
-    done = samkd("distill", "--lambda", "0.5", cwd=finished)
-    assert done.returncode == 0, done.stderr
+    done = run_cli("distill", "--lambda", "0.5", cwd=finished)
+    assert done.exit_code == 0, done.stderr
     assert control.stat().st_mtime_ns == before
     assert len(list((finished / "runs").glob("control-*"))) == 1
 
@@ -122,8 +118,8 @@ def test_run_and_package_predict_the_same_mask_on_the_scans_own_grid(finished, t
     package = next((finished / "runs" / "packages").glob("*/manifest.json")).parent
     scan = next((finished / "runs" / "data").glob("*/imagesTs/*.nii.gz"))
     for name, model in (("run", student), ("package", package)):
-        done = samkd("predict", model, "-i", scan, "-o", tmp_path / f"{name}.nii.gz", cwd=tmp_path)
-        assert done.returncode == 0, done.stderr
+        done = run_cli("predict", model, "-i", scan, "-o", tmp_path / f"{name}.nii.gz", cwd=tmp_path)
+        assert done.exit_code == 0, done.stderr
     source = Nifti1Image.from_filename(scan)
     masks = [Nifti1Image.from_filename(tmp_path / f"{name}.nii.gz") for name in ("run", "package")]
     for mask in masks:
@@ -134,8 +130,8 @@ def test_run_and_package_predict_the_same_mask_on_the_scans_own_grid(finished, t
 
 
 def test_report_compares_all_four(finished):
-    done = samkd("report", cwd=finished)
-    assert done.returncode == 0, done.stderr
+    done = run_cli("report", cwd=finished)
+    assert done.exit_code == 0, done.stderr
     html = (finished / "runs" / "report.html").read_text()
     for column in ("teacher", "student without teacher", "student with teacher", "package"):
         assert column in html and column.split()[-1] in done.stdout
@@ -146,8 +142,8 @@ def test_report_compares_all_four(finished):
 def test_a_run_folder_of_another_recipe_is_refused(finished):
     run = next((finished / "runs").glob("teach-*"))
     before = sorted((path.name, path.stat().st_mtime_ns) for path in run.rglob("*"))
-    done = samkd("teach", *SETS, "--set", "seed=9", "--run", run, cwd=finished)
-    assert done.returncode == 3
+    done = run_cli("teach", *SETS, "--set", "seed=9", "--run", run, cwd=finished)
+    assert done.exit_code == 3
     assert "from another recipe" in done.stderr and "seed" in done.stderr
     assert before == sorted((path.name, path.stat().st_mtime_ns) for path in run.rglob("*"))
 
@@ -155,8 +151,8 @@ def test_a_run_folder_of_another_recipe_is_refused(finished):
 def test_evaluating_a_folder_of_masks_scores_the_truth_as_perfect(finished, tmp_path):
     data = next((finished / "runs" / "data").glob("phantom-*"))
     shutil.copytree(data / "labelsTs", tmp_path / "masks")
-    done = samkd("evaluate", tmp_path / "masks", "--data", data, "-o", tmp_path / "scores.json", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
+    done = run_cli("evaluate", tmp_path / "masks", "--data", data, "-o", tmp_path / "scores.json", cwd=tmp_path)
+    assert done.exit_code == 0, done.stderr
     scores = json.loads((tmp_path / "scores.json").read_text())
     assert scores["summary"]["mean"]["dice"] == 1.0
 
@@ -164,19 +160,19 @@ def test_evaluating_a_folder_of_masks_scores_the_truth_as_perfect(finished, tmp_
 def test_check_accepts_the_phantom_and_names_a_broken_case(finished, tmp_path):
     data = tmp_path / "data"
     shutil.copytree(next((finished / "runs" / "data").glob("phantom-*")), data)
-    done = samkd("check", data, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
+    done = run_cli("check", data, cwd=tmp_path)
+    assert done.exit_code == 0, done.stderr
     assert "no fault" in done.stdout
     broken = sorted((data / "imagesTr").iterdir())[0]
     broken.write_bytes(broken.read_bytes()[:-100])
-    done = samkd("check", data, cwd=tmp_path)
-    assert done.returncode == 3
+    done = run_cli("check", data, cwd=tmp_path)
+    assert done.exit_code == 3
     assert "1 of 4 cases cannot be used" in done.stderr
 
 
 def test_two_processes_train_together(tmp_path):
-    done = samkd("teach", *SETS, "--devices", 2, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
+    done = run_cli("teach", *SETS, "--devices", 2, cwd=tmp_path)
+    assert done.exit_code == 0, done.stderr
     run = next((tmp_path / "runs").glob("teach-*"))
     assert len((run / "log.jsonl").read_text().splitlines()) == 2
     assert (run / "metrics.json").exists()
@@ -184,13 +180,13 @@ def test_two_processes_train_together(tmp_path):
 
 def test_an_unwritable_run_root_is_one_clear_error(tmp_path):
     (tmp_path / "runs").write_text("a file, not a folder")
-    done = samkd("teach", *SETS, cwd=tmp_path)
-    assert done.returncode == 3
+    done = run_cli("teach", *SETS, cwd=tmp_path)
+    assert done.exit_code == 3
     assert "Traceback" not in done.stderr and "runs" in done.stderr
 
 
 def test_info_counts_what_the_papers_count(tmp_path):
-    rows = json.loads(samkd("info", "--json", "--classes", "13", cwd=tmp_path).stdout)
+    rows = json.loads(run_cli("info", "--json", "--classes", "13", cwd=tmp_path).stdout)
     found = {(row["name"], row["backbone"]): (row["parameters"], row["tuned"]) for row in rows}
     assert found["masam", "vit_h"] == (729_864_857, 96_811_929)  # Chen et al. 2023: 12 organs, about 97 M tuned
     assert {name for name, _ in found} >= {"masam", "medsa", "autosam", "sam3d", "swinunetr-tiny", "swinunetr-small"}

@@ -6,9 +6,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from typer.testing import CliRunner
+from helpers.command_line import run_cli
 
-from samkd.cli.app import app
 from samkd.distill import networks
 from samkd.sam.prompt_tensors import Prompts
 from samkd.teachers.base import Teacher
@@ -45,10 +44,6 @@ class Painter(Teacher):
         return logits
 
 
-def samkd(*arguments):
-    return CliRunner().invoke(app, list(map(str, arguments)))
-
-
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     return write_phantom(tmp_path_factory.mktemp("data") / "phantom", training=2, test=1, seed=0)
@@ -78,8 +73,18 @@ def test_points_and_boxes_reach_the_voxels_they_mean(painter, scan, tmp_path):
     image = nib.Nifti1Image.from_filename(scan)
     index = tuple(n // 3 for n in image.shape)
     x, y, z = (np.asarray(image.affine) @ (*index, 1))[:3]
-    done = samkd(
-        "predict", painter, "-i", scan, "-o", tmp_path / "m.nii", "--point", f"{x},{y},{z}", "--class", "liver"
+    done = run_cli(
+        "predict",
+        painter,
+        "-i",
+        scan,
+        "-o",
+        tmp_path / "m.nii",
+        "--point",
+        f"{x},{y},{z}",
+        "--class",
+        "liver",
+        in_process=True,
     )
     assert done.exit_code == 0, done.output
     mask = np.asarray(nib.Nifti1Image.from_filename(tmp_path / "m.nii").dataobj)
@@ -88,7 +93,7 @@ def test_points_and_boxes_reach_the_voxels_they_mean(painter, scan, tmp_path):
     i, j, k = index
     box = f"{i},{j},{k},{i + 3},{j + 2},{k + 1}"
     options = ("--box", box, "--class", "liver", "--space", "voxel")
-    done = samkd("predict", painter, "-i", scan, "-o", tmp_path / "b.nii", *options)
+    done = run_cli("predict", painter, "-i", scan, "-o", tmp_path / "b.nii", *options, in_process=True)
     assert done.exit_code == 0, done.output
     mask = np.asarray(nib.Nifti1Image.from_filename(tmp_path / "b.nii").dataobj)
     assert np.argwhere(mask).min(0).tolist() == [i, j, k] and np.argwhere(mask).max(0).tolist() == [i + 3, j + 2, k + 1]
@@ -99,7 +104,9 @@ def test_points_and_boxes_reach_the_voxels_they_mean(painter, scan, tmp_path):
         "classes": {"liver": {"points": [[i, j, k]]}, "spleen": {"points": [[i + 1, j, k, 1]]}},
     }
     (tmp_path / "p.json").write_text(json.dumps(prompts))
-    done = samkd("predict", painter, "-i", scan, "-o", tmp_path / "f.nii", "--prompts", tmp_path / "p.json")
+    done = run_cli(
+        "predict", painter, "-i", scan, "-o", tmp_path / "f.nii", "--prompts", tmp_path / "p.json", in_process=True
+    )
     assert done.exit_code == 0, done.output
     mask = np.asarray(nib.Nifti1Image.from_filename(tmp_path / "f.nii").dataobj)
     assert {LABELS[value] for value in np.unique(mask) if value} == {"liver", "spleen"} and (mask > 0).sum() == 2
@@ -118,16 +125,16 @@ def test_points_and_boxes_reach_the_voxels_they_mean(painter, scan, tmp_path):
     ],
 )
 def test_a_wrong_prompt_is_one_error_and_writes_nothing(painter, scan, tmp_path, options, code, said):
-    done = samkd("predict", painter, "-i", scan, "-o", tmp_path / "m.nii", *options)
+    done = run_cli("predict", painter, "-i", scan, "-o", tmp_path / "m.nii", *options, in_process=True)
     assert done.exit_code == code, done.output
-    assert said in " ".join(done.output.split())
+    assert said in done.text
     assert not (tmp_path / "m.nii").exists()
 
 
 def test_prompts_for_a_folder_of_scans_are_refused(painter, data, tmp_path):
     options = ("--point", "1,2,3", "--class", "liver")
-    done = samkd("predict", painter, "-i", data / "imagesTr", "-o", tmp_path / "masks", *options)
-    assert done.exit_code == 2 and "prompts belong to one" in " ".join(done.output.split())
+    done = run_cli("predict", painter, "-i", data / "imagesTr", "-o", tmp_path / "masks", *options, in_process=True)
+    assert done.exit_code == 2 and "prompts belong to one" in done.text
     assert not (tmp_path / "masks").exists()
 
 
@@ -139,27 +146,29 @@ def test_a_network_that_takes_no_prompts_says_so(tmp_path, scan, data, monkeypat
     run = make_run(tmp_path / "run", Silent(), data, monkeypatch)
     options = ("--point", "1,2,3", "--class", "liver")
     for done in (
-        samkd("predict", run, "-i", scan, "-o", tmp_path / "m.nii", *options),
-        samkd("evaluate", run, "--data", data, "--prompt-from-truth", "point"),
+        run_cli("predict", run, "-i", scan, "-o", tmp_path / "m.nii", *options, in_process=True),
+        run_cli("evaluate", run, "--data", data, "--prompt-from-truth", "point", in_process=True),
     ):
         assert done.exit_code == 2
-        assert "takes no prompts" in " ".join(done.output.split())
-    done = samkd("predict", run, "-i", scan, "-o", tmp_path / "m.nii")
+        assert "takes no prompts" in done.text
+    done = run_cli("predict", run, "-i", scan, "-o", tmp_path / "m.nii", in_process=True)
     assert done.exit_code == 0, done.output
 
 
 def test_scores_with_prompts_from_the_truth_say_so(painter, data, tmp_path):
-    done = samkd("evaluate", painter, "--data", data, "--prompt-from-truth", "box", "-o", tmp_path / "box.json")
+    done = run_cli(
+        "evaluate", painter, "--data", data, "--prompt-from-truth", "box", "-o", tmp_path / "box.json", in_process=True
+    )
     assert done.exit_code == 0, done.output
-    assert "shown a box from the truth" in " ".join(done.output.split())
+    assert "shown a box from the truth" in done.text
     scores = json.loads((tmp_path / "box.json").read_text())
     assert scores["prompts_from_truth"] == "box"
-    plain = samkd("evaluate", painter, "--data", data, "-o", tmp_path / "plain.json")
+    plain = run_cli("evaluate", painter, "--data", data, "-o", tmp_path / "plain.json", in_process=True)
     assert plain.exit_code == 0 and "truth" not in plain.output
     without = json.loads((tmp_path / "plain.json").read_text())
     assert without["prompts_from_truth"] is None
     assert without["summary"]["mean"]["dice"] == 0 < 0.3 < scores["summary"]["mean"]["dice"]
-    done = samkd("evaluate", painter, "--data", data, "--prompt-from-truth", "guess")
+    done = run_cli("evaluate", painter, "--data", data, "--prompt-from-truth", "guess", in_process=True)
     assert done.exit_code == 2 and "choose point or box" in done.output
 
 
@@ -196,7 +205,7 @@ MASAM = {
 def test_a_real_teacher_from_training_with_prompts_to_scores(tmp_path, recipe, kind):
     sets = [part for key, value in {**TINY, **recipe}.items() for part in ("--set", f"{key}={value}")]
     run, runs = tmp_path / "run", tmp_path / "runs"
-    done = samkd("teach", "--run", run, "--runs", runs, *sets)
+    done = run_cli("teach", "--run", run, "--runs", runs, *sets, in_process=True)
     assert done.exit_code == 0, done.output
     assert Run.read(run).config["objective"]["prompts"]["share"] == 0.9
     data = next((runs / "data").iterdir())
@@ -209,19 +218,45 @@ def test_a_real_teacher_from_training_with_prompts_to_scores(tmp_path, recipe, k
     else:
         options = ("--box", ",".join(map(str, [*(n - 5 for n in index), *(n + 5 for n in index)])), "--space", "voxel")
     for name, prompts in (("auto", ()), (kind, (*options, "--class", "liver"))):
-        done = samkd("predict", run, "-i", scan, "-o", tmp_path / f"{name}.nii", *prompts)
+        done = run_cli("predict", run, "-i", scan, "-o", tmp_path / f"{name}.nii", *prompts, in_process=True)
         assert done.exit_code == 0, done.output
         mask = nib.Nifti1Image.from_filename(tmp_path / f"{name}.nii")
         assert mask.shape == image.shape
         assert np.abs(np.asarray(mask.affine) - np.asarray(image.affine)).max() < 1e-5
-    done = samkd("evaluate", run, "--data", data, "--prompt-from-truth", kind, "-o", tmp_path / "scores.json")
+    done = run_cli(
+        "evaluate", run, "--data", data, "--prompt-from-truth", kind, "-o", tmp_path / "scores.json", in_process=True
+    )
     assert done.exit_code == 0, done.output
     assert len(json.loads((tmp_path / "scores.json").read_text())["cases"]) == 1
     if recipe is MASAM:
-        done = samkd("predict", run, "-i", scan, "-o", tmp_path / "p.nii", "--point", "0,0,0", "--class", "liver")
-        assert done.exit_code == 2 and "no prompt of the kind point; it takes box" in " ".join(done.output.split())
+        done = run_cli(
+            "predict",
+            run,
+            "-i",
+            scan,
+            "-o",
+            tmp_path / "p.nii",
+            "--point",
+            "0,0,0",
+            "--class",
+            "liver",
+            in_process=True,
+        )
+        assert done.exit_code == 2 and "no prompt of the kind point; it takes box" in done.text
         masks = [np.asarray(nib.Nifti1Image.from_filename(tmp_path / name).dataobj) for name in ("auto.nii", "box.nii")]
         assert (masks[0] != masks[1]).any()
     if recipe is SAM3D:
-        done = samkd("predict", run, "-i", scan, "-o", tmp_path / "b.nii", "--box", "0,0,0,9,9,9", "--class", "liver")
-        assert done.exit_code == 2 and "no prompt of the kind box" in " ".join(done.output.split())
+        done = run_cli(
+            "predict",
+            run,
+            "-i",
+            scan,
+            "-o",
+            tmp_path / "b.nii",
+            "--box",
+            "0,0,0,9,9,9",
+            "--class",
+            "liver",
+            in_process=True,
+        )
+        assert done.exit_code == 2 and "no prompt of the kind box" in done.text

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from dataset_layouts import amos, btcv, decathlon, endovis, folders, pictures
+from helpers.dataset_layouts import amos, btcv, decathlon, endovis, folders, pictures
 
 from samkd.configs.load import load_recipe, recipe_names
 from samkd.distill.train import distill

@@ -4,7 +4,7 @@ import copy
 import json
 import random
 
-from fuzzing import COUNT, mutated, read_or_refuse
+from helpers.fuzzing import COUNT, mutated, read_or_refuse
 
 from samkd.deploy.runtime.integrity import digest, render
 from samkd.deploy.runtime.package import Package

@@ -9,9 +9,9 @@ import sys
 import numpy as np
 import pytest
 import torch
-from small_sams import TINY
+from helpers.encoder_sizes import TINY
+from helpers.packages import deploy, make_scan
 from torch import nn
-from two_bodies import deploy, make_scan
 
 from samkd.deploy.acceptance.candidates import Prompted
 from samkd.deploy.runtime.integrity import digest, render

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from small_sams import EFFICIENT, TINY
+from helpers.encoder_sizes import EFFICIENT, TINY
 from torch import Tensor, nn
 
 from samkd.students import build_student

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 import torch
-from medsa_models import prompts
-from small_sams import EFFICIENT
+from helpers.encoder_sizes import EFFICIENT
+from helpers.prompts import prompts
 from torch import Tensor, nn
 
 from samkd.sam.prompt_tensors import Prompts

@@ -5,6 +5,8 @@ from typing import Any
 
 import pytest
 import torch
+from helpers.paths import SHARED
+from helpers.teachers import SIZES, tiny_teacher
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -16,26 +18,18 @@ from samkd.sam.prompt_encoder import build_prompt_encoder
 from samkd.sam.vit import ImageEncoder
 from samkd.teachers import build_teacher
 from samkd.teachers.adapters import adapter_names
-from samkd.teachers.autosam.model import AutoSAM
 from samkd.teachers.autosam.prompt_generator import PromptGenerator, poolings
 from samkd.teachers.volumetric.base import NEW, REPLACED
 from samkd.training.losses import segmentation_loss
 
-COUNTS = Path(__file__).resolve().parents[2].parent / "shared" / "conformance" / "parameter_counts.json"
-PATCH = (16, 32, 48)
-
-
-def tiny(**changes) -> AutoSAM:
-    settings = {"backbone": "vit_tiny_p8", "in_channels": 1, "num_classes": 4, "patch": PATCH, "positions": 8}
-    model = build_teacher("autosam", **(settings | changes))
-    assert isinstance(model, AutoSAM)
-    return model
+COUNTS = SHARED / "conformance" / "parameter_counts.json"
+PATCH = SIZES["autosam"]["patch"]
 
 
 @pytest.mark.parametrize("backbone", ["vit_tiny", "vit_tiny_p8"])
 @pytest.mark.parametrize(("channels", "patch"), [(1, (8, 24, 32)), (3, (16, 8, 20))])
 def test_forward_and_backward(backbone: str, channels: int, patch: tuple[int, int, int]):
-    model = tiny(backbone=backbone, in_channels=channels, patch=patch)
+    model = tiny_teacher("autosam", backbone=backbone, in_channels=channels, patch=patch)
     assert (model.in_channels, model.num_classes, model.patch, model.promptable) == (channels, 4, patch, False)
     logits = model(torch.randn(2, channels, *patch))
     assert logits.shape == (2, 4, *patch)
@@ -44,7 +38,7 @@ def test_forward_and_backward(backbone: str, channels: int, patch: tuple[int, in
 
 
 def test_one_channel_is_repeated_for_the_encoder_and_volumes_of_a_batch_do_not_see_each_other():
-    model = tiny(adapter="code").eval()
+    model = tiny_teacher("autosam", adapter="code").eval()
     images = torch.randn(2, 1, *PATCH)
     with torch.no_grad():
         torch.testing.assert_close(model(images)[1:], model(images[1:]), rtol=1e-4, atol=1e-5)
@@ -55,7 +49,7 @@ def test_one_channel_is_repeated_for_the_encoder_and_volumes_of_a_batch_do_not_s
 
 @pytest.mark.parametrize("adapter", ["paper", "code"])
 def test_untouched_adapters_leave_the_encoder_as_it_is(adapter: str):
-    encoder = tiny(adapter=adapter).image_encoder
+    encoder = tiny_teacher("autosam", adapter=adapter).image_encoder
     image = torch.randn(1, 1, *PATCH)
     with torch.no_grad():
         adapted = encoder(image)
@@ -67,7 +61,7 @@ def test_untouched_adapters_leave_the_encoder_as_it_is(adapter: str):
 
 
 def test_adapters_learn_from_their_start():
-    model = tiny()
+    model = tiny_teacher("autosam")
     model.freeze_base()
     optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=1.0)
     for _ in range(2):
@@ -80,7 +74,7 @@ def test_adapters_learn_from_their_start():
 
 @pytest.mark.parametrize(("prompt_from", "index"), [("last", 3), ("first", 0)])
 def test_the_generator_replaces_the_feature_it_reads(prompt_from: str, index: int):
-    model = tiny(prompt_from=prompt_from).eval()
+    model = tiny_teacher("autosam", prompt_from=prompt_from).eval()
     prompt = torch.randn(1, 128, 8, 12, 4)
     seen: dict[str, Tensor] = {}
 
@@ -98,7 +92,7 @@ def test_the_generator_replaces_the_feature_it_reads(prompt_from: str, index: in
     assert torch.equal(seen["read"], features[index])
     features[index] = prompt
     assert all(torch.equal(seen[f"head{3 - number}"], features[number]) for number in range(4))
-    assert tiny().prompted == 3
+    assert tiny_teacher("autosam").prompted == 3
 
 
 def test_generator_pools_the_paper_grid_four_times_and_small_ones_as_far_as_they_go():
@@ -110,7 +104,7 @@ def test_generator_pools_the_paper_grid_four_times_and_small_ones_as_far_as_they
 
 
 def test_checkpointing_changes_memory_not_numbers():
-    plain, saving = tiny(), tiny(checkpointing=True)
+    plain, saving = tiny_teacher("autosam"), tiny_teacher("autosam", checkpointing=True)
     saving.load_state_dict(plain.state_dict())
     image = torch.randn(1, 1, *PATCH)
     for model in (plain, saving):
@@ -120,7 +114,7 @@ def test_checkpointing_changes_memory_not_numbers():
 
 
 def test_autocast_stays_close_to_single_precision():
-    model = tiny().eval()
+    model = tiny_teacher("autosam").eval()
     image = torch.rand(1, 1, *PATCH)
     with torch.no_grad():
         exact = model(image)
@@ -130,7 +124,7 @@ def test_autocast_stays_close_to_single_precision():
 
 
 def test_freeze_base_leaves_what_the_authors_tune():
-    model = tiny()
+    model = tiny_teacher("autosam")
     model.freeze_base()
     tuned = re.compile(
         r"image_encoder\.(slice_embed|depth_embed|necks)|prompt_generator|mask_decoder"
@@ -186,7 +180,7 @@ def test_load_base_accounts_for_every_key(tmp_path: Path, side: int, interpolate
     for parameter in sam.parameters():
         nn.init.normal_(parameter)
     torch.save(sam.state_dict(), tmp_path / "sam.pth")
-    model = tiny()
+    model = tiny_teacher("autosam")
     before = {name: value.clone() for name, value in model.state_dict().items()}
     report = model.load_base(tmp_path / "sam.pth")
     assert report.variant == "vit_tiny_p8"
@@ -209,7 +203,7 @@ def test_load_base_accounts_for_every_key(tmp_path: Path, side: int, interpolate
 
 def test_load_base_refuses_another_backbone_and_leaves_the_model_alone(tmp_path: Path):
     torch.save(published_sam("vit_tiny", (64, 64)).state_dict(), tmp_path / "sam.pth")
-    model = tiny()
+    model = tiny_teacher("autosam")
     before = {name: value.clone() for name, value in model.state_dict().items()}
     with pytest.raises(BadInputError, match=r"sam\.pth.*vit_tiny\b"):
         model.load_base(tmp_path / "sam.pth")
@@ -217,7 +211,7 @@ def test_load_base_refuses_another_backbone_and_leaves_the_model_alone(tmp_path:
 
 
 def test_weights_survive_a_safetensors_round_trip_and_load_as_base(tmp_path: Path):
-    model, twin, third = (tiny().eval() for _ in range(3))
+    model, twin, third = (tiny_teacher("autosam").eval() for _ in range(3))
     blocks: Any = model.image_encoder.blocks
     for block in blocks:
         nn.init.normal_(block.adapter.up.weight)
@@ -232,7 +226,7 @@ def test_weights_survive_a_safetensors_round_trip_and_load_as_base(tmp_path: Pat
 
 def test_it_learns_one_case_by_heart():
     """Two ellipsoids in noise, all axes of different length: a turned axis would not reach the mark."""
-    model = tiny(num_classes=3)
+    model = tiny_teacher("autosam", num_classes=3)
     d, h, w = torch.meshgrid(*(torch.arange(float(size)) for size in PATCH), indexing="ij")
     labels = torch.zeros(1, *PATCH, dtype=torch.long)
     labels[0][((d - 6) / 4) ** 2 + ((h - 11) / 7) ** 2 + ((w - 14) / 10) ** 2 < 1] = 1
@@ -267,15 +261,15 @@ def test_it_learns_one_case_by_heart():
 )
 def test_bad_options(changes: dict, message: str):
     with pytest.raises(UsageError, match=message):
-        tiny(**changes)
+        tiny_teacher("autosam", **changes)
 
 
 @pytest.mark.parametrize("shape", [(1, 3, *PATCH), (1, 1, 16, 32, 32), (1, 1, 20, 32, 48), PATCH])
 def test_wrong_image_shape(shape: tuple[int, ...]):
     with pytest.raises(UsageError, match=r"expected \[B, 1, 16, 32, 48\]"):
-        tiny()(torch.zeros(shape))
+        tiny_teacher("autosam")(torch.zeros(shape))
 
 
 def test_prompts_are_refused():
     with pytest.raises(UsageError, match="takes no prompts"):
-        tiny()(torch.zeros(1, 1, *PATCH), prompts=torch.zeros(1))
+        tiny_teacher("autosam")(torch.zeros(1, 1, *PATCH), prompts=torch.zeros(1))

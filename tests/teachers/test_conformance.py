@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conformance import TOLERANCE, Vectors, assert_conforms, backbone_of, errors, of_kind, read
+from helpers.conformance import TOLERANCE, Vectors, assert_conforms, backbone_of, errors, of_kind, read
 from torch import Tensor, nn
 
 from samkd.sam.checkpoints import canonical_state

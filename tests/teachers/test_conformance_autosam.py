@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from conformance import TOLERANCE, Vectors, assert_conforms, errors, of_kind, read
+from helpers.conformance import TOLERANCE, Vectors, assert_conforms, errors, of_kind, read
 from torch import Tensor, nn
 
 from samkd.sam.checkpoints import canonical_state

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 import torch
-from sam3d_models import tiny
+from helpers.teachers import tiny_teacher
 from torch import nn
 from torch.nn.functional import interpolate
 
@@ -15,7 +15,7 @@ from samkd.teachers.volumetric.encoder import DepthwiseAdapter
 
 def test_slices_are_upsampled_after_the_embedding_as_well_as_before_it():
     """The authors up-sample the whole volume first."""
-    model = tiny()
+    model = tiny_teacher("sam3d")
     encoder, image = model.image_encoder, torch.randn(2, 1, *model.patch)
     whole = interpolate(image, scale_factor=encoder.upsample, mode="trilinear").expand(-1, 3, -1, -1, -1)
     tokens = torch.stack([encoder.patch_embed(volume.transpose(0, 1)) for volume in whole])
@@ -29,7 +29,7 @@ def test_slices_are_upsampled_after_the_embedding_as_well_as_before_it():
 
 
 def test_positions_reach_every_axis():
-    encoder = tiny(patch=(16, 32, 48)).image_encoder
+    encoder = tiny_teacher("sam3d", patch=(16, 32, 48)).image_encoder
     nn.init.normal_(encoder.depth_embed)
     tokens = encoder.embed(torch.zeros(1, 1, 16, 32, 48))[0]
     for axis in range(3):
@@ -56,7 +56,7 @@ def test_attention_of_one_slice_is_that_of_sam():
 
 
 def test_silent_adapters_leave_the_base_as_it_is():
-    encoder, image = tiny().image_encoder, torch.randn(1, 1, 8, 16, 24)
+    encoder, image = tiny_teacher("sam3d").image_encoder, torch.randn(1, 1, 8, 16, 24)
     with torch.no_grad():
         adapted = encoder(image)
         blocks: Any = encoder.blocks

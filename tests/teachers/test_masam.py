@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from masam_models import tiny
+from helpers.paths import SHARED
+from helpers.teachers import tiny_teacher
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -15,13 +16,13 @@ from samkd.sam.prompt_encoder import build_prompt_encoder
 from samkd.sam.vit import ImageEncoder
 from samkd.teachers import TEACHERS, build_teacher
 
-COUNTS = Path(__file__).resolve().parents[2].parent / "shared" / "conformance" / "parameter_counts.json"
+COUNTS = SHARED / "conformance" / "parameter_counts.json"
 
 
 @pytest.mark.parametrize("backbone", ["vit_tiny", "vit_tiny_p8"])
 @pytest.mark.parametrize(("channels", "size"), [(1, (64, 64)), (3, (32, 48))])
 def test_forward_and_backward(backbone: str, channels: int, size: tuple[int, int]):
-    model = tiny(backbone=backbone, in_channels=channels, patch=(5, *size))
+    model = tiny_teacher("masam", backbone=backbone, in_channels=channels, patch=(5, *size))
     assert (model.in_channels, model.num_classes, model.patch) == (channels, 4, (5, *size))
     logits = model(torch.randn(2, channels, 5, *size))
     assert logits.shape == (2, 4, 5, *size)
@@ -33,8 +34,8 @@ def test_forward_and_backward(backbone: str, channels: int, size: tuple[int, int
 
 
 def test_any_number_of_slices_and_one_channel_is_repeated():
-    model = tiny().eval()
-    rgb = tiny(in_channels=3).eval()
+    model = tiny_teacher("masam").eval()
+    rgb = tiny_teacher("masam", in_channels=3).eval()
     rgb.load_state_dict(model.state_dict())
     image = torch.randn(1, 1, 3, 64, 64)
     with torch.no_grad():
@@ -42,7 +43,7 @@ def test_any_number_of_slices_and_one_channel_is_repeated():
 
 
 def test_stacks_of_a_batch_do_not_see_each_other():
-    model = tiny(zero_init=False).eval()
+    model = tiny_teacher("masam", zero_init=False).eval()
     nn.init.normal_(model.factors.v.weight)
     images = torch.randn(2, 1, 5, 64, 64)
     with torch.no_grad():
@@ -51,7 +52,7 @@ def test_stacks_of_a_batch_do_not_see_each_other():
 
 @pytest.mark.parametrize("zero_init", [True, False])
 def test_untouched_adapters_leave_sam_as_it_is(zero_init: bool):
-    model = tiny(zero_init=zero_init)
+    model = tiny_teacher("masam", zero_init=zero_init)
     base = ImageEncoder(get_backbone("vit_tiny"), image_size=(64, 64))
     state = model.image_encoder.state_dict()
     base.load_state_dict({key: state[key] for key in base.state_dict()})
@@ -61,7 +62,7 @@ def test_untouched_adapters_leave_sam_as_it_is(zero_init: bool):
 
 
 def test_checkpointing_changes_memory_not_numbers():
-    plain, saving = tiny(dropout=0.0), tiny(dropout=0.0, checkpointing=True)
+    plain, saving = tiny_teacher("masam", dropout=0.0), tiny_teacher("masam", dropout=0.0, checkpointing=True)
     saving.load_state_dict(plain.state_dict())
     image = torch.randn(1, 1, 5, 64, 64)
     for model in (plain, saving):
@@ -71,7 +72,7 @@ def test_checkpointing_changes_memory_not_numbers():
 
 
 def test_autocast_stays_close_to_single_precision():
-    model = tiny().eval()
+    model = tiny_teacher("masam").eval()
     image = torch.rand(1, 1, 5, 64, 64)
     with torch.no_grad():
         exact = model(image)
@@ -81,7 +82,7 @@ def test_autocast_stays_close_to_single_precision():
 
 
 def test_freeze_base_leaves_adapters_and_decoders_trainable():
-    model = tiny()
+    model = tiny_teacher("masam")
     model.freeze_base()
     tuned = re.compile(
         r"factors\.[uv]\.|image_encoder\.blocks\.\d+\.adapter[12]\.|image_encoder\.blocks\.\d+\.attn\.qkv\.[qv]_sigma\."
@@ -114,7 +115,7 @@ def test_parameter_counts(backbone: str, organs: int):
 
 
 def test_weights_survive_a_safetensors_round_trip(tmp_path: Path):
-    model, twin = tiny().eval(), tiny().eval()
+    model, twin = tiny_teacher("masam").eval(), tiny_teacher("masam").eval()
     save_file(model.state_dict(), tmp_path / "weights.safetensors")
     twin.load_state_dict(load_file(tmp_path / "weights.safetensors"))
     image = torch.randn(1, 1, 5, 64, 64)
@@ -138,7 +139,7 @@ def test_load_base_accounts_for_every_key(tmp_path: Path):
     for parameter in sam.parameters():
         nn.init.normal_(parameter)
     torch.save(sam.state_dict(), tmp_path / "sam.pth")
-    model = tiny()
+    model = tiny_teacher("masam")
     before = {name: value.clone() for name, value in model.state_dict().items()}
     report = model.load_base(tmp_path / "sam.pth")
     assert report.variant == "vit_tiny"
@@ -159,7 +160,7 @@ def test_load_base_accounts_for_every_key(tmp_path: Path):
 
 def test_load_base_refuses_another_backbone_and_leaves_the_model_alone(tmp_path: Path):
     torch.save(published_sam((64, 64)).state_dict(), tmp_path / "sam.pth")
-    model = tiny(backbone="vit_tiny_p8")
+    model = tiny_teacher("masam", backbone="vit_tiny_p8")
     before = {name: value.clone() for name, value in model.state_dict().items()}
     with pytest.raises(BadInputError, match=r"sam\.pth.*SAM \(vit_tiny\), .* SAM \(vit_tiny_p8\)"):
         model.load_base(tmp_path / "sam.pth")
@@ -180,7 +181,7 @@ def test_load_base_refuses_another_backbone_and_leaves_the_model_alone(tmp_path:
 )
 def test_bad_options(changes: dict, message: str):
     with pytest.raises(UsageError, match=message):
-        tiny(**changes)
+        tiny_teacher("masam", **changes)
 
 
 def test_unknown_teacher_lists_the_known():
@@ -191,4 +192,4 @@ def test_unknown_teacher_lists_the_known():
 @pytest.mark.parametrize("shape", [(1, 3, 5, 64, 64), (1, 1, 5, 64, 32), (1, 5, 64, 64)])
 def test_wrong_image_shape(shape: tuple[int, ...]):
     with pytest.raises(UsageError, match=r"expected \[B, 1, D, 64, 64\]"):
-        tiny()(torch.zeros(shape))
+        tiny_teacher("masam")(torch.zeros(shape))

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 import torch
-from masam_models import tiny
+from helpers.teachers import tiny_teacher
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
@@ -33,7 +33,7 @@ def step(model: nn.Module, image: Tensor) -> None:
 
 @pytest.mark.parametrize("adapters", ["before", "after", "both"])
 def test_the_adapters_of_a_block_sit_where_the_switch_says(adapters: str):
-    model = tiny(adapters=adapters, zero_init=False).eval()
+    model = tiny_teacher("masam", adapters=adapters, zero_init=False).eval()
     names = {name.split(".")[3] for name in adapter_names(model) if ".adapter" in name}
     assert names == {"before": {"adapter1"}, "after": {"adapter2"}, "both": {"adapter1", "adapter2"}}[adapters]
     block: Any = model.image_encoder.blocks[1]
@@ -46,7 +46,7 @@ def test_the_adapters_of_a_block_sit_where_the_switch_says(adapters: str):
 
 
 def test_before_and_after_have_as_many_parameters_and_both_has_one_adapter_more_a_block():
-    before, after, both = (tiny(adapters=adapters) for adapters in ("before", "after", "both"))
+    before, after, both = (tiny_teacher("masam", adapters=adapters) for adapters in ("before", "after", "both"))
     assert count(before) == count(after)
     dim, channels = 96, 32
     adapter = 2 * dim + 2 * dim * channels + 3 * channels**2 + channels
@@ -57,7 +57,10 @@ def test_before_and_after_have_as_many_parameters_and_both_has_one_adapter_more_
 
 
 def test_before_and_after_part_with_the_first_steps():
-    before, after = tiny(adapters="before", dropout=0.0), tiny(adapters="after", dropout=0.0)
+    before, after = (
+        tiny_teacher("masam", adapters="before", dropout=0.0),
+        tiny_teacher("masam", adapters="after", dropout=0.0),
+    )
     state = before.state_dict()
     after.load_state_dict({name.replace("adapter1", "adapter2"): value for name, value in state.items()})
     image = torch.randn(1, 1, 5, 64, 64)
@@ -78,7 +81,7 @@ def test_before_and_after_part_with_the_first_steps():
 @pytest.mark.parametrize("decoder", ["progressive", "multi_scale", "sam"])
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_every_decoder_ends_at_full_size_and_learns(backbone: str, decoder: str, checkpointing: bool):
-    model = tiny(backbone=backbone, decoder=decoder, patch=(5, 48, 64), checkpointing=checkpointing)
+    model = tiny_teacher("masam", backbone=backbone, decoder=decoder, patch=(5, 48, 64), checkpointing=checkpointing)
     model.freeze_base()
     logits = model(torch.randn(2, 1, 5, 48, 64))
     assert logits.shape == (2, 4, 5, 48, 64)
@@ -90,7 +93,7 @@ def test_every_decoder_ends_at_full_size_and_learns(backbone: str, decoder: str,
 
 
 def test_sams_own_decoder_is_sams_at_a_quarter_of_the_size():
-    model = tiny(decoder="sam").eval()
+    model = tiny_teacher("masam", decoder="sam").eval()
     image = torch.randn(1, 1, 5, 64, 64)
     with torch.no_grad():
         embedding = model.image_encoder(image[0].transpose(0, 1).expand(-1, 3, -1, -1), 5)
@@ -102,7 +105,7 @@ def test_sams_own_decoder_is_sams_at_a_quarter_of_the_size():
 
 
 def test_multi_scale_fusion_reads_the_tokens_behind_blocks_at_equal_distances():
-    model = tiny(decoder="multi_scale").eval()
+    model = tiny_teacher("masam", decoder="multi_scale").eval()
     behind, joined = {}, {}
     for number, block in enumerate(model.image_encoder.blocks, start=1):
         block.register_forward_hook(lambda m, i, out, number=number: behind.update({number: out}))
@@ -168,7 +171,7 @@ def test_published_files_fit_every_choice(adapters: str, decoder: str):
 @pytest.mark.parametrize("decoder", ["progressive", "multi_scale", "sam"])
 def test_rgb_frames_train_and_see_their_neighbours(decoder: str):
     """Surgical video in the paper: three channels, the frames in the place of slices."""
-    model = tiny(in_channels=3, patch=(4, 32, 48), decoder=decoder, zero_init=False)
+    model = tiny_teacher("masam", in_channels=3, patch=(4, 32, 48), decoder=decoder, zero_init=False)
     model.freeze_base()
     before = {name: value.clone() for name, value in model.state_dict().items()}
     frames = torch.rand(1, 3, 4, 32, 48)

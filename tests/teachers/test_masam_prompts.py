@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 import torch
-from masam_models import boxes, tiny
+from helpers.prompts import boxes_to_prompts
+from helpers.teachers import tiny_teacher
 from torch import Tensor, nn
 
 from samkd.configs.load import load_recipe
@@ -32,8 +33,8 @@ def prompt_tokens(model, given: Prompts) -> Tensor:
     [(1.0, 3.0, [1, 2, 3]), (0.0, 4.0, [0, 1, 2, 3, 4]), (2.0, 2.0, [2]), (0.6, 3.4, [1, 2, 3]), (2.7, 2.7, [3])],
 )
 def test_a_slice_is_told_the_box_in_its_plane_where_the_box_meets_it(first: float, last: float, met: list[int]):
-    model = tiny()
-    tokens = prompt_tokens(model, boxes((0, 1, (first, 10.0, 20.0, last, 30.0, 50.0))))
+    model = tiny_teacher("masam")
+    tokens = prompt_tokens(model, boxes_to_prompts((0, 1, (first, 10.0, 20.0, last, 30.0, 50.0))))
     assert tokens.shape == (5, 2, 128)
     sams = model.prompt_encoder(None, torch.tensor([[20.0, 10.0, 50.0, 30.0]]), None)[0][0]  # x0, y0, x1, y1
     nothing = model.prompt_encoder.not_a_point_embed.weight.expand(2, -1)
@@ -42,14 +43,14 @@ def test_a_slice_is_told_the_box_in_its_plane_where_the_box_meets_it(first: floa
 
 
 def test_a_box_changes_its_class_alone_and_only_where_it_is_given():
-    model = tiny(zero_init=False).eval()
+    model = tiny_teacher("masam", zero_init=False).eval()
     image = torch.randn(2, 1, 5, 64, 64)
-    given = boxes((0, 1, BOX), (1, 0, BOX), (1, 2, (0.0, 5.0, 5.0, 4.0, 60.0, 60.0)), batch=2)
+    given = boxes_to_prompts((0, 1, BOX), (1, 0, BOX), (1, 2, (0.0, 5.0, 5.0, 4.0, 60.0, 60.0)), batch=2)
     with torch.no_grad():
         automatic, prompted = model(image), model(image, given)
         same = [[torch.equal(prompted[b, k], automatic[b, k]) for k in range(4)] for b in range(2)]
         assert same == [[True, True, False, True], [True, False, True, False]]
-        assert torch.equal(model(image, boxes(batch=2)), automatic)
+        assert torch.equal(model(image, boxes_to_prompts(batch=2)), automatic)
         for row in range(2):
             alone = Prompts(given.points[[row]], given.labels[[row]], given.boxes[[row]])
             torch.testing.assert_close(model(image[[row]], alone), prompted[[row]], rtol=1e-4, atol=1e-4)
@@ -57,20 +58,20 @@ def test_a_box_changes_its_class_alone_and_only_where_it_is_given():
 
 def test_for_one_class_it_is_the_softmax_of_its_own_decoding():
     """The paper's prompted network, which is decoded with the box alone."""
-    model = tiny(num_classes=2).eval()
+    model = tiny_teacher("masam", num_classes=2).eval()
     image = torch.randn(1, 1, 5, 64, 64)
     decoded = []
     model.mask_decoder.register_forward_hook(lambda module, inputs, output: decoded.append(output[0]))
     with torch.no_grad():
-        found = model(image, boxes((0, 0, BOX), classes=1)).softmax(1)
+        found = model(image, boxes_to_prompts((0, 0, BOX), classes=1)).softmax(1)
     torch.testing.assert_close(found[0].transpose(0, 1), decoded[1].softmax(1), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("decoder", ["progressive", "multi_scale", "sam"])
 def test_boxes_train_what_the_decoder_reads_them_by(decoder: str):
-    model = tiny(decoder=decoder)
+    model = tiny_teacher("masam", decoder=decoder)
     model.freeze_base()
-    logits = model(torch.randn(1, 1, 5, 64, 64), boxes((0, 0, BOX), (0, 2, BOX)))
+    logits = model(torch.randn(1, 1, 5, 64, 64), boxes_to_prompts((0, 0, BOX), (0, 2, BOX)))
     assert logits.shape == (1, 4, 5, 64, 64)
     segmentation_loss(logits, torch.randint(4, (1, 5, 64, 64))).backward()
     corners = [f"point_embeddings.{index}.weight" for index in (2, 3)]
@@ -80,7 +81,7 @@ def test_boxes_train_what_the_decoder_reads_them_by(decoder: str):
 
 
 def test_autocast_leaves_boxes_where_they_are():
-    model, given = tiny().eval(), boxes((0, 0, BOX))
+    model, given = tiny_teacher("masam").eval(), boxes_to_prompts((0, 0, BOX))
     image = torch.rand(1, 1, 5, 64, 64)
     with torch.no_grad():
         exact = model(image, given)
@@ -91,7 +92,7 @@ def test_autocast_leaves_boxes_where_they_are():
 
 def test_wrong_prompts():
     with pytest.raises(UsageError, match=r"MA-SAM got prompts for \(1, 2\) cases and classes, expected \(1, 3\)"):
-        tiny()(torch.zeros(1, 1, 5, 64, 64), boxes(classes=2))
+        tiny_teacher("masam")(torch.zeros(1, 1, 5, 64, 64), boxes_to_prompts(classes=2))
 
 
 @pytest.mark.parametrize("prompts", ["{kind: point}", "{kind: points, count: 3}"])
@@ -117,7 +118,7 @@ def two_squares() -> tuple[Tensor, Tensor]:
 def test_a_box_says_which_of_two_equal_squares():
     """Only one of them is the class, in turn: without the box nothing tells which, Dice cannot exceed 2/3."""
     image, masks = two_squares()
-    model = tiny(backbone="vit_tiny_p8", num_classes=2, patch=(5, 48, 48))
+    model = tiny_teacher("masam", backbone="vit_tiny_p8", num_classes=2, patch=(5, 48, 48))
     nn.init.normal_(model.image_encoder.pos_embed)  # places that differ, as in a trained SAM
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
 

@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 import torch
-from medsa_models import SMALL, prompts, tiny
+from helpers.prompts import prompts
+from helpers.teachers import MEDSA_BACKBONES, tiny_teacher
 from torch import Tensor, nn
 
 from samkd.errors import UsageError
@@ -14,10 +15,10 @@ from samkd.sam.prompt_tensors import Prompts
 from samkd.teachers.medsa.adapters import PromptAdapter
 
 
-@pytest.mark.parametrize("backbone", SMALL)
+@pytest.mark.parametrize("backbone", MEDSA_BACKBONES)
 @pytest.mark.parametrize("sd_trans", ["add", "concatenate", "cross", "none"])
 def test_forward_and_backward(backbone: str, sd_trans: str):
-    model = tiny(backbone=backbone, in_channels=3, patch=(3, 48, 64), sd_trans=sd_trans)
+    model = tiny_teacher("medsa", backbone=backbone, in_channels=3, patch=(3, 48, 64), sd_trans=sd_trans)
     assert (model.in_channels, model.num_classes, model.patch) == (3, 4, (3, 48, 64))
     given = prompts(
         batch=2,
@@ -33,10 +34,10 @@ def test_forward_and_backward(backbone: str, sd_trans: str):
     assert all(re.match(unused, name) or "no_prompt" in name for name in without), without
 
 
-@pytest.mark.parametrize("backbone", SMALL)
+@pytest.mark.parametrize("backbone", MEDSA_BACKBONES)
 @pytest.mark.parametrize("sd_trans", ["add", "concatenate", "cross", "none"])
 def test_the_depth_branch_mixes_the_slices_of_one_volume(backbone: str, sd_trans: str):
-    model = tiny(backbone=backbone, sd_trans=sd_trans, zero_init=False).eval()
+    model = tiny_teacher("medsa", backbone=backbone, sd_trans=sd_trans, zero_init=False).eval()
     image = torch.randn(2, 1, 3, 64, 64)
     changed = image.clone()
     changed[0, :, 2] += torch.randn(64, 64)
@@ -50,11 +51,11 @@ def test_the_depth_branch_mixes_the_slices_of_one_volume(backbone: str, sd_trans
 
 
 def test_the_depth_branch_has_no_parameters_of_its_own_and_uses_sams():
-    model = tiny(zero_init=False).eval()
+    model = tiny_teacher("medsa", zero_init=False).eval()
     for name, parameter in model.image_encoder.named_parameters():
         if "rel_pos" in name:
             nn.init.normal_(parameter)  # SAM's are not zero
-    assert model.state_dict().keys() == tiny(sd_trans="none").state_dict().keys()
+    assert model.state_dict().keys() == tiny_teacher("medsa", sd_trans="none").state_dict().keys()
     image = torch.randn(1, 1, 3, 64, 64)
     with torch.no_grad():
         block = model.image_encoder.get_submodule("blocks.0")
@@ -65,7 +66,7 @@ def test_the_depth_branch_has_no_parameters_of_its_own_and_uses_sams():
 
 
 def test_adapters_sit_where_the_paper_puts_them():
-    model = tiny(zero_init=False, scale=0.3)
+    model = tiny_teacher("medsa", zero_init=False, scale=0.3)
     block: Any = model.image_encoder.get_submodule("blocks.1")
     x = torch.randn(6, 4, 4, 96)
     along = block.attn(block.norm1(x).view(2, 3, 16, 96).transpose(1, 2).reshape(32, 3, 1, 96))
@@ -114,7 +115,7 @@ def test_hyp_adpt_generates_three_layers_of_weights_from_the_prompt():
 
 def test_hyp_adpt_sees_the_prompt_inside_the_decoder():
     """The adapter of the first decoder block gets exactly the prompt's tokens."""
-    model = tiny()
+    model = tiny_teacher("medsa")
     seen: list[Tensor] = []
     adapter = model.mask_decoder.get_submodule("transformer.layers.0.prompt_adapter")
     adapter.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[1]))
@@ -128,7 +129,7 @@ def test_hyp_adpt_sees_the_prompt_inside_the_decoder():
 
 
 def test_prompts_in_a_volume_become_tokens_of_its_slices():
-    model = tiny(patch=(5, 64, 64))
+    model = tiny_teacher("medsa", patch=(5, 64, 64))
     encoder = model.prompt_encoder
     assert isinstance(encoder, PromptEncoder)
     points, labels = torch.tensor([[[2.0, 10.0, 20.0]]]), torch.tensor([[1]])
@@ -154,7 +155,7 @@ def test_prompts_in_a_volume_become_tokens_of_its_slices():
 
 
 def test_a_class_without_a_prompt_is_segmented_automatically_and_a_batch_changes_nothing():
-    model = tiny(zero_init=False).eval()
+    model = tiny_teacher("medsa", zero_init=False).eval()
     image = torch.randn(2, 1, 3, 64, 64)
     points = [(0, 0, (1.0, 20.0, 20.0), 1), (0, 0, (2.0, 50.0, 50.0), 0), (1, 1, (0.0, 9.0, 9.0), 1)]
     box = (0.0, 5.0, 6.0, 2.0, 50.0, 40.0)
@@ -170,7 +171,7 @@ def test_a_class_without_a_prompt_is_segmented_automatically_and_a_batch_changes
 
 
 def test_checkpointing_changes_memory_not_numbers():
-    plain, saving = tiny(), tiny(checkpointing=True)
+    plain, saving = tiny_teacher("medsa"), tiny_teacher("medsa", checkpointing=True)
     saving.load_state_dict(plain.state_dict())
     image, given = torch.randn(1, 1, 3, 64, 64), prompts(points=[(0, 0, (1.0, 20.0, 20.0), 1)])
     for model in (plain, saving):
@@ -180,7 +181,7 @@ def test_checkpointing_changes_memory_not_numbers():
 
 
 def test_autocast_leaves_clicks_where_they_are():
-    model = tiny().eval()
+    model = tiny_teacher("medsa").eval()
     image, given = torch.rand(1, 1, 3, 64, 64), prompts(points=[(0, 0, (1.0, 20.0, 20.0), 1)])
     with torch.no_grad():
         exact = model(image, given)
@@ -207,22 +208,22 @@ def test_autocast_leaves_clicks_where_they_are():
 )
 def test_bad_options(changes: dict, message: str):
     with pytest.raises(UsageError, match=message):
-        tiny(**changes)
+        tiny_teacher("medsa", **changes)
 
 
 @pytest.mark.parametrize("shape", [(1, 3, 3, 64, 64), (1, 1, 3, 64, 32), (1, 3, 64, 64)])
 def test_wrong_image_shape(shape: tuple[int, ...]):
     with pytest.raises(UsageError, match=r"expected \[B, 1, D, 64, 64\]"):
-        tiny()(torch.zeros(shape))
+        tiny_teacher("medsa")(torch.zeros(shape))
 
 
 def test_wrong_prompts():
     image = torch.zeros(1, 1, 3, 64, 64)
     with pytest.raises(UsageError, match=r"for \(1, 2\) cases and classes, expected \(1, 3\)"):
-        tiny()(image, prompts(classes=2))
+        tiny_teacher("medsa")(image, prompts(classes=2))
     points = [(0, 1, (1.0, 2.0, 3.0), 1)] * 4
     many = prompts(points=points, boxes=[(0, 1, (0.0, 1, 1, 1, 9, 9))])
-    assert tiny(backbone="efficient_vit_ti")(image, many).shape == (1, 4, 3, 64, 64)
+    assert tiny_teacher("medsa", backbone="efficient_vit_ti")(image, many).shape == (1, 4, 3, 64, 64)
     seven = Prompts(many.points.repeat(1, 1, 2, 1), many.labels.repeat(1, 1, 2), many.boxes)
     with pytest.raises(UsageError, match=r"class 2 has 8 points and a box.*hold 6 points"):
-        tiny(backbone="efficient_vit_ti")(image, seven)
+        tiny_teacher("medsa", backbone="efficient_vit_ti")(image, seven)

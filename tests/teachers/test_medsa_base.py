@@ -5,7 +5,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from medsa_models import SMALL, base_of, prompts, published, tiny
+from helpers.base_models import base_of, published
+from helpers.prompts import prompts
+from helpers.teachers import MEDSA_BACKBONES, tiny_teacher
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -13,11 +15,11 @@ from samkd.errors import BadInputError
 from samkd.teachers import build_teacher
 
 
-@pytest.mark.parametrize("backbone", SMALL)
+@pytest.mark.parametrize("backbone", MEDSA_BACKBONES)
 @pytest.mark.parametrize("conditioning", ["hyper", "add", "concatenate"])
 @pytest.mark.parametrize("zero_init", [True, False])
 def test_untouched_it_is_its_base(backbone: str, conditioning: str, zero_init: bool):
-    model = tiny(backbone=backbone, conditioning=conditioning, zero_init=zero_init).eval()
+    model = tiny_teacher("medsa", backbone=backbone, conditioning=conditioning, zero_init=zero_init).eval()
     base = base_of(model, backbone)
     image = torch.randn(1, 1, 3, 64, 64)
     point, box = ((1.0, 30.0, 20.0), 1), (1.0, 10.0, 12.0, 1.0, 40.0, 50.0)
@@ -55,7 +57,7 @@ def test_untouched_it_is_its_base(backbone: str, conditioning: str, zero_init: b
 
 @pytest.mark.parametrize("backbone", ["vit_tiny", "mobile_vit_t"])
 def test_frozen_it_learns_adapters_and_class_tokens_only(backbone: str):
-    model = tiny(backbone=backbone, zero_init=False)
+    model = tiny_teacher("medsa", backbone=backbone, zero_init=False)
     model.freeze_base()
     model.train()
     tuned = re.compile(
@@ -102,12 +104,12 @@ def test_parameter_counts(backbone: str, blocks: int, dim: int):
             assert tuned == 12_553_120
 
 
-@pytest.mark.parametrize("backbone", SMALL)
+@pytest.mark.parametrize("backbone", MEDSA_BACKBONES)
 @pytest.mark.parametrize("organs", [1, 4, 5])
 def test_load_base_accounts_for_every_key(backbone: str, organs: int, tmp_path: Path):
     sam = published(backbone, image_size=(128, 128))
     torch.save(sam.state_dict(), tmp_path / "sam.pth")
-    model = tiny(backbone=backbone, num_classes=organs + 1)
+    model = tiny_teacher("medsa", backbone=backbone, num_classes=organs + 1)
     report = model.load_base(tmp_path / "sam.pth")
     assert report.variant == backbone
     kinds = [report.loaded, report.reinitialised, report.added]
@@ -126,11 +128,11 @@ def test_load_base_accounts_for_every_key(backbone: str, organs: int, tmp_path: 
 def test_load_base_refuses_another_backbone(tmp_path: Path):
     torch.save(published("vit_tiny").state_dict(), tmp_path / "sam.pth")
     with pytest.raises(BadInputError, match=r"sam\.pth.*(vit_tiny|wrong shape)"):
-        tiny(backbone="vit_tiny_p8").load_base(tmp_path / "sam.pth")
+        tiny_teacher("medsa", backbone="vit_tiny_p8").load_base(tmp_path / "sam.pth")
 
 
 def test_weights_survive_a_safetensors_round_trip(tmp_path: Path):
-    model, twin = tiny(zero_init=False).eval(), tiny(zero_init=False).eval()
+    model, twin = tiny_teacher("medsa", zero_init=False).eval(), tiny_teacher("medsa", zero_init=False).eval()
     nn.init.normal_(model.slice_prompts.codes)
     save_file(model.state_dict(), tmp_path / "weights.safetensors")
     twin.load_state_dict(load_file(tmp_path / "weights.safetensors"))
@@ -141,7 +143,7 @@ def test_weights_survive_a_safetensors_round_trip(tmp_path: Path):
 
 @pytest.mark.parametrize("backbone", ["vit_tiny", "efficient_vit_ti"])
 def test_lora_control(backbone: str):
-    model = tiny(backbone=backbone, adapter="lora").eval()
+    model = tiny_teacher("medsa", backbone=backbone, adapter="lora").eval()
     model.freeze_base()
     tuned = {name for name, p in model.image_encoder.named_parameters() if p.requires_grad}
     assert tuned and all(re.fullmatch(r"blocks\.\d+\.attn\.qkv\.[qv]_(down|up)\.weight", name) for name in tuned)

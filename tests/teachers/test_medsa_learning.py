@@ -1,7 +1,8 @@
 """What a tiny Medical SAM Adapter learns in seconds."""
 
 import torch
-from medsa_models import prompts, tiny
+from helpers.prompts import prompts
+from helpers.teachers import tiny_teacher
 from torch import Tensor, nn
 
 from samkd.sam.prompt_tensors import Prompts
@@ -41,7 +42,7 @@ def learn(model: MedSA, steps: int, example) -> None:
 
 def test_it_learns_one_case_automatically():
     image, blobs = two_blobs()
-    model = tiny(backbone="vit_tiny_p8", num_classes=2, patch=(5, 64, 64), rank=16)
+    model = tiny_teacher("medsa", backbone="vit_tiny_p8", num_classes=2, patch=(5, 64, 64), rank=16)
     learn(model, 70, lambda step: (image, None, blobs[:1].long()))
     with torch.no_grad():
         assert dice(model(image), blobs[0]) > 0.9
@@ -50,7 +51,7 @@ def test_it_learns_one_case_automatically():
 def test_a_point_says_which_of_two_equal_blobs():
     """One of the blobs is the target, at random: without the point nothing tells which, Dice cannot exceed 2/3."""
     image, blobs = two_blobs()
-    model = tiny(backbone="vit_tiny_p8", num_classes=2, patch=(5, 64, 64), rank=16)
+    model = tiny_teacher("medsa", backbone="vit_tiny_p8", num_classes=2, patch=(5, 64, 64), rank=16)
 
     def point(index: int) -> Prompts:
         voxels = blobs[index].nonzero()

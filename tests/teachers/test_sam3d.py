@@ -2,17 +2,18 @@
 
 import json
 import re
-from pathlib import Path
 
 import pytest
 import torch
-from sam3d_models import TUNED, prompts, tiny
+from helpers.paths import SHARED
+from helpers.prompts import points_to_prompts
+from helpers.teachers import SAM3D_TRAINED, tiny_teacher
 from torch import nn
 
 from samkd.errors import UsageError
 from samkd.teachers import build_teacher
 
-COUNTS = Path(__file__).resolve().parents[2].parent / "shared" / "conformance" / "parameter_counts.json"
+COUNTS = SHARED / "conformance" / "parameter_counts.json"
 
 
 @pytest.mark.parametrize(
@@ -26,10 +27,10 @@ COUNTS = Path(__file__).resolve().parents[2].parent / "shared" / "conformance" /
 )
 @pytest.mark.parametrize("channels", [1, 3])
 def test_forward_and_backward(backbone: str, patch: tuple[int, int, int], options: dict, channels: int):
-    model = tiny(backbone=backbone, patch=patch, in_channels=channels, **options)
+    model = tiny_teacher("sam3d", backbone=backbone, patch=patch, in_channels=channels, **options)
     assert (model.in_channels, model.num_classes, model.patch) == (channels, 3, patch)
     image = torch.randn(2, channels, *patch)
-    asked = prompts(torch.rand(2, 2, 3, 3).tolist(), [[[1, 1, 0], [-1, -1, -1]], [[1, -1, -1], [0, -1, 1]]])
+    asked = points_to_prompts(torch.rand(2, 2, 3, 3).tolist(), [[[1, 1, 0], [-1, -1, -1]], [[1, -1, -1], [0, -1, 1]]])
     for given in (None, asked):
         model.zero_grad()
         logits = model(image, given)
@@ -42,45 +43,45 @@ def test_forward_and_backward(backbone: str, patch: tuple[int, int, int], option
 
 
 def test_a_class_without_a_point_inside_is_automatic():
-    model = tiny().eval()
+    model = tiny_teacher("sam3d").eval()
     image = torch.randn(1, 1, 8, 16, 24)
     point = [2.0, 3.0, 4.0]
     with torch.no_grad():
         automatic = model(image)
         for labels in ([-1], [0]):
-            assert torch.equal(model(image, prompts([[[point], [point]]], [[labels, labels]])), automatic)
-        first = model(image, prompts([[[point], [point]]], [[[1], [-1]]]))
-        both = model(image, prompts([[[point], [point]]], [[[1], [1]]]))
+            assert torch.equal(model(image, points_to_prompts([[[point], [point]]], [[labels, labels]])), automatic)
+        first = model(image, points_to_prompts([[[point], [point]]], [[[1], [-1]]]))
+        both = model(image, points_to_prompts([[[point], [point]]], [[[1], [1]]]))
     assert torch.equal(first[:, 2], automatic[:, 2]) and not torch.allclose(first[:, 1], automatic[:, 1])
     assert torch.equal(first[:, 1], both[:, 1]) and not torch.allclose(both[:, 2], automatic[:, 2])
 
 
 @pytest.mark.parametrize("count", [1, 3, 10])
 def test_points_count_as_a_set_and_fillers_do_not_count(count: int):
-    model = tiny(num_classes=2).eval()
+    model = tiny_teacher("sam3d", num_classes=2).eval()
     image = torch.randn(1, 1, 8, 16, 24)
     points = torch.rand(1, 1, count, 3) * torch.tensor([7.0, 15.0, 23.0])
     filled = torch.cat([points.flip(2), torch.zeros(1, 1, 2, 3)], dim=2)
     with torch.no_grad():
-        logits = model(image, prompts(points.tolist(), [[[1] * count]]))
-        again = model(image, prompts(filled.tolist(), [[[1] * count + [-1, 0]]]))
-        moved = model(image, prompts((points / 2).tolist(), [[[1] * count]]))
+        logits = model(image, points_to_prompts(points.tolist(), [[[1] * count]]))
+        again = model(image, points_to_prompts(filled.tolist(), [[[1] * count + [-1, 0]]]))
+        moved = model(image, points_to_prompts((points / 2).tolist(), [[[1] * count]]))
     torch.testing.assert_close(logits, again, rtol=1e-4, atol=1e-5)
     assert not torch.allclose(logits, moved, rtol=1e-3, atol=1e-4)
 
 
 def test_scans_of_a_batch_do_not_see_each_other():
-    model = tiny().eval()
+    model = tiny_teacher("sam3d").eval()
     images = torch.randn(2, 1, 8, 16, 24)
     points, labels = torch.rand(2, 2, 1, 3).tolist(), [[[1], [-1]], [[-1], [1]]]
     with torch.no_grad():
-        both = model(images, prompts(points, labels))
-        second = model(images[1:], prompts(points[1:], labels[1:]))
+        both = model(images, points_to_prompts(points, labels))
+        second = model(images[1:], points_to_prompts(points[1:], labels[1:]))
     torch.testing.assert_close(both[1:], second, rtol=1e-4, atol=1e-5)
 
 
 def test_checkpointing_changes_memory_not_numbers():
-    plain, saving = tiny(), tiny(checkpointing=True)
+    plain, saving = tiny_teacher("sam3d"), tiny_teacher("sam3d", checkpointing=True)
     saving.load_state_dict(plain.state_dict())
     image = torch.randn(1, 1, 8, 16, 24)
     for model in (plain, saving):
@@ -91,8 +92,8 @@ def test_checkpointing_changes_memory_not_numbers():
 
 
 def test_autocast_stays_close_to_single_precision():
-    model = tiny().eval()
-    image, asked = torch.rand(1, 1, 8, 16, 24), prompts([[[[1, 2, 3]], [[4, 5, 6]]]], [[[1], [1]]])
+    model = tiny_teacher("sam3d").eval()
+    image, asked = torch.rand(1, 1, 8, 16, 24), points_to_prompts([[[[1, 2, 3]], [[4, 5, 6]]]], [[[1], [1]]])
     with torch.no_grad():
         exact = model(image, asked)
         with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -101,17 +102,17 @@ def test_autocast_stays_close_to_single_precision():
 
 
 def test_freeze_base_leaves_what_the_authors_tune():
-    model = tiny(num_classes=2)
+    model = tiny_teacher("sam3d", num_classes=2)
     model.freeze_base()
     for name, parameter in model.named_parameters():
-        assert parameter.requires_grad == bool(TUNED.match(name)), name
+        assert parameter.requires_grad == bool(SAM3D_TRAINED.match(name)), name
     before = {name: value.clone() for name, value in model.state_dict().items()}
     optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1)
     model(torch.randn(1, 1, 8, 16, 24)).square().mean().backward()
     optimizer.step()
     after = model.state_dict()
     changed = {name for name in before if not torch.equal(before[name], after[name])}
-    assert all(TUNED.match(name) for name in changed)
+    assert all(SAM3D_TRAINED.match(name) for name in changed)
     assert {"image_encoder.blocks.0.adapter.down.weight", "image_encoder.blocks.3.attn.rel_pos_d"} <= changed
 
 
@@ -156,17 +157,17 @@ def test_parameter_counts(backbone: str):
 )
 def test_bad_options(changes: dict, message: str):
     with pytest.raises(UsageError, match=message):
-        tiny(**changes)
+        tiny_teacher("sam3d", **changes)
 
 
 @pytest.mark.parametrize("shape", [(1, 3, 8, 16, 24), (1, 1, 8, 24, 16), (1, 1, 4, 16, 24), (1, 8, 16, 24)])
 def test_wrong_image_shape(shape: tuple[int, ...]):
     with pytest.raises(UsageError, match=r"expected \[B, 1, 8, 16, 24\]"):
-        tiny()(torch.zeros(shape))
+        tiny_teacher("sam3d")(torch.zeros(shape))
 
 
 @pytest.mark.parametrize("rows", [(1, 1), (2, 2), (1, 3)])
 def test_wrong_points_shape(rows: tuple[int, int]):
-    asked = prompts(torch.zeros(*rows, 1, 3).tolist(), torch.ones(*rows, 1, dtype=torch.int64).tolist())
+    asked = points_to_prompts(torch.zeros(*rows, 1, 3).tolist(), torch.ones(*rows, 1, dtype=torch.int64).tolist())
     with pytest.raises(UsageError, match=r"expected \[1, 2, P, 3\]: one row per foreground class"):
-        tiny()(torch.zeros(1, 1, 8, 16, 24), asked)
+        tiny_teacher("sam3d")(torch.zeros(1, 1, 8, 16, 24), asked)

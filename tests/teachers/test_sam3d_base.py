@@ -4,18 +4,20 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers.base_models import published_sam
+from helpers.prompts import points_to_prompts
+from helpers.teachers import SAM3D_TRAINED, tiny_teacher
 from safetensors.torch import load_file, save_file
-from sam3d_models import TUNED, prompts, published_sam, tiny
 
 from samkd.errors import BadInputError
 from samkd.training.checkpoint import load_weights, save_weights
 
 
 def test_weights_survive_a_safetensors_round_trip(tmp_path: Path):
-    model, twin = tiny().eval(), tiny().eval()
+    model, twin = tiny_teacher("sam3d").eval(), tiny_teacher("sam3d").eval()
     save_file(model.state_dict(), tmp_path / "weights.safetensors")
     twin.load_state_dict(load_file(tmp_path / "weights.safetensors"))
-    image, asked = torch.randn(1, 1, 8, 16, 24), prompts([[[[1, 2, 3]], [[4, 5, 6]]]], [[[1], [1]]])
+    image, asked = torch.randn(1, 1, 8, 16, 24), points_to_prompts([[[[1, 2, 3]], [[4, 5, 6]]]], [[[1], [1]]])
     with torch.no_grad():
         assert torch.equal(model(image, asked), twin(image, asked))
 
@@ -23,7 +25,7 @@ def test_weights_survive_a_safetensors_round_trip(tmp_path: Path):
 @pytest.mark.parametrize("side", [64, 128])
 def test_load_base_accounts_for_every_key(tmp_path: Path, side: int):
     theirs = torch.load(published_sam(tmp_path / "sam.pth", side=side), weights_only=True)
-    model = tiny()
+    model = tiny_teacher("sam3d")
     before = {name: value.clone() for name, value in model.state_dict().items()}
     report = model.load_base(tmp_path / "sam.pth")
     assert report.variant == "vit_tiny_p8"
@@ -46,7 +48,7 @@ def test_load_base_accounts_for_every_key(tmp_path: Path, side: int):
 
 def test_load_base_refuses_another_backbone_and_leaves_the_model_alone(tmp_path: Path):
     published_sam(tmp_path / "sam.pth", backbone="vit_tiny")
-    model = tiny()
+    model = tiny_teacher("sam3d")
     before = {name: value.clone() for name, value in model.state_dict().items()}
     with pytest.raises(BadInputError, match=r"sam\.pth.*vit_tiny\b"):
         model.load_base(tmp_path / "sam.pth")
@@ -55,7 +57,7 @@ def test_load_base_refuses_another_backbone_and_leaves_the_model_alone(tmp_path:
 
 def test_the_base_and_the_tuned_part_make_the_model_again(tmp_path: Path):
     base = published_sam(tmp_path / "sam.pth", side=128)
-    model, twin = tiny().eval(), tiny().eval()
+    model, twin = tiny_teacher("sam3d").eval(), tiny_teacher("sam3d").eval()
     for network in (model, twin):
         network.load_base(base)
         network.freeze_base()
@@ -64,7 +66,7 @@ def test_the_base_and_the_tuned_part_make_the_model_again(tmp_path: Path):
             if parameter.requires_grad:
                 parameter.add_(0.01 * torch.randn_like(parameter))
     save_weights(model, tmp_path / "tuned.safetensors")
-    assert all(TUNED.match(name) for name in load_file(tmp_path / "tuned.safetensors"))
+    assert all(SAM3D_TRAINED.match(name) for name in load_file(tmp_path / "tuned.safetensors"))
     load_weights(twin, tmp_path / "tuned.safetensors")
     image = torch.randn(1, 1, 8, 16, 24)
     with torch.no_grad():

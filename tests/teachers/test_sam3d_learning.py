@@ -3,7 +3,8 @@
 import time
 
 import torch
-from sam3d_models import prompts, tiny
+from helpers.prompts import points_to_prompts
+from helpers.teachers import tiny_teacher
 from torch import Tensor, nn
 
 from samkd.teachers.sam3d.model import SAM3D
@@ -18,7 +19,7 @@ def balls(radius: int = 8) -> list[Tensor]:
 
 
 def learner(num_classes: int) -> SAM3D:
-    model = tiny(patch=(32, 64, 64), num_classes=num_classes, upsample=1, decoder_channels=16)
+    model = tiny_teacher("sam3d", patch=(32, 64, 64), num_classes=num_classes, upsample=1, decoder_channels=16)
     nn.init.normal_(model.image_encoder.pos_embed)  # places that differ, as in a trained SAM
     return model
 
@@ -56,7 +57,7 @@ def test_overfits_two_classes_without_prompts():
 def test_a_point_tells_two_equal_balls_apart():
     truths = balls()
     image = (0.1 * torch.randn(32, 64, 64) + (truths[0] | truths[1]).float())[None, None]
-    asked = [prompts([[[centre]]], [[[1]]]) for centre in CENTRES]
+    asked = [points_to_prompts([[[centre]]], [[[1]]]) for centre in CENTRES]
     model = learner(2)
     learn(model, lambda step: (image, asked[step % 2], truths[step % 2].long()[None]), steps=80)
     with torch.no_grad():

@@ -3,6 +3,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers.paths import SHARED
 
 from samkd.errors import BadInputError
 from samkd.volumes import Geometry, Volume
@@ -11,7 +12,7 @@ from samkd.volumes.datasets.survey import check_dataset
 from samkd.volumes.io.nifti import write_labels, write_scan
 from samkd.volumes.io.scans import Source
 
-HIPPOCAMPUS = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "hippocampus"
+HIPPOCAMPUS = SHARED / "data" / "hippocampus"
 GEOMETRY = Geometry(np.diag([2.0, 1.0, 1.0, 1.0]), (4, 5, 6))
 
 

@@ -2,13 +2,13 @@
 
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pydicom
 import pytest
 import SimpleITK as sitk
-from dicom_series import TO_RAS, edit, rotation, values, write_multiframe, write_series
+from helpers.dicom_series import TO_RAS, edit, rotation, values, write_multiframe, write_series
+from helpers.paths import SHARED
 from pydicom import uid
 
 from samkd.errors import BadInputError
@@ -17,7 +17,7 @@ from samkd.volumes.io.dicom.series import find_series, read_series
 from samkd.volumes.io.nifti import read_labels
 from samkd.volumes.io.scans import sources
 
-REAL = Path(__file__).resolve().parents[2].parent / "shared" / "data"
+REAL = SHARED / "data"
 needs_real = pytest.mark.skipif(not REAL.is_dir(), reason="the real scans of shared/data are not here")
 SYNTAXES = [
     *(uid.ImplicitVRLittleEndian, uid.DeflatedExplicitVRLittleEndian, uid.RLELossless, uid.JPEGLosslessSV1),

@@ -7,8 +7,8 @@ import sys
 import numpy as np
 import pydicom
 import pytest
-from dicom_series import edit, rotation, values, write_multiframe, write_series
-from fuzzing import COUNT, mutated, read_or_refuse
+from helpers.dicom_series import edit, rotation, values, write_multiframe, write_series
+from helpers.fuzzing import COUNT, mutated, read_or_refuse
 from pydicom.uid import ExplicitVRLittleEndian, JPEG2000Lossless, JPEGLosslessSV1, generate_uid
 
 from samkd.errors import BadInputError

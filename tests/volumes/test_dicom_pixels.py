@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from dicom_series import values, write_series
+from helpers.dicom_series import values, write_series
 from pydicom.uid import JPEG2000Lossless, JPEGLosslessSV1
 
 from samkd.errors import BadInputError

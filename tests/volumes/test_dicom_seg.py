@@ -2,13 +2,13 @@
 
 import subprocess
 import sys
-from pathlib import Path
 
 import highdicom
 import numpy as np
 import pydicom
 import pytest
-from dicom_series import TO_RAS, edit, rotation, values, write_multiframe, write_series
+from helpers.dicom_series import TO_RAS, edit, rotation, values, write_multiframe, write_series
+from helpers.paths import SHARED
 from pydicom.uid import generate_uid
 
 from samkd.errors import BadInputError, UsageError
@@ -19,7 +19,7 @@ from samkd.volumes.io.dicom.seg import KINDS, check_source, write_seg
 from samkd.volumes.io.dicom.series import read_series
 from samkd.volumes.io.nifti import read_labels
 
-REAL = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "dicom"
+REAL = SHARED / "data" / "dicom"
 NAMES = {0: "background", 1: "liver", 2: "left kidney", 3: "widget"}
 
 

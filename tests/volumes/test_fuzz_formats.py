@@ -4,11 +4,11 @@ import gzip
 import json
 import random
 
-import dataset_layouts
 import numpy as np
 import pytest
-from dataset_layouts import write_nifti, write_picture
-from fuzzing import COUNT, mutated, read_or_refuse
+from helpers import dataset_layouts
+from helpers.dataset_layouts import write_nifti, write_picture
+from helpers.fuzzing import COUNT, mutated, read_or_refuse
 
 from samkd.volumes import Geometry, Volume
 from samkd.volumes.datasets.registry import read_dataset

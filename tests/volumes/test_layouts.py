@@ -3,10 +3,20 @@ import json
 import shutil
 from pathlib import Path
 
-import dataset_layouts
 import numpy as np
 import pytest
-from dataset_layouts import COLOURS, LAYOUTS, NIFTI, SHAPE, affine_of, box, write_json, write_nifti, write_picture
+from helpers import dataset_layouts
+from helpers.dataset_layouts import (
+    COLOURS,
+    LAYOUTS,
+    NIFTI,
+    SHAPE,
+    affine_of,
+    box,
+    write_json,
+    write_nifti,
+    write_picture,
+)
 from nibabel.nifti1 import Nifti1Image
 from PIL import Image
 

@@ -6,13 +6,14 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+from helpers.paths import SHARED
 
 from samkd.errors import BadInputError, OutputError
 from samkd.volumes import Geometry, Volume, files
 from samkd.volumes.io import nifti
 from samkd.volumes.io.nifti import read_labels, read_scan, write_labels, write_scan
 
-REAL = Path(__file__).resolve().parents[2].parent / "shared" / "data"
+REAL = SHARED / "data"
 AFFINE = np.array([[-0.7, 0, 0, 90], [0, 0.9, 0, -126], [0, 0, 2.5, -72], [0, 0, 0, 1.0]])
 SHAPE = (4, 5, 6)  # i, j, k
 

@@ -2,8 +2,8 @@ import json
 import shutil
 from pathlib import Path
 
-import dataset_layouts
 import pytest
+from helpers import dataset_layouts
 
 from samkd.errors import BadInputError, UsageError
 from samkd.volumes.datasets.cases import Case

@@ -1,11 +1,11 @@
-"""The verbs on a tiny phantom, in this process, and the runs that they made."""
+"""The verbs on a tiny phantom, in this process, and the runs that they write."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
-from typer.testing import CliRunner
-
-from samkd.cli.app import app
 from samkd.training.run import Run
+
+from .command_line import Outcome, run_cli
 
 SLICES = [
     *("phantom.training=4", "phantom.test=1", "student.plan.size=[6,32,32]", "student.plan.patch=[3,32,32]"),
@@ -23,15 +23,17 @@ TINY = [
 ]
 
 
-def samkd(*arguments, runs: Path, sets=TINY):
+def run_verb(*arguments: object, runs: Path, sets: Sequence[str] = TINY) -> Outcome:
+    """Run a verb that makes run folders under `runs`, with every override of `sets`, in this process."""
     overrides = [part for override in sets for part in ("--set", override)]
-    return CliRunner().invoke(app, [*map(str, arguments), "--runs", str(runs), *overrides])
+    return run_cli(*arguments, "--runs", runs, *overrides, in_process=True)
 
 
 def data_of(teacher: Path) -> list[str]:
-    """The phantom made for the teachers, so that no other run makes it again."""
+    """The phantom of the teachers, so that no other run writes it again."""
     return ["-c", "phantom", "--data", str(Run.read(teacher).config["data"])]
 
 
-def made(runs: Path, stage: str) -> list[Run]:
+def runs_of(runs: Path, stage: str) -> list[Run]:
+    """The runs of one stage (`teach`, `distill`, `control`) in the order of their names."""
     return [Run.read(path) for path in sorted(runs.glob(f"{stage}-*"))]
