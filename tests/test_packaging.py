@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from helpers.paths import ROOT
 
+pytestmark = pytest.mark.slow
+
 SETTINGS = tomllib.loads((ROOT / "pyproject.toml").read_text())
 NOT_PACKAGES = {"tests", "benchmarks", "build", "dist", "runs"}
 

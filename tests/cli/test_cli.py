@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from helpers.command_line import run_cli
 
+pytestmark = pytest.mark.slow
+
 HEAVY = ("torch", "monai", "numpy", "nibabel", "openvino", "lightning", "pydantic")
 TINY = [
     "phantom.training=3",

@@ -9,6 +9,8 @@ from helpers import dataset_layouts
 from helpers.command_line import run_cli
 from PIL import Image
 
+pytestmark = pytest.mark.slow
+
 PICTURES = [
     "teacher.plan.intensity=[{rule: window, low: 0, high: 255}]",
     "teacher.plan.size=[null,32,32]",

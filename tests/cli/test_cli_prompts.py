@@ -16,6 +16,8 @@ from samkd.training.run import Run
 from samkd.volumes import Plan
 from samkd.volumes.datasets.phantom.generate import LABELS, write_phantom
 
+pytestmark = pytest.mark.slow
+
 PLAN = Plan(intensity=({"rule": "window", "low": -200, "high": 250},), patch=(12, 24, 24))
 LIVER = next(value for value, name in LABELS.items() if name == "liver")
 

@@ -23,6 +23,8 @@ from samkd.teachers.train import teach
 from samkd.workflows.data import open_dataset
 from samkd.workflows.session import evaluate
 
+pytestmark = pytest.mark.slow
+
 
 def sites(root: Path) -> Path:
     """Two scans of each of six sites, as a pair of folders."""

@@ -16,6 +16,8 @@ from helpers.dicom_series import IDENTITY, edit, plant, write_series
 from samkd.volumes.io.dicom.series import read_series
 from samkd.volumes.io.nifti import read_labels
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def clinic(tmp_path_factory):

@@ -18,6 +18,8 @@ from samkd.students.small_sam.model import SmallSAM
 from samkd.training.run import control_of
 from samkd.workflows.data import open_dataset
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def teachers(tmp_path_factory) -> list[Path]:

@@ -45,6 +45,7 @@ def test_it_is_the_mean_squared_distance_after_the_projection():
     assert all(p.grad is None for p in teacher.parameters())
 
 
+@pytest.mark.slow
 def test_the_projection_learns_what_is_a_projection_away():
     """A student whose encoder is the teacher's needs nothing but the projection."""
     teacher = student().eval()
@@ -90,6 +91,7 @@ def test_networks_without_such_an_embedding_are_refused():
         EmbeddingMatch(convolutional, [], image)
 
 
+@pytest.mark.slow
 def test_through_the_verb_and_no_trace_of_it_in_the_weights(tmp_path):
     options = ("distill", "-c", "phantom-efficientsam")
     plain = [one for one in SLICES if "prompts" not in one]

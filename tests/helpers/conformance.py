@@ -16,10 +16,10 @@ from torch import Tensor
 
 from samkd.sam.presets import Backbone, DecoderSize, EfficientViTSize, TinyViTSize
 
-from .paths import SHARED
+from .paths import CONFORMANCE
 
 TOLERANCE = 2e-5
-FOLDER = Path(os.environ.get("SAMKD_CONFORMANCE", SHARED / "conformance"))
+FOLDER = CONFORMANCE
 FILES = sorted(FOLDER.glob("*.safetensors"))
 assert FILES or "SAMKD_CONFORMANCE" not in os.environ, f"SAMKD_CONFORMANCE names {FOLDER}, which holds no vectors"
 

@@ -18,6 +18,8 @@ from samkd.deploy.export.graphs import Graph, encoder_and_decoder, whole
 from samkd.deploy.export.openvino import convert
 from samkd.deploy.runtime.engine_openvino import Engine
 
+pytestmark = pytest.mark.slow
+
 
 def seasoned(model: Any) -> Any:
     """With batch norms that have seen something, and a depth branch and prompts' codes that do something."""

@@ -14,6 +14,8 @@ from samkd.training.losses import segmentation_loss
 from samkd.volumes.datasets.phantom.generate import make_case
 from samkd.volumes.plan import Plan, prepare, prepare_labels
 
+pytestmark = pytest.mark.slow
+
 
 def learn(model: nn.Module, steps: int, rate: float, example) -> None:
     """`steps` of AdamW on what example(step) gives: image, prompts, labels."""

@@ -19,6 +19,8 @@ from samkd.teachers.train import teach
 from samkd.volumes.datasets.phantom.generate import write_phantom
 from samkd.volumes.datasets.registry import read_dataset
 
+pytestmark = pytest.mark.slow
+
 SMALL = [
     "phantom.training=3",
     "phantom.test=1",

@@ -15,6 +15,8 @@ from samkd.deploy.runtime.package import Package
 from samkd.errors import IntegrityError, MissingExtraError
 from samkd.students import build_student
 
+pytestmark = pytest.mark.slow
+
 for library in ("onnx", "onnxruntime", "onnxscript"):
     pytest.importorskip(library, reason="samkd[onnx] is not installed")
 

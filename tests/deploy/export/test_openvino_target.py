@@ -15,6 +15,8 @@ from samkd.deploy.export.quantize_openvino import WAYS, _attention, _ends, quant
 from samkd.deploy.runtime.engine_openvino import Engine, core, load_openvino
 from samkd.students import build_student
 
+pytestmark = pytest.mark.slow
+
 PATCH = (32, 32, 64)
 
 

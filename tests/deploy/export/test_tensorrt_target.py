@@ -11,6 +11,8 @@ from samkd.deploy.runtime.engine_tensorrt import cache_folder, tensorrt_engine
 from samkd.deploy.runtime.package import Package
 from samkd.errors import MissingExtraError, UsageError
 
+pytestmark = pytest.mark.slow
+
 for library in ("onnx", "onnxruntime", "onnxscript"):
     pytest.importorskip(library, reason="samkd[onnx] is not installed")
 

@@ -4,10 +4,13 @@ import copy
 import json
 import random
 
+import pytest
 from helpers.fuzzing import COUNT, mutated, read_or_refuse
 
 from samkd.deploy.runtime.integrity import digest, render
 from samkd.deploy.runtime.package import Package
+
+pytestmark = pytest.mark.slow
 
 STRANGE = (None, True, -1, 0, 2**70, 1e300, "", "..", "../model.xml", "/etc/passwd", "\0", "a" * 5000, [], {}, [[]])
 

@@ -29,6 +29,8 @@ from samkd.volumes.pipeline import segment
 from samkd.volumes.prompts import ClassPrompts, ScanPrompts
 from samkd.workflows.models import load_model
 
+pytestmark = pytest.mark.slow
+
 pytest.importorskip("openvino", reason="samkd[openvino] is not installed")
 
 PATCH = (3, 32, 48)

@@ -16,6 +16,8 @@ from samkd.deploy.runtime.verify import SAMPLE_DICE
 from samkd.volumes.geometry import Geometry
 from samkd.volumes.io.nifti import read_labels, read_scan, write_labels, write_scan
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def device(built, tmp_path_factory):

@@ -17,6 +17,8 @@ from samkd.volumes.components import largest_components
 from samkd.volumes.geometry import Geometry, Volume
 from samkd.volumes.io.nifti import read_geometry, read_labels, write_scan
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def large(tmp_path):

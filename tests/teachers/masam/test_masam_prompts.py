@@ -115,6 +115,7 @@ def two_squares() -> tuple[Tensor, Tensor]:
     return (0.1 * torch.randn(5, 48, 48) + masks.any(0))[None, None], masks
 
 
+@pytest.mark.slow
 def test_a_box_says_which_of_two_equal_squares():
     """Only one of them is the class, in turn: without the box nothing tells which, Dice cannot exceed 2/3."""
     image, masks = two_squares()

@@ -1,5 +1,6 @@
 """What a tiny Medical SAM Adapter learns in seconds."""
 
+import pytest
 import torch
 from helpers.prompts import prompts
 from helpers.teachers import tiny_teacher
@@ -7,6 +8,8 @@ from torch import Tensor, nn
 
 from samkd.sam.prompt_tensors import Prompts
 from samkd.teachers.medsa.model import MedSA
+
+pytestmark = pytest.mark.slow
 
 
 def two_blobs() -> tuple[Tensor, Tensor]:

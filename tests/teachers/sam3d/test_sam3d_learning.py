@@ -1,7 +1,6 @@
 """What a small 3DSAM-adapter learns in seconds, with a point and without."""
 
-import time
-
+import pytest
 import torch
 from helpers.prompts import points_to_prompts
 from helpers.teachers import tiny_teacher
@@ -9,6 +8,8 @@ from torch import Tensor, nn
 
 from samkd.teachers.sam3d.model import SAM3D
 from samkd.training.losses import segmentation_loss
+
+pytestmark = pytest.mark.slow
 
 CENTRES = ((16.0, 20.0, 18.0), (16.0, 44.0, 46.0))
 
@@ -27,7 +28,6 @@ def learner(num_classes: int) -> SAM3D:
 def learn(model: SAM3D, example, *, steps: int) -> None:
     """Full training of `steps` steps on what `example(step)` gives: image, prompts, labels [1, D, H, W]."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
-    start = time.process_time()
     for step in range(steps):
         image, asked, labels = example(step)
         loss = segmentation_loss(model(image, asked), labels, dice_weight=1.0, cross_entropy_weight=1.0)
@@ -35,7 +35,6 @@ def learn(model: SAM3D, example, *, steps: int) -> None:
         loss.backward()
         optimizer.step()
     model.eval()
-    assert time.process_time() - start < 40
 
 
 def dice(logits: Tensor, truth: Tensor, label: int = 1) -> float:

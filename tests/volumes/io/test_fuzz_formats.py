@@ -15,6 +15,8 @@ from samkd.volumes.datasets.registry import read_dataset
 from samkd.volumes.io import nifti
 from samkd.volumes.io.scans import Source, read_mask, read_source
 
+pytestmark = pytest.mark.slow
+
 
 def array_and_geometry(content: Volume | tuple[np.ndarray, Geometry]) -> tuple[np.ndarray, Geometry]:
     """A scan and a mask in the one form."""

@@ -14,6 +14,8 @@ from pydicom.uid import ExplicitVRLittleEndian, JPEG2000Lossless, JPEGLosslessSV
 from samkd.errors import BadInputError
 from samkd.volumes.io.dicom.series import read_series
 
+pytestmark = pytest.mark.slow
+
 
 def missing_slice(files):
     files[2].unlink()
