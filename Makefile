@@ -3,11 +3,12 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: help demo test lint clean
+.PHONY: help demo test test-fast lint clean
 
 help:
 	@echo "make demo   the whole job on the built-in phantom: teach, distill, deploy, predict, report"
 	@echo "make test   the test suite"
+	@echo "make test-fast   the tests that take seconds"
 	@echo "make lint   ruff and pyright"
 
 # `samkd` is this folder: .venv/src/samkd links to it, so that Python, editors and the type checker find it by its path.
@@ -30,9 +31,14 @@ demo: $(READY)
 
 # A thread and a whole test file for each worker; more threads than cores would wait for one another. A worker that
 # crashes ends the run: xdist would wait for ever for the rest of its file.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile \
+  --max-worker-restart 0
+
 test: $(READY)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile \
-	  --max-worker-restart 0
+	$(PYTEST)
+
+test-fast: $(READY)
+	$(PYTEST) -m "not slow"
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -1,6 +1,7 @@
 import sys
 
 import pytest
+from helpers.paths import CONFORMANCE
 
 
 @pytest.fixture(autouse=True)
@@ -15,3 +16,11 @@ def one_thread_and_one_seed():
     torch.manual_seed(0)
     yield
     torch.set_num_threads(threads)
+
+
+def pytest_terminal_summary(terminalreporter):
+    """One line says whether the numbers of the authors' code were there to compare with."""
+    skipped = [report for report in terminalreporter.stats.get("skipped", []) if "conformance" in str(report.longrepr)]
+    found = any(CONFORMANCE.glob("*.safetensors"))
+    state = f"found at {CONFORMANCE}" if found else f"absent from {CONFORMANCE} (set SAMKD_CONFORMANCE)"
+    terminalreporter.write_line(f"conformance vectors: {state}, {len(skipped)} tests skipped for want of them")

@@ -7,8 +7,10 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from helpers.paths import ROOT
 
-ROOT = Path(__file__).resolve().parents[1]
+pytestmark = pytest.mark.slow
+
 SETTINGS = tomllib.loads((ROOT / "pyproject.toml").read_text())
 NOT_PACKAGES = {"tests", "benchmarks", "build", "dist", "runs"}
 

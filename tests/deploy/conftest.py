@@ -1,7 +1,7 @@
 import shutil
 
 import pytest
-from two_bodies import Levels, deploy, make_scan
+from helpers.packages import Levels, deploy, make_scan
 
 
 @pytest.fixture(scope="session")

@@ -8,6 +8,8 @@ from samkd.volumes.io.nifti import read_labels, write_scan
 from samkd.workflows.bench.packages import STAGES, bench_packages
 from samkd.workflows.device import on_device
 
+pytestmark = pytest.mark.slow
+
 
 def test_a_folder_and_its_zip_are_measured_in_processes_of_their_own(built):
     packages = [built, built.with_name("student.zip")]

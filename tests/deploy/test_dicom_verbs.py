@@ -3,7 +3,6 @@
 import gzip
 import io
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -11,10 +10,13 @@ from pathlib import Path
 import highdicom
 import numpy as np
 import pytest
-from dicom_series import IDENTITY, edit, plant, write_series
+from helpers.command_line import Outcome, run_cli
+from helpers.dicom_series import IDENTITY, edit, plant, write_series
 
 from samkd.volumes.io.dicom.series import read_series
 from samkd.volumes.io.nifti import read_labels
+
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
@@ -35,13 +37,13 @@ def clinic(tmp_path_factory):
     return folder
 
 
-def samkd(*arguments, cwd) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-W", "always", "-m", "samkd", *map(str, arguments)]
-    environment = {**os.environ, "COLUMNS": "200"}
-    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, timeout=300, check=False, env=environment)
+@pytest.fixture(autouse=True)
+def every_warning_is_shown(monkeypatch):
+    """Warnings of the readers may quote a header; what they quote is searched too."""
+    monkeypatch.setenv("PYTHONWARNINGS", "always")
 
 
-def assert_no_identity(folder: Path, *done: subprocess.CompletedProcess) -> None:
+def assert_no_identity(folder: Path, *done: Outcome | subprocess.CompletedProcess[str]) -> None:
     texts = [text.encode() for each in done for text in (each.stdout, each.stderr)]
     for path in folder.rglob("*"):
         texts.append(str(path.relative_to(folder)).encode())
@@ -55,18 +57,18 @@ def assert_no_identity(folder: Path, *done: subprocess.CompletedProcess) -> None
 
 
 def test_check_predict_and_the_runtime_write_nothing_of_the_patient(built, clinic, tmp_path):
-    checked = samkd("check", clinic / "in", cwd=tmp_path)
-    assert checked.returncode == 0 and "2 cases, no fault" in checked.stdout, checked.stderr
+    checked = run_cli("check", clinic / "in", cwd=tmp_path)
+    assert checked.exit_code == 0 and "2 cases, no fault" in checked.stdout, checked.stderr
     for text in ("alpha", "beta", "16 x 24 x 22", "2 x 1.5 x 1.4", "SPL"):
         assert text in checked.stdout
-    one = samkd("predict", built, "-i", clinic / "in" / "alpha", "-o", "one.nii.gz", cwd=tmp_path)
-    assert one.returncode == 0, one.stderr
+    one = run_cli("predict", built, "-i", clinic / "in" / "alpha", "-o", "one.nii.gz", cwd=tmp_path)
+    assert one.exit_code == 0, one.stderr
     labels, geometry = read_labels(tmp_path / "one.nii.gz")
     scan = read_series(clinic / "in" / "alpha")
     assert geometry.same_grid(scan.geometry, tolerance_mm=1e-4)
     assert np.mean(labels == np.select([scan.array[0] > 80, scan.array[0] > 30], [2, 1])) > 0.97
-    several = samkd("predict", built, "-i", clinic / "in", "-o", "masks", cwd=tmp_path)
-    assert several.returncode == 0, several.stderr
+    several = run_cli("predict", built, "-i", clinic / "in", "-o", "masks", cwd=tmp_path)
+    assert several.exit_code == 0, several.stderr
     assert sorted(path.name for path in (tmp_path / "masks").iterdir()) == ["alpha.nii.gz", "beta.nii.gz"]
     command = [sys.executable, built / "runtime.pyz", "predict", clinic / "in"]
     device = subprocess.run(
@@ -92,10 +94,10 @@ def test_errors_repeat_nothing_of_a_header(built, clinic, tmp_path):
     damaged[4].write_bytes(damaged[4].read_bytes()[:-100])
     (tmp_path / "out").mkdir()
     done = [
-        samkd("check", folder.parent, cwd=tmp_path / "out"),
-        samkd("predict", built, "-i", folder, "-o", "mask.nii.gz", cwd=tmp_path / "out"),
+        run_cli("check", folder.parent, cwd=tmp_path / "out"),
+        run_cli("predict", built, "-i", folder, "-o", "mask.nii.gz", cwd=tmp_path / "out"),
     ]
-    assert [each.returncode for each in done] == [3, 3]
+    assert [each.exit_code for each in done] == [3, 3]
     assert all(damaged[4].name in each.stdout + each.stderr for each in done)
     assert list((tmp_path / "out").iterdir()) == []
     assert_no_identity(tmp_path / "out", *done)
@@ -104,8 +106,8 @@ def test_errors_repeat_nothing_of_a_header(built, clinic, tmp_path):
 @pytest.mark.parametrize("kind", ["binary", "labelmap"])
 def test_a_requested_dicom_seg_belongs_to_its_patient(built, clinic, tmp_path, kind):
     folder = clinic / "in" / "beta"
-    done = samkd("predict", built, "-i", folder, "-o", "mask.dcm", "--seg-type", kind, cwd=tmp_path)
-    assert done.returncode == 0 and done.stdout.strip() == "mask.dcm", done.stderr
+    done = run_cli("predict", built, "-i", folder, "-o", "mask.dcm", "--seg-type", kind, cwd=tmp_path)
+    assert done.exit_code == 0 and done.stdout.strip() == "mask.dcm", done.stderr
     seg = highdicom.seg.segread(tmp_path / "mask.dcm")
     assert seg.PatientID == IDENTITY["PatientID"] and seg.SegmentationType == kind.upper()
     assert [segment.SegmentLabel for segment in seg.SegmentSequence][-2:] == ["liver", "left kidney"]
@@ -113,18 +115,18 @@ def test_a_requested_dicom_seg_belongs_to_its_patient(built, clinic, tmp_path, k
 
 
 def test_what_cannot_be_meant_is_refused_before_any_work(built, clinic, tmp_path):
-    done = samkd("predict", built, "-i", clinic / "in", "-o", "mask.nii.gz", cwd=tmp_path)
-    assert done.returncode == 3 and "several scans (2: alpha, beta)" in done.stderr
+    done = run_cli("predict", built, "-i", clinic / "in", "-o", "mask.nii.gz", cwd=tmp_path)
+    assert done.exit_code == 3 and "several scans (2: alpha, beta)" in done.stderr
     alpha = clinic / "in" / "alpha"
-    done = samkd("predict", built, "-i", alpha, "-o", "mask.dcm", "--seg-type", "other", cwd=tmp_path)
-    assert done.returncode == 2 and "choose binary or labelmap" in done.stderr
-    done = samkd("predict", built, "-i", built / "sample/scan.nii.gz", "-o", "mask.dcm", cwd=tmp_path)
-    assert done.returncode == 2 and "is no DICOM" in done.stderr
+    done = run_cli("predict", built, "-i", alpha, "-o", "mask.dcm", "--seg-type", "other", cwd=tmp_path)
+    assert done.exit_code == 2 and "choose binary or labelmap" in done.stderr
+    done = run_cli("predict", built, "-i", built / "sample/scan.nii.gz", "-o", "mask.dcm", cwd=tmp_path)
+    assert done.exit_code == 2 and "is no DICOM" in done.stderr
     blank = tmp_path / "blank"
     blank.mkdir()
     for path in alpha.iterdir():
         (blank / path.name).write_bytes(path.read_bytes())
         edit(blank / path.name, SeriesInstanceUID="", SOPInstanceUID="")
-    done = samkd("predict", built, "-i", blank, "-o", "mask.dcm", cwd=tmp_path)
-    assert done.returncode == 3 and "SOPInstanceUID, SeriesInstanceUID are blank" in done.stderr
+    done = run_cli("predict", built, "-i", blank, "-o", "mask.dcm", cwd=tmp_path)
+    assert done.exit_code == 3 and "SOPInstanceUID, SeriesInstanceUID are blank" in done.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["blank"]

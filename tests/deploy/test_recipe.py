@@ -15,6 +15,8 @@ from samkd.errors import BadInputError, GateRefusedError, OutputError, UsageErro
 from samkd.volumes.geometry import Geometry, Volume
 from samkd.volumes.io.nifti import read_labels, read_scan
 
+pytestmark = pytest.mark.slow
+
 FILES = {
     *("MODEL_CARD.md", "manifest.json", "model.bin", "model.xml", "requirements.txt", "runtime.pyz", "sbom.cdx.json"),
     *("configs/metadata.json", "sample/expected.nii.gz", "sample/scan.nii.gz"),

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from distilling import SLICES, TINY, data_of, made, samkd
-from manifests import manifest
+from helpers.published_checkpoints import manifest
+from helpers.runs import SLICES, TINY, data_of, run_verb, runs_of
 from safetensors.torch import load_file
 
 from samkd.configs.load import load_recipe
@@ -18,15 +18,17 @@ from samkd.students.small_sam.model import SmallSAM
 from samkd.training.run import control_of
 from samkd.workflows.data import open_dataset
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def teachers(tmp_path_factory) -> list[Path]:
     """Two students without teachers, of two seeds."""
     runs = tmp_path_factory.mktemp("teachers")
     for seed in (1, 2):
-        done = samkd("distill", "-c", "phantom", "--lambda", 1, runs=runs, sets=[*TINY, f"seed={seed}"])
+        done = run_verb("distill", "-c", "phantom", "--lambda", 1, runs=runs, sets=[*TINY, f"seed={seed}"])
         assert done.exit_code == 0, done.output
-    return [run.path for run in made(runs, "control")]
+    return [run.path for run in runs_of(runs, "control")]
 
 
 @pytest.fixture(scope="module")
@@ -35,14 +37,14 @@ def runs(tmp_path_factory, teachers) -> Path:
     folder = tmp_path_factory.mktemp("runs")
     one, two = teachers
     options = [*data_of(one), "--teacher", one, "--teacher", f"{two}=3", "--labelled", 3, "--lambda", "0.5,1"]
-    done = samkd("distill", *options, runs=folder)
+    done = run_verb("distill", *options, runs=folder)
     assert done.exit_code == 0, done.output
     assert "minus the control" in done.output and "95 % interval" in done.output
     return folder
 
 
 def test_the_few_labels_experiment_is_one_command(runs):
-    (student,), (control,) = made(runs, "distill"), made(runs, "control")
+    (student,), (control,) = runs_of(runs, "distill"), runs_of(runs, "control")
     objective = student.config["objective"]
     assert [round(teacher["share"], 9) for teacher in objective["teachers"]] == [0.25, 0.75]
     assert objective["unlabelled"]["cases"] == 2 and not objective["online"]
@@ -59,7 +61,7 @@ def test_the_few_labels_experiment_is_one_command(runs):
 
 
 def test_the_run_says_what_the_teachers_were_worth(runs):
-    (student,), (control,) = made(runs, "distill"), made(runs, "control")
+    (student,), (control,) = runs_of(runs, "distill"), runs_of(runs, "control")
     comparison = json.loads((student.path / "comparison.json").read_text())
     assert comparison["control"] == control.path.name
     names = list(comparison["teachers"])
@@ -75,17 +77,17 @@ def test_the_run_says_what_the_teachers_were_worth(runs):
 def test_the_control_is_reused_and_a_finished_student_too(runs, teachers):
     before = {path: path.stat().st_mtime_ns for path in runs.glob("*/weights.safetensors")}
     options = [*data_of(teachers[0]), "--teacher", teachers[0], "--teacher", f"{teachers[1]}=3", "--labelled", 3]
-    done = samkd("distill", *options, "--lambda", "0.5", runs=runs)
+    done = run_verb("distill", *options, "--lambda", "0.5", runs=runs)
     assert done.exit_code == 0, done.output
     assert {path: path.stat().st_mtime_ns for path in runs.glob("*/weights.safetensors")} == before
 
 
 def test_online_without_a_control(teachers, tmp_path):
     options = [*data_of(teachers[0]), "--teacher", teachers[0], "--lambda", 0, "--online", "--no-control"]
-    done = samkd("distill", *options, runs=tmp_path)
+    done = run_verb("distill", *options, runs=tmp_path)
     assert done.exit_code == 0, done.output
-    assert made(tmp_path, "control") == [] and not list(tmp_path.rglob("*.targets"))
-    (student,) = made(tmp_path, "distill")
+    assert runs_of(tmp_path, "control") == [] and not list(tmp_path.rglob("*.targets"))
+    (student,) = runs_of(tmp_path, "distill")
     assert student.config["objective"]["online"]
     start = load_file(teachers[0] / "weights.safetensors")
     assert load_file(student.weights).keys() == start.keys()
@@ -94,9 +96,9 @@ def test_online_without_a_control(teachers, tmp_path):
 def test_prompts_in_the_loop_are_shown_to_teacher_and_student_alike(tmp_path, monkeypatch):
     """EdgeSAM's decoder distillation, unlabelled scans included: there the clicks lie in what the teacher sees."""
     options = ("distill", "-c", "phantom-efficientsam")
-    done = samkd(*options, "--lambda", 1, runs=tmp_path, sets=[*SLICES, "seed=1"])
+    done = run_verb(*options, "--lambda", 1, runs=tmp_path, sets=[*SLICES, "seed=1"])
     assert done.exit_code == 0, done.output
-    (teacher,) = made(tmp_path, "control")
+    (teacher,) = runs_of(tmp_path, "control")
     seen = {True: [], False: []}  # by whether the network is in training
     forward = SmallSAM.forward
 
@@ -107,9 +109,9 @@ def test_prompts_in_the_loop_are_shown_to_teacher_and_student_alike(tmp_path, mo
 
     monkeypatch.setattr(SmallSAM, "forward", spy)
     more = ("--teacher", teacher.path, "--lambda", 0.5, "--online", "--no-control", "--labelled", 3)
-    done = samkd(*options, *more, runs=tmp_path, sets=SLICES)
+    done = run_verb(*options, *more, runs=tmp_path, sets=SLICES)
     assert done.exit_code == 0, done.output
-    (student,) = made(tmp_path, "distill")
+    (student,) = runs_of(tmp_path, "distill")
     assert student.config["objective"]["prompts"]["kind"] == "points"
     assert len(seen[True]) == 3 and all(any(shown is other for other in seen[False]) for shown in seen[True])
     assert all(len(shown.labels) == 2 and (shown.labels >= 0).any() for shown in seen[True])  # a labelled one, and not
@@ -122,11 +124,11 @@ def test_student_and_control_start_from_a_published_file(tmp_path):
     options = ("distill", "-c", "phantom-efficientsam", "--lambda", 1)
     still = [one for one in SLICES if "prompts" not in one] + ["student.training.learning_rate=1e-12"]
     for more in ([], ["--student-weights", file]):
-        done = samkd(*options, *more, runs=tmp_path / "runs", sets=still)
+        done = run_verb(*options, *more, runs=tmp_path / "runs", sets=still)
         assert done.exit_code == 0, done.output
     assert "tensors loaded" in done.output
     started, scratch = sorted(
-        made(tmp_path / "runs", "control"), key=lambda run: "start" not in run.config["objective"]
+        runs_of(tmp_path / "runs", "control"), key=lambda run: "start" not in run.config["objective"]
     )
     assert json.loads((started.path / "base.json").read_text())["variant"] == "efficient_vit_ti"
     published = torch.load(file, weights_only=True)
@@ -142,8 +144,8 @@ def test_student_and_control_start_from_a_published_file(tmp_path):
     ):
         cube = ["student.plan.patch=[32,32,64]"]
         sets = [*still, *(cube if student == "swinunetr-tiny" else [])]
-        done = samkd(*options, "--student", student, "--student-weights", file, runs=tmp_path / "bad", sets=sets)
-        assert done.exit_code == code and said in " ".join(done.output.split()), done.output
+        done = run_verb(*options, "--student", student, "--student-weights", file, runs=tmp_path / "bad", sets=sets)
+        assert done.exit_code == code and said in done.text, done.output
     assert not list((tmp_path / "bad").glob("control*"))
 
 
@@ -158,7 +160,7 @@ def test_a_cache_beyond_its_limit_is_refused(teachers, tmp_path):
         "--cache-limit",
         "0.001M",
     ]
-    done = samkd("distill", *options, runs=tmp_path)
+    done = run_verb("distill", *options, runs=tmp_path)
     assert done.exit_code == 2
     assert "raise --cache-limit" in done.output
     assert not list(tmp_path.rglob("*.targets*")) and not list(tmp_path.rglob("*.tmp-*"))
@@ -166,14 +168,14 @@ def test_a_cache_beyond_its_limit_is_refused(teachers, tmp_path):
 
 def test_a_flipped_byte_in_the_cache_is_exit_4(teachers, tmp_path):
     options = [*data_of(teachers[0]), "--teacher", teachers[0], "--lambda", 0.5, "--no-control"]
-    done = samkd("distill", *options, runs=tmp_path)
+    done = run_verb("distill", *options, runs=tmp_path)
     assert done.exit_code == 0, done.output
     for path in tmp_path.rglob("*.targets"):
         content = bytearray(path.read_bytes())
         for position in range(len(content) // 4, len(content), 50):
             content[position] ^= 1
         path.write_bytes(content)
-    done = samkd("distill", *options, runs=tmp_path, sets=[*TINY, "student.training.steps=2"])
+    done = run_verb("distill", *options, runs=tmp_path, sets=[*TINY, "student.training.steps=2"])
     assert done.exit_code == 4
     assert "damaged" in done.output
 
@@ -200,9 +202,9 @@ def test_a_wrong_call_says_what_is_wrong(teachers, tmp_path, options, code, said
     places = {"TEACHER": str(teachers[0]), "EMPTY": str(tmp_path / "empty")}
     for word, place in places.items():
         options = [option.replace(word, place) for option in options]
-    done = samkd("distill", *data_of(teachers[0]), *options, runs=tmp_path / "runs")
+    done = run_verb("distill", *data_of(teachers[0]), *options, runs=tmp_path / "runs")
     assert done.exit_code == code, done.output
-    assert said in " ".join(done.output.split())
+    assert said in done.text
     assert not list((tmp_path / "runs").glob("distill-*"))
 
 
@@ -225,9 +227,9 @@ def test_a_run_that_cannot_teach_is_refused(teachers, tmp_path, damage, said):
     else:
         (teacher / "metrics.json").unlink()
     (teacher / "config.yaml").write_text(yaml.safe_dump(config))
-    done = samkd("distill", *data_of(teachers[0]), "--teacher", teacher, runs=tmp_path / "runs")
+    done = run_verb("distill", *data_of(teachers[0]), "--teacher", teacher, runs=tmp_path / "runs")
     assert done.exit_code == 3, done.output
-    assert said in " ".join(done.output.split())
+    assert said in done.text
     assert not list((tmp_path / "runs").glob("distill-*")) and not list((tmp_path / "runs").glob("control-*"))
 
 

@@ -2,14 +2,12 @@
 
 import json
 
-import masam_models
-import medsa_models
 import pytest
-import sam3d_models
 import torch
-from distilling import SLICES, made, samkd
+from helpers.encoder_sizes import EFFICIENT, TINY
+from helpers.runs import SLICES, run_verb, runs_of
+from helpers.teachers import tiny_teacher
 from safetensors.torch import load_file
-from small_sams import EFFICIENT, TINY
 from torch import nn
 
 from samkd.distill.embedding import EmbeddingMatch
@@ -47,6 +45,7 @@ def test_it_is_the_mean_squared_distance_after_the_projection():
     assert all(p.grad is None for p in teacher.parameters())
 
 
+@pytest.mark.slow
 def test_the_projection_learns_what_is_a_projection_away():
     """A student whose encoder is the teacher's needs nothing but the projection."""
     teacher = student().eval()
@@ -68,7 +67,7 @@ def test_the_projection_learns_what_is_a_projection_away():
 
 
 @pytest.mark.parametrize(
-    "teacher", [medsa_models.tiny(patch=PATCH), masam_models.tiny(patch=PATCH)], ids=["medsa", "masam"]
+    "teacher", [tiny_teacher("medsa", patch=PATCH), tiny_teacher("masam", patch=PATCH)], ids=["medsa", "masam"]
 )
 def test_teachers_that_encode_slices(teacher):
     learner = student()
@@ -84,7 +83,7 @@ def test_networks_without_such_an_embedding_are_refused():
     with pytest.raises(UsageError, match="teacher deep does not encode slice by slice"):
         EmbeddingMatch(
             build_small_sam(TINY, in_channels=1, num_classes=3, patch=(8, 16, 32)),
-            [("deep", sam3d_models.tiny(patch=(8, 16, 32)), 1.0)],
+            [("deep", tiny_teacher("sam3d", patch=(8, 16, 32)), 1.0)],
             torch.zeros(1, 1, 8, 16, 32),
         )
     convolutional = build_student("segresnet", in_channels=1, num_classes=3, patch=(8, 16, 24))
@@ -92,18 +91,19 @@ def test_networks_without_such_an_embedding_are_refused():
         EmbeddingMatch(convolutional, [], image)
 
 
+@pytest.mark.slow
 def test_through_the_verb_and_no_trace_of_it_in_the_weights(tmp_path):
     options = ("distill", "-c", "phantom-efficientsam")
     plain = [one for one in SLICES if "prompts" not in one]
-    assert samkd(*options, "--lambda", 1, runs=tmp_path, sets=[*plain, "seed=1"]).exit_code == 0
-    (teacher,) = made(tmp_path, "control")
+    assert run_verb(*options, "--lambda", 1, runs=tmp_path, sets=[*plain, "seed=1"]).exit_code == 0
+    (teacher,) = runs_of(tmp_path, "control")
     matched = [*plain, "student.distillation.embedding=0.5"]
     taught = (*options, "--teacher", teacher.path, "--lambda", 0.5, "--no-control")
-    done = samkd(*taught, runs=tmp_path, sets=matched)
+    done = run_verb(*taught, runs=tmp_path, sets=matched)
     assert done.exit_code == 2 and "--online" in done.output
-    done = samkd(*taught, "--online", runs=tmp_path, sets=matched)
+    done = run_verb(*taught, "--online", runs=tmp_path, sets=matched)
     assert done.exit_code == 0, done.output
-    (run,) = [each for each in made(tmp_path, "distill") if each.finished]
+    (run,) = [each for each in runs_of(tmp_path, "distill") if each.finished]
     log = [json.loads(line) for line in (run.path / "log.jsonl").read_text().splitlines()]
     for entry in log:
         terms = 0.5 * (entry["segmentation"] + entry["distillation"] + 0.5 * entry["embedding"])

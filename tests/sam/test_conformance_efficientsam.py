@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conformance import TOLERANCE, Vectors, assert_conforms, efficient_vit_of, errors, of_kind, read
+from helpers.conformance import TOLERANCE, Vectors, assert_conforms, efficient_vit_of, errors, of_kind, read
 from segment_anything.modeling.transformer import Attention as DecoderAttention
 from torch import Tensor, nn
 from torch.nn.functional import interpolate

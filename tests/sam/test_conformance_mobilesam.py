@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conformance import TOLERANCE, Vectors, assert_conforms, errors, of_kind, read, tiny_vit_of
+from helpers.conformance import TOLERANCE, Vectors, assert_conforms, errors, of_kind, read, tiny_vit_of
 from torch import Tensor, nn
 
 from samkd.sam.checkpoints import canonical_state

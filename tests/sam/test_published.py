@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from conformance import FOLDER, efficient_vit_of, of_kind, read, tiny_vit_of
-from manifests import efficient_sam_manifest, manifest, state_of, tiny_vit_manifest
+from helpers.conformance import FOLDER, efficient_vit_of, of_kind, read, tiny_vit_of
+from helpers.published_checkpoints import efficient_sam_manifest, manifest, state_of, tiny_vit_manifest
 from torch import nn
 
 from samkd.errors import BadInputError, IntegrityError, UsageError

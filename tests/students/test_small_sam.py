@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 import torch
-from manifests import manifest, state_of
-from medsa_models import prompts
-from small_sams import EFFICIENT, TINY
+from helpers.encoder_sizes import EFFICIENT, TINY
+from helpers.prompts import prompts
+from helpers.published_checkpoints import manifest, state_of
 from torch import Tensor, nn
 
 from samkd.errors import BadInputError, UsageError

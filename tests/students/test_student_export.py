@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from small_sams import EFFICIENT, TINY
+from helpers.encoder_sizes import EFFICIENT, TINY
 from torch import Tensor, nn
 
 from samkd.students import build_student
@@ -17,6 +17,8 @@ pytest.importorskip("openvino", reason="samkd[openvino] is not installed")
 from samkd.deploy.export.graphs import Graph, encoder_and_decoder, whole
 from samkd.deploy.export.openvino import convert
 from samkd.deploy.runtime.engine_openvino import Engine
+
+pytestmark = pytest.mark.slow
 
 
 def seasoned(model: Any) -> Any:

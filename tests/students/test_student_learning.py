@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 import torch
-from medsa_models import prompts
-from small_sams import EFFICIENT
+from helpers.encoder_sizes import EFFICIENT
+from helpers.prompts import prompts
 from torch import Tensor, nn
 
 from samkd.sam.prompt_tensors import Prompts
@@ -13,6 +13,8 @@ from samkd.students.small_sam.model import ENCODERS, build_small_sam
 from samkd.training.losses import segmentation_loss
 from samkd.volumes.datasets.phantom.generate import make_case
 from samkd.volumes.plan import Plan, prepare, prepare_labels
+
+pytestmark = pytest.mark.slow
 
 
 def learn(model: nn.Module, steps: int, rate: float, example) -> None:

@@ -1,8 +1,8 @@
 import json
-from pathlib import Path
 
 import pytest
 import torch
+from helpers.paths import SHARED
 from monai.networks.nets import swin_unetr as monai
 from torch import nn
 
@@ -10,7 +10,7 @@ from samkd.errors import UsageError
 from samkd.students import STUDENTS, build_student
 from samkd.students.swinunetr.window_attention import FastWindowAttention
 
-COUNTS = Path(__file__).resolve().parents[2].parent / "shared" / "conformance" / "parameter_counts.json"
+COUNTS = SHARED / "conformance" / "parameter_counts.json"
 
 
 def relative(found: torch.Tensor, expected: torch.Tensor) -> float:

@@ -4,11 +4,10 @@ import json
 
 import pytest
 import torch
+from helpers.command_line import run_cli
 from safetensors.torch import load_file
 from torch import nn
-from typer.testing import CliRunner
 
-from samkd.cli.app import app
 from samkd.configs.load import load_recipe
 from samkd.distill.networks import load_network
 from samkd.errors import BadInputError, IntegrityError
@@ -19,6 +18,8 @@ from samkd.sam.vit import ImageEncoder
 from samkd.teachers.train import teach
 from samkd.volumes.datasets.phantom.generate import write_phantom
 from samkd.volumes.datasets.registry import read_dataset
+
+pytestmark = pytest.mark.slow
 
 SMALL = [
     "phantom.training=3",
@@ -86,11 +87,6 @@ def test_another_base_is_refused_and_a_moved_one_can_be_named(taught, tmp_path):
 # --- on the command line ----------------------------------------------------------------------------------------------
 
 
-def samkd(*arguments) -> tuple[int, str]:
-    done = CliRunner().invoke(app, list(map(str, arguments)))
-    return done.exit_code, " ".join(done.output.split())
-
-
 @pytest.fixture
 def moved(taught, tmp_path):
     """The run, and its base where the run does not look for it."""
@@ -105,14 +101,15 @@ def test_predict_and_evaluate_find_a_moved_base(moved, tmp_path):
     data = run.path.parent.parent / "data"
     scan = next((data / "imagesTs").iterdir())
     predict = ("predict", run.path, "-i", scan, "-o", tmp_path / "mask.nii.gz")
-    code, said = samkd(*predict)
-    assert code == 3 and "say where it is: --weights" in said
-    code, said = samkd(*predict, "--weights", published(tmp_path / "other.pth", seed=1))
-    assert code == 4 and "other.pth: not the weights that" in said
+    done = run_cli(*predict, in_process=True)
+    assert done.exit_code == 3 and "say where it is: --weights" in done.text
+    done = run_cli(*predict, "--weights", published(tmp_path / "other.pth", seed=1), in_process=True)
+    assert done.exit_code == 4 and "other.pth: not the weights that" in done.text
     assert not (tmp_path / "mask.nii.gz").exists()
-    assert samkd(*predict, "--weights", base)[0] == 0
+    assert run_cli(*predict, "--weights", base, in_process=True).exit_code == 0
     scores = tmp_path / "scores.json"
-    assert samkd("evaluate", run.path, "--data", data, "--weights", base, "-o", scores)[0] == 0
+    done = run_cli("evaluate", run.path, "--data", data, "--weights", base, "-o", scores, in_process=True)
+    assert done.exit_code == 0, done.output
     assert json.loads(scores.read_text())["summary"] == run.metrics()["test"]["summary"]
 
 
@@ -121,19 +118,19 @@ def test_distill_finds_the_moved_base_of_its_teacher(moved, tmp_path):
     sets = ["student.plan.spacing=[12,12,12]", "student.plan.patch=[32,32,64]", "student.training.steps=1"]
     distill = ["distill", "--teacher", run.path, "--runs", tmp_path / "runs", "--no-control"]
     distill += [part for override in sets for part in ("--set", override)]
-    code, said = samkd(*distill)
-    assert code == 3 and "say where it is: --weights" in said
-    code, said = samkd(*distill, "--weights", published(tmp_path / "other.pth", seed=1))
-    assert code == 4 and "not the weights that" in said
-    code, said = samkd(*distill, "--weights", base)
-    assert code == 0, said
+    done = run_cli(*distill, in_process=True)
+    assert done.exit_code == 3 and "say where it is: --weights" in done.text
+    done = run_cli(*distill, "--weights", published(tmp_path / "other.pth", seed=1), in_process=True)
+    assert done.exit_code == 4 and "not the weights that" in done.text
+    done = run_cli(*distill, "--weights", base, in_process=True)
+    assert done.exit_code == 0, done.text
     student = next((tmp_path / "runs").glob("distill-*"))
     data = run.path.parent.parent / "data"
-    code, said = samkd("evaluate", student, "--data", data, "--weights", base)
-    assert code == 2 and "this run adapts no published weights; leave --weights out" in said
+    done = run_cli("evaluate", student, "--data", data, "--weights", base, in_process=True)
+    assert done.exit_code == 2 and "this run adapts no published weights; leave --weights out" in done.text
     (tmp_path / "package").mkdir()
     (tmp_path / "package" / "manifest.json").write_text("{}")
-    code, said = samkd("evaluate", tmp_path / "package", "--data", data, "--weights", base)
-    assert code == 2 and "a package holds all its weights; leave --weights out" in said
-    code, said = samkd("evaluate", data / "labelsTs", "--data", data, "--weights", base)
-    assert code == 2 and "takes neither prompts nor --weights" in said
+    done = run_cli("evaluate", tmp_path / "package", "--data", data, "--weights", base, in_process=True)
+    assert done.exit_code == 2 and "a package holds all its weights; leave --weights out" in done.text
+    done = run_cli("evaluate", data / "labelsTs", "--data", data, "--weights", base, in_process=True)
+    assert done.exit_code == 2 and "takes neither prompts nor --weights" in done.text

@@ -1,8 +1,8 @@
 import json
 
-import dataset_layouts
 import numpy as np
 import pytest
+from helpers import dataset_layouts
 
 from samkd.errors import BadInputError
 from samkd.training.prepared import fingerprint, prepare_case, prepare_cases

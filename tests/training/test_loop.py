@@ -20,6 +20,8 @@ from samkd.training.patches import PatchBatches
 from samkd.training.prepared import PreparedCase
 from samkd.training.run import Run
 
+pytestmark = pytest.mark.slow
+
 
 def network() -> torch.nn.Module:
     torch.manual_seed(0)

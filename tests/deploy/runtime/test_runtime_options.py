@@ -1,0 +1,163 @@
+"""--ram, --fast, --largest-component and the flags of the device's runtime."""
+
+import json
+import subprocess
+import sys
+from unittest import mock
+
+import numpy as np
+import pytest
+
+from samkd.deploy.runtime.__main__ import main
+from samkd.deploy.runtime.memory import Budget
+from samkd.deploy.runtime.package import Package, unpacked
+from samkd.deploy.runtime.quality import flags, intensity_profile
+from samkd.errors import BadInputError, IntegrityError, UsageError
+from samkd.volumes.byte_sizes import parse_bytes
+from samkd.volumes.components import largest_components
+from samkd.volumes.geometry import Geometry, Volume
+from samkd.volumes.io.nifti import read_geometry, read_labels, write_scan
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def large(tmp_path):
+    """A scan of 13 million voxels, 52 MB, smooth enough to be written quickly."""
+    d, h, w = np.ogrid[:200, :256, :256]
+    values = (40 + 30 * np.sin(d / 20) * np.cos(h / 25) * np.sin(w / 30)).astype(np.float32)
+    write_scan(tmp_path / "large.nii", Volume(values[None], Geometry(np.diag([1.0, 1, 1, 1]), values.shape)))
+    return tmp_path / "large.nii"
+
+
+def predicted(package, scan, mask, *options):
+    """Report of a run in a process of its own."""
+    report = mask.with_suffix(".json")
+    command = [sys.executable, "-m", "samkd.deploy.runtime", "predict", scan, "-o", mask, "--package", package]
+    command += ["--report", report, "--threads", 1, *options]
+    done = subprocess.run([str(part) for part in command], capture_output=True, text=True, check=False)
+    return done, json.loads(report.read_text()) if done.returncode == 0 else {}
+
+
+def test_the_memory_that_was_allowed_is_enough_and_is_kept(built, large, tmp_path):
+    done, free = predicted(built, large, tmp_path / "free.nii")
+    assert done.returncode == 0, done.stderr
+    limit = free["peak_memory_mb"]
+    done, _ = predicted(built, large, tmp_path / "small.nii", "--ram", "150M")
+    assert done.returncode in (2, 3) and not (tmp_path / "small.nii").exists()
+    assert "--ram" in done.stderr and "MB" in done.stderr and done.stderr.count("\n") == 1
+    allowed = int(limit * 1.7)
+    done, kept = predicted(built, large, tmp_path / "kept.nii", "--ram", f"{allowed}M", "--largest-component")
+    assert done.returncode == 0, done.stderr
+    assert kept["peak_memory_mb"] < allowed
+    labels, _ = read_labels(tmp_path / "free.nii")
+    np.testing.assert_array_equal(read_labels(tmp_path / "kept.nii")[0], largest_components(labels))
+
+
+def test_a_budget_bounds_what_a_scan_takes(built, tmp_path):
+    """The estimate for scans of several shapes is above what they really take, and not several times above."""
+    program = (
+        "import sys, json, numpy as np\n"
+        "from samkd.deploy.runtime.memory import Budget, peak_bytes\n"
+        "from samkd.deploy.runtime.package import Package\n"
+        "from samkd.volumes.geometry import Geometry, Volume\n"
+        "package = Package.open(sys.argv[1], threads=1)\n"
+        "shape = tuple(json.loads(sys.argv[2]))\n"
+        "geometry = Geometry(np.diag([1.0, 1, 1, 1]), shape)\n"
+        "budget = Budget(1e12, package)\n"
+        "need = budget.needed(geometry, at_once=2)\n"
+        "values = np.linspace(0, 100, int(np.prod(shape)), dtype=np.float32).reshape(1, *shape)\n"
+        "package.segment(Volume(values, geometry))\n"
+        "print(json.dumps([need, peak_bytes()]))\n"
+    )
+    for shape in [(40, 40, 40), (300, 200, 100), (60, 500, 500)]:
+        done = subprocess.run(
+            [sys.executable, "-c", program, str(built), json.dumps(shape)], capture_output=True, text=True, check=True
+        )
+        need, peak = json.loads(done.stdout)
+        assert peak < need < 2.5 * peak, (shape, need, peak)
+
+
+def test_fewer_patches_at_once_when_memory_is_short(built):
+    package = Package.open(built, threads=1)
+    source = Geometry(np.eye(4), (18, 18, 18))
+    roomy = Budget(1e12, package)
+    one, two = (roomy.needed(source, at_once=count) for count in (1, 2))
+    assert one < two and roomy.at_once(source, most=2) == 2
+    roomy.limit = (one + two) / 2
+    assert roomy.at_once(source, most=2) == 1
+    roomy.limit = one - 1
+    with pytest.raises(BadInputError, match=r"18 x 18 x 18 voxels needs up to \d+ MB.*Give more"):
+        roomy.at_once(source, most=2)
+    with pytest.raises(UsageError, match=r"took \d+ MB already"):
+        Budget(1e6, package)
+
+
+@pytest.mark.parametrize("text", ["", "2", "G", "two G", "2K", "-1G", "0G", "1e3M", "1.2.3G"])
+def test_a_size_that_is_none(text):
+    with pytest.raises(UsageError, match="for example 2G"):
+        parse_bytes(text)
+
+
+def test_sizes():
+    assert parse_bytes("2G") == 2e9 and parse_bytes("1.5g") == 1.5e9 and parse_bytes("700M") == 7e8
+
+
+def test_the_grid_is_read_from_the_header_alone(large):
+    with large.open("r+b") as file:
+        file.truncate(400)
+    assert read_geometry(large).shape == (200, 256, 256)
+
+
+def test_fast_infers_fewer_patches_and_says_so(built, scan, tmp_path):
+    write_scan(tmp_path / "scan.nii.gz", scan(5))
+    reports = [predicted(built, tmp_path / "scan.nii.gz", tmp_path / f"{n}.nii", *n.split()) for n in ("", "--fast")]
+    assert [report["overlap"] for _, report in reports] == [0.5, 0.25]
+    calls: list[int] = []
+    for package in (Package.open(built, threads=1), Package.open(built, threads=1).faster()):
+        with mock.patch.object(package.engine, "begin", wraps=package.engine.begin) as begin:
+            package.segment(scan(5))
+        calls.append(begin.call_count)
+    assert calls[1] < calls[0]
+
+
+def test_scans_unlike_the_training_data_are_flagged_not_refused(built, scan, tmp_path, capsys):
+    usual, shifted = scan(21), scan(22)
+    write_scan(tmp_path / "usual.nii.gz", usual)
+    write_scan(tmp_path / "shifted.nii.gz", Volume(shifted.array + 200, shifted.geometry))
+    report = tmp_path / "report.json"
+    command = ["predict", str(tmp_path / "usual.nii.gz"), str(tmp_path / "shifted.nii.gz"), "-o", str(tmp_path / "m")]
+    assert main([*command, "--package", str(built), "--threads", "1", "--report", str(report)]) == 0
+    found = [each["flags"] for each in json.loads(report.read_text())["scans"]]
+    assert found[0] == [] and len(found[1]) == 1
+    assert found[1][0].startswith("channel 0: intensities unlike the training data")
+    assert f"warning: {tmp_path / 'shifted.nii.gz'}: channel 0" in capsys.readouterr().err
+
+
+def test_flags():
+    rng = np.random.default_rng(0)
+    scans = [rng.normal(0.5, 0.1, (1, 20, 20, 20)).astype(np.float32) for _ in range(3)]
+    profile = intensity_profile(scans, [part[:, :8, :8, :8] for part in scans])
+    assert json.loads(json.dumps(profile)) == profile and len(profile) == 1
+    fine = Geometry(np.diag([2.0, 1, 1, 1]), (10, 20, 20))
+    labels = np.ones(fine.shape, np.uint8)
+
+    def found(scan, source=fine, labels=labels, spacing=(2.0, 1.0, None)):
+        return flags(Volume(scan, source.resized((20, 20, 20))), source, labels, profile=profile, spacing=spacing)
+
+    assert found(rng.normal(0.5, 0.1, (1, 20, 20, 20)).astype(np.float32)) == []
+    for strange in (scans[0] + 0.2, scans[0] * 0.1, 1 - 2 * scans[0], np.zeros_like(scans[0])):
+        assert ["unlike" in line for line in found(strange.astype(np.float32))] == [True]
+    assert found(scans[0], spacing=(0.9, 1.0, 1.0)) == ["voxels of 2 mm along d, the network works on 0.9 mm"]
+    assert found(scans[0], labels=0 * labels) == ["nothing was found: every voxel is background"]
+
+
+def test_a_zip_is_unpacked_checked_and_taken_away_again(package):
+    with unpacked(package.with_name("student.zip")) as folder:
+        assert (folder / "runtime.pyz").is_file() and folder != package
+    assert not folder.exists()
+    with unpacked(package) as folder:
+        assert folder == package
+    (package / "model.bin").write_bytes(b"")
+    with pytest.raises(IntegrityError, match=r"model\.bin"), unpacked(package):
+        pass

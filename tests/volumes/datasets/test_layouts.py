@@ -1,0 +1,364 @@
+import itertools
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from helpers import dataset_layouts
+from helpers.dataset_layouts import (
+    COLOURS,
+    LAYOUTS,
+    NIFTI,
+    SHAPE,
+    affine_of,
+    box,
+    write_json,
+    write_nifti,
+    write_picture,
+)
+from nibabel.nifti1 import Nifti1Image
+from PIL import Image
+
+from samkd.errors import BadInputError, OutputError
+from samkd.volumes import Geometry, Plan
+from samkd.volumes.datasets.convert import write_nnunet
+from samkd.volumes.datasets.registry import read_case, read_dataset
+from samkd.volumes.datasets.survey import check_dataset
+from samkd.volumes.io.nifti import read_labels, write_labels
+from samkd.volumes.io.pictures import write_picture_labels
+from samkd.volumes.io.scans import Source, as_nifti, mask_in, read_mask, read_source, sources, write_mask
+from samkd.volumes.plan import prepare, prepare_labels, restore
+
+ORIENTATIONS = [
+    "".join(side) for order in itertools.permutations(("LR", "PA", "IS")) for side in itertools.product(*order)
+]
+EXPECTED = {  # channels, classes, training cases, test cases, test cases with a mask
+    "Medical Segmentation Decathlon": (("CT",), 3, 3, 1, 1),
+    "nnU-Net v2 raw": (("T1", "FLAIR"), 3, 3, 1, 1),
+    "BTCV": (("CT",), 14, 3, 1, 0),
+    "AMOS22": (("CT or MR",), 16, 6, 4, 2),
+    "pair of folders": (("scan",), 3, 3, 1, 1),
+    "2-D pictures": (("red", "green", "blue"), 3, 3, 1, 1),
+    "EndoVis videos": (("red", "green", "blue"), 3, 3, 1, 1),
+}
+
+
+def faults(root: Path) -> str:
+    with pytest.raises(BadInputError) as caught:
+        read_dataset(root)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_every_layout_is_found_named_and_sound(tmp_path, name):
+    dataset = read_dataset(LAYOUTS[name](tmp_path))
+    channels, classes, training, test, labelled = EXPECTED[name]
+    assert dataset.layout == name and dataset.channels == channels and list(dataset.labels) == list(range(classes))
+    assert (len(dataset.training), len(dataset.test)) == (training, test)
+    assert all(case.label for case in dataset.training) and sum(1 for case in dataset.test if case.label) == labelled
+    rows = check_dataset(dataset)
+    assert [row["fault"] for row in rows] == [None] * (training + test)
+    depth = {"2-D pictures": 1, "EndoVis videos": 5}.get(name, SHAPE[0])
+    assert all(row["shape"] == [depth, *SHAPE[1:]] for row in rows)
+    volume, mask = read_case(dataset.training[0], dataset)
+    assert mask is not None and volume.array.shape == (len(channels), depth, *SHAPE[1:]) and mask.shape[0] == depth
+    bright = volume.array[0][mask > 0].mean() - volume.array[0][mask == 0].mean()
+    assert bright > 50, "the mask does not lie on the generated box"
+
+
+def test_all_48_orientations_are_there():
+    assert len(set(ORIENTATIONS)) == 48
+
+
+@pytest.mark.parametrize("name", NIFTI)
+def test_a_mask_comes_back_on_its_voxels_in_all_48_orientations(tmp_path, name):
+    """Read, prepare upright, label, restore, write; then nibabel, which knows nothing of us, compares the files."""
+    plan = Plan(orientation="SPL", intensity=(), patch=(4, 4, 4))
+    for codes in ORIENTATIONS:
+        root = NIFTI[name](tmp_path / codes, training=1, test=0, codes=codes)
+        dataset = read_dataset(root)
+        case = dataset.training[0]
+        volume, _ = read_case(case, dataset)
+        assert volume.geometry.axis_codes == codes
+        np.testing.assert_allclose(volume.geometry.affine, affine_of(codes), atol=1e-5)
+        prepared = prepare(volume, plan)
+        assert prepared.geometry.axis_codes == "SPL"
+        assert case.label is not None
+        labels, geometry = read_mask(case.label)
+        upright = prepare_labels(labels, geometry, plan)
+        certain = np.stack([upright == label for label in dataset.labels]).astype(np.float32)
+        out = tmp_path / codes / "out" / case.image.mask_name
+        out.parent.mkdir()
+        write_mask(out, restore(certain, prepared.geometry, volume.geometry), volume.geometry, source=case.image)
+        made, truth = (Nifti1Image.from_filename(path) for path in (out, case.label.files[0]))
+        np.testing.assert_array_equal(np.asarray(made.dataobj), np.asarray(truth.dataobj))
+        np.testing.assert_allclose(np.asarray(made.affine), np.asarray(truth.affine), atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["2-D pictures", "EndoVis videos"])
+def test_picture_masks_come_back_on_their_pixels(tmp_path, name):
+    """A picture has no orientation to lose: rows, columns and frames are as stored. NIfTI keeps them too."""
+    dataset = read_dataset(LAYOUTS[name](tmp_path / "data"))
+    plan = Plan(orientation="SPL", intensity=(), patch=(1, 4, 4))
+    case = dataset.training[0]
+    volume, mask = read_case(case, dataset)
+    assert mask is not None and volume.geometry.axis_codes == "SPL" and volume.geometry.spacing == (1, 1, 1)
+    np.testing.assert_array_equal(prepare(volume, plan).array, volume.array)
+    write_mask(tmp_path / case.image.mask_name, mask, volume.geometry, source=case.image)
+    again, geometry = read_mask(mask_in(tmp_path, case.image))
+    np.testing.assert_array_equal(again, mask)
+    assert geometry.same_grid(volume.geometry)
+    first = tmp_path / case.image.mask_name
+    first = first if first.is_file() else first / f"{case.image.files[0].stem}.png"
+    np.testing.assert_array_equal(np.asarray(Image.open(first)), mask[0])
+    write_mask(tmp_path / "mask.nii.gz", mask, volume.geometry, source=case.image)
+    labels, place = read_labels(tmp_path / "mask.nii.gz")
+    np.testing.assert_array_equal(labels, mask)
+    assert place.same_grid(volume.geometry)
+    scan = as_nifti(case.image, tmp_path, channels=3)
+    np.testing.assert_array_equal(read_source(Source("x", (scan,)), channels=3).array, volume.array)
+
+
+def test_labels_up_to_65535_come_back_exactly(tmp_path):
+    labels = np.arange(65536).reshape(1, 256, 256)
+    picture = tmp_path / "scan.png"
+    Image.fromarray(np.zeros((256, 256), np.uint8)).save(picture)
+    write_picture_labels(tmp_path / "mask.png", labels, (picture,))
+    again, geometry = read_mask(Source("mask", (tmp_path / "mask.png",)))
+    np.testing.assert_array_equal(again, labels)
+    assert again.dtype == np.uint16
+    write_labels(tmp_path / "mask.nii.gz", labels, geometry, like=None)
+    np.testing.assert_array_equal(read_mask(Source("mask", (tmp_path / "mask.nii.gz",)))[0], labels)
+    small = labels.reshape(256, 16, 16)
+    write_labels(tmp_path / "cube.nii", small, Geometry(np.eye(4), small.shape), like=None)
+    np.testing.assert_array_equal(np.asarray(Nifti1Image.from_filename(tmp_path / "cube.nii").dataobj).T, small)
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_converted_to_nnunet_it_is_the_same_dataset(tmp_path, name):
+    dataset = read_dataset(LAYOUTS[name](tmp_path / "data"))
+    write_nnunet(dataset, tmp_path / "out")
+    again = read_dataset(tmp_path / "out")
+    assert again.layout == "nnU-Net v2 raw" and again.channels == dataset.channels and again.labels == dataset.labels
+    before = {case.name: case for case in (*dataset.training, *dataset.test)}
+    after = {case.name: case for case in (*again.training, *again.test)}
+    assert before.keys() == after.keys()
+    for case_name, case in before.items():
+        (one, truth), (two, mask) = read_case(case, dataset), read_case(after[case_name], again)
+        np.testing.assert_array_equal(one.array, two.array)
+        assert one.geometry.same_grid(two.geometry) and (truth is None) == (mask is None)
+        if truth is not None:
+            np.testing.assert_array_equal(truth, mask)
+    with pytest.raises(OutputError, match="not empty"):
+        write_nnunet(dataset, tmp_path / "out")
+
+
+def test_a_conversion_that_fails_leaves_nothing(tmp_path):
+    dataset = read_dataset(dataset_layouts.btcv(tmp_path / "data"))
+    broken = dataset.training[1].image.files[0]
+    broken.write_bytes(broken.read_bytes()[:-20])
+    with pytest.raises(BadInputError, match="img0002"):
+        write_nnunet(dataset, tmp_path / "out")
+    assert [path.name for path in tmp_path.iterdir()] == ["data"]
+
+
+def test_an_unknown_folder_says_what_was_looked_for(tmp_path):
+    message = faults(tmp_path)
+    assert "is no dataset" in message and all(name in message for name in LAYOUTS)
+    assert "is no folder" in faults(tmp_path / "nowhere")
+
+
+def test_two_layouts_in_one_folder_are_ambiguous(tmp_path):
+    dataset_layouts.btcv(tmp_path)
+    dataset_layouts.decathlon(tmp_path)
+    message = faults(tmp_path)
+    assert "fits several layouts" in message
+    assert "BTCV" in message and "Decathlon" in message and "AMOS22" not in message
+
+
+def test_amos_modality_goes_by_number(tmp_path):
+    dataset_layouts.amos(tmp_path)
+    mr = read_dataset(tmp_path, modality="MR")
+    assert mr.channels == ("MR",) and [case.name for case in mr.training] == ["amos_0501", "amos_0502", "amos_0503"]
+    ct = read_dataset(tmp_path, modality="CT")
+    assert [case.name for case in ct.test] == ["amos_0101", "amos_0201"]
+    assert ct.labels[9] == "inferior vena cava" and ct.labels[15] == "prostate or uterus"
+    with pytest.raises(BadInputError, match="'PET' cannot be chosen"):
+        read_dataset(tmp_path, modality="PET")
+    dataset_layouts.btcv(tmp_path / "b")
+    with pytest.raises(BadInputError, match="only AMOS22"):
+        read_dataset(tmp_path / "b", modality="CT")
+    content = json.loads((tmp_path / "dataset.json").read_text())
+    write_json(tmp_path / "dataset.json", {**content, "labels": {"0": "background", "1": "spleen"}})
+    assert "expected the numbers 0 to 15" in faults(tmp_path)
+
+
+def test_nnunet_faults_come_at_once(tmp_path):
+    dataset_layouts.nnunet(tmp_path)
+    (tmp_path / "imagesTr" / "case_000_0001.nii.gz").unlink()
+    (tmp_path / "imagesTr" / "stray.nii.gz").write_bytes(b"")
+    (tmp_path / "labelsTr" / "case_001.nii.gz").rename(tmp_path / "labelsTr" / "other.nii.gz")
+    message = faults(tmp_path)
+    for part in (
+        "case_000 has the channels [0]; expected [0, 1]",
+        "stray.nii.gz does not end with its channel",
+        "labelsTr/case_001.nii.gz does not exist",
+        "labelsTr/other.nii.gz has no scan",
+    ):
+        assert part in message
+
+
+@pytest.mark.parametrize(
+    ("changes", "part"),
+    [
+        ({"labels": {"background": 0, "whole": [1, 2]}}, "regions and an ignore label are not read"),
+        ({"labels": {"background": 0, "organ": 1, "ignore": 2}}, "regions and an ignore label"),
+        ({"labels": {"background": 0, "organ": 2}}, "without gaps"),
+        ({"labels": {"background": 0, "organ": True}}, "regions"),
+        ({"file_ending": ".mha"}, '"file_ending" is ".mha"'),
+        ({"numTraining": 7}, "announces 7"),
+        ({"channel_names": {"0": "T1"}}, "has the channels [0, 1]; expected [0]"),
+        ({"dataset": {}}, "lists files of its own"),
+    ],
+)
+def test_nnunet_dataset_json_is_checked(tmp_path, changes, part):
+    dataset_layouts.nnunet(tmp_path)
+    content = json.loads((tmp_path / "dataset.json").read_text())
+    write_json(tmp_path / "dataset.json", {**content, **changes})
+    assert part in faults(tmp_path)
+
+
+def test_nnunet_pictures_hold_their_channels_in_one_file(tmp_path):
+    for i in range(2):
+        write_picture(tmp_path / "imagesTr" / f"a{i}_0000.png", tmp_path / "labelsTr" / f"a{i}.png", seed=i, classes=2)
+    channels = {"0": "R", "1": "G", "2": "B"}
+    labels = {"background": 0, "lesion": 1}
+    write_json(tmp_path / "dataset.json", {"channel_names": channels, "labels": labels, "file_ending": ".png"})
+    dataset = read_dataset(tmp_path)
+    assert read_case(dataset.training[0], dataset)[0].array.shape == (3, 1, *SHAPE[1:])
+
+
+def test_channels_on_different_grids_are_refused(tmp_path):
+    dataset = read_dataset(dataset_layouts.nnunet(tmp_path))
+    write_nifti(dataset.training[0].image.files[1], None, seed=0, classes=2, codes="IPL")
+    with pytest.raises(BadInputError, match=r"case_000_0001\.nii\.gz: is not on the grid of the first channel"):
+        read_case(dataset.training[0], dataset)
+
+
+def test_btcv_faults(tmp_path):
+    dataset_layouts.btcv(tmp_path)
+    (tmp_path / "Training" / "label" / "label0002.nii.gz").unlink()
+    shutil.copy(tmp_path / "Training" / "img" / "img0001.nii.gz", tmp_path / "Training" / "img" / "scan.nii.gz")
+    message = faults(tmp_path)
+    assert "img0002 has no Training/label/label0002" in message and "scan.nii.gz is not named imgNNNN" in message
+
+
+def test_classes_of_a_pair_are_found_in_its_masks(tmp_path):
+    dataset_layouts.pictures(tmp_path)
+    (tmp_path / "labels.json").unlink()
+    dataset = read_dataset(tmp_path)
+    assert dataset.labels == {0: "background", 1: "label 128", 2: "label 255"} and dataset.codes == (0, 128, 255)
+    _, mask = read_case(dataset.training[0], dataset)
+    assert mask is not None
+    np.testing.assert_array_equal(mask[0], box(0, SHAPE[1:], 3))
+
+
+def test_more_numbers_than_a_mask_has_are_refused(tmp_path):
+    dataset_layouts.pictures(tmp_path)
+    (tmp_path / "labels.json").unlink()
+    noise = np.random.default_rng(0).integers(0, 60000, SHAPE[1:]).astype(np.uint16)
+    Image.fromarray(noise).save(tmp_path / "train" / "masks" / "train_000.png")
+    assert "are they masks?" in faults(tmp_path)
+
+
+def test_pairs_must_match(tmp_path):
+    dataset_layouts.folders(tmp_path)
+    (tmp_path / "train" / "masks" / "train_001.nii.gz").rename(tmp_path / "train" / "masks" / "x.nii.gz")
+    write_picture(tmp_path / "test" / "images" / "p.png", None, seed=0, classes=2)
+    message = faults(tmp_path)
+    assert "train_001.nii.gz has no mask" in message and "x.nii.gz has no scan" in message and "are mixed" in message
+    shutil.copytree(tmp_path / "train" / "masks", tmp_path / "train" / "labels")
+    assert "has both labels and masks" in faults(tmp_path)
+
+
+def test_isic_names_and_root_folders(tmp_path):
+    for i in range(2):
+        name = f"ISIC_{i:07d}"
+        write_picture(
+            tmp_path / "images" / f"{name}.jpg",
+            tmp_path / "masks" / f"{name}_segmentation.png",
+            seed=i,
+            classes=2,
+            values=(0, 255),
+        )
+    dataset = read_dataset(tmp_path)
+    assert [case.name for case in dataset.training] == ["ISIC_0000000", "ISIC_0000001"] and dataset.codes == (0, 255)
+
+
+def test_the_background_need_not_be_black(tmp_path):
+    """REFUGE2 draws the cup in 0, the disc in 128 and the background in 255."""
+    dataset_layouts.pictures(tmp_path, values=(255, 0, 128), labels=("cup", "disc"))
+    dataset = read_dataset(tmp_path)
+    assert dataset.labels == {0: "background", 1: "cup", 2: "disc"} and dataset.codes == (255, 0, 128)
+    np.testing.assert_array_equal(read_case(dataset.training[0], dataset)[1], box(0, SHAPE[1:], 3)[None])
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"0": "background"},
+        {"0": "background", "1": "background"},
+        {"0": "background", "70000": "x"},
+        {"zero": "background", "1": "x"},
+        [{"name": "a", "classid": 0}, {"name": "b", "classid": 1}],
+        [{"name": "a", "color": [0, 0], "classid": 0}, {"name": "b", "color": [0, 0, 1], "classid": 1}],
+        [{"name": "a", "color": [0, 0, 999], "classid": 0}, {"name": "b", "color": [0, 0, 1], "classid": 1}],
+        [{"name": "a", "color": [0, 0, 1], "classid": 0}, {"name": "b", "color": [0, 0, 1], "classid": 1}],
+        "nothing",
+        None,
+    ],
+)
+def test_labels_json_is_checked(tmp_path, content):
+    dataset_layouts.pictures(tmp_path)
+    write_json(tmp_path / "labels.json", content)
+    assert "labels.json" in faults(tmp_path)
+
+
+def test_endovis_frames_need_their_masks_and_colours(tmp_path):
+    dataset_layouts.endovis(tmp_path)
+    (tmp_path / "seq_1" / "labels" / "frame002.png").unlink()
+    (tmp_path / "labels.json").unlink()
+    message = faults(tmp_path)
+    assert "seq_1 has ['frame002'] as a frame or as a mask only" in message and "labels.json is missing" in message
+
+
+def test_a_colour_that_stands_for_nothing_is_named(tmp_path):
+    dataset = read_dataset(dataset_layouts.endovis(tmp_path))
+    path = tmp_path / "seq_1" / "labels" / "frame001.png"
+    pixels = np.array(Image.open(path))
+    pixels[3, 4] = 1, 2, 3
+    Image.fromarray(pixels).save(path)
+    with pytest.raises(BadInputError, match=r"frame001\.png: holds \(1, 2, 3\)"):
+        read_case(dataset.training[0], dataset)
+    assert dataset.codes == COLOURS
+
+
+def test_sources_of_a_folder(tmp_path):
+    dataset_layouts.nnunet(tmp_path / "n")
+    found = sources(tmp_path / "n" / "imagesTr", channels=2)
+    assert (found[0].name, len(found[0].files), found[0].mask_name) == ("case_000", 2, "case_000.nii.gz")
+    assert [len(s.files) for s in sources(tmp_path / "n" / "imagesTr")] == [1] * 6
+    dataset_layouts.endovis(tmp_path / "e")
+    assert [(s.name, len(s.files)) for s in sources(tmp_path / "e")] == [("seq_1", 5), ("seq_2", 5), ("seq_3", 5)]
+    (alone,) = sources(tmp_path / "e" / "seq_2" / "left_frames")
+    assert alone.name == alone.mask_name == "seq_2" and len(alone.files) == 5
+    frames = sources(tmp_path / "e" / "seq_2" / "labels")
+    assert [s.mask_name for s in frames] == [f"frame{i:03d}.png" for i in range(5)]
+    shutil.copy(
+        tmp_path / "e" / "seq_2" / "labels" / "frame000.png", tmp_path / "e" / "seq_2" / "labels" / "frame000.jpg"
+    )
+    with pytest.raises(BadInputError, match="would have one name"):
+        sources(tmp_path / "e" / "seq_2" / "labels")
+    with pytest.raises(BadInputError, match="no scan here"):
+        sources(tmp_path / "nowhere")
