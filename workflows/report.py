@@ -10,7 +10,8 @@ from ..configs.load import load_recipe
 from ..errors import BadInputError
 from ..volumes.datasets.registry import read_labelled_case
 from .data import labelled_test, open_dataset
-from .session import deploy_run, on_device, recipe_for
+from .predict import on_device
+from .session import deploy_run, recipe_for
 
 if TYPE_CHECKING:
     from ..training.run import Run
@@ -79,7 +80,7 @@ def report(package: Path | None, *, out: Path, data: Path | None, runs: Path, ba
         upright = volume.geometry.oriented("SPL")
         labels = {"truth": truth}
         for name, (plan, infer) in networks.items():
-            labels[name] = segment(volume, plan, infer, classes=len(dataset.labels))
+            labels[name] = segment(volume, plan, infer, num_classes=len(dataset.labels))
         labels["package"] = masks[case.name]
         pictures[case.name] = comparison_png(
             reorient(volume.array[0], volume.geometry, upright),

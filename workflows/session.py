@@ -1,8 +1,6 @@
 """What a verb does that no single room can: pack a run, segment with any model, score, measure."""
 
 import json
-import subprocess
-import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,10 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from ..configs.load import load_recipe, parse_recipe
 from ..configs.schema import Recipe
-from ..errors import BadInputError, SamkdError, UsageError, about
+from ..errors import BadInputError, UsageError, about
 from ..volumes.datasets.registry import Dataset, read_dataset, read_labelled_case
-from ..volumes.files import atomic_path, make_folder
-from ..volumes.prompt_parsing import Request
+from ..volumes.files import atomic_path
 from .data import labelled_test, open_dataset, with_recipe_classes, with_unlabelled
 from .models import Model, is_package, load_model
 
@@ -125,10 +122,10 @@ def deploy_run(
         for case in cohort.validation:
             volume, truth = read_labelled_case(case, dataset)
             held_out.append((case.name, volume, truth))
-            reference.append(segment(volume, plan, infer, classes=len(run.labels)))
+            reference.append(segment(volume, plan, infer, num_classes=len(run.labels)))
             if takes:
                 prompts.append(prompts_from_truth(kind, truth, labels=run.labels, spacing=volume.geometry.spacing))
-                prompted.append(segment(volume, plan, infer, classes=len(run.labels), prompts=prompts[-1]))
+                prompted.append(segment(volume, plan, infer, num_classes=len(run.labels), prompts=prompts[-1]))
             bar.advance(case.name)
     name = f"{run.path.name.removeprefix('distill-')}-{target}-{settings.precision}"
     with tempfile.TemporaryDirectory() as scratch:
@@ -163,44 +160,6 @@ def deploy_run(
                 "channels": list(dataset.channels),
             },
         )
-
-
-def predict(
-    model: Path,
-    scan: Path,
-    out: Path,
-    *,
-    prompts: Request | None = None,
-    base: Path | None = None,
-    seg_type: str = "binary",
-    trust: Path | None = None,
-) -> list[Path]:
-    """Write the masks of one scan (NIfTI, picture), or of every scan in a folder (videos and DICOM series too), named
-    like their scans. One DICOM series gets a DICOM-SEG of that type where `out` is named *.dcm.
-
-    Raises BadInputError for a scan that cannot be used; a folder is refused before anything is written when no scan is
-    in it. UsageError for prompts with several scans, or with a network that takes none. `base` and `trust` as in
-    models.load_model.
-    """
-    from ..volumes.io.scans import mask_paths, read_source, sources, write_mask
-
-    sources(scan)
-    loaded = load_model(model, base=base, trust=trust)
-    scans = sources(scan, channels=loaded.channels)
-    targets = mask_paths(scans, out, seg_type=seg_type)
-    if prompts is not None and len(scans) > 1:
-        raise UsageError(f"{scan}: {len(scans)} scans, but prompts belong to one; give them with that scan")
-    if targets != [out]:
-        make_folder(out)
-    asked = None
-    if prompts is not None:
-        asked = prompts.accepted(loaded.path, labels=loaded.labels, takes=loaded.takes)
-    for source, target in zip(scans, targets, strict=True):
-        with about(source.place):
-            volume = read_source(source, channels=loaded.channels)
-            labels = loaded.segment(volume, prompts=asked)
-        write_mask(target, labels, volume.geometry, source=source, names=loaded.labels, seg_type=seg_type)
-    return targets
 
 
 def evaluate(
@@ -239,13 +198,13 @@ def evaluate(
     if masks and (prompt_from_truth or base):
         raise UsageError(f"{model}: a folder of masks takes neither prompts nor --weights")
     loaded = None if masks else load_model(model, base=base)
-    own = _recipe_of(model) if loaded and loaded.labels != dataset.labels and recipe is None else None
+    own = _recipe_of(model) if loaded and loaded.class_names != dataset.labels and recipe is None else None
     if own is not None and own.classes is not None:
         dataset = with_recipe_classes(dataset, own)
-    if loaded and loaded.labels != dataset.labels:
+    if loaded and loaded.class_names != dataset.labels:
         raise BadInputError(
-            f"{data}: its classes are {list(dataset.labels.values())}, {model} knows {list(loaded.labels.values())}; "
-            f"give -c RECIPE, whose `classes` say which are which"
+            f"{data}: its classes are {list(dataset.labels.values())}, {model} knows "
+            f"{list(loaded.class_names.values())}; give -c RECIPE, whose `classes` say which are which"
         )
     if loaded and prompt_from_truth:
         loaded.accept(frozenset({prompt_from_truth}))
@@ -278,43 +237,13 @@ def _recipe_of(model: Path) -> Recipe | None:
 def _prompted_by_truth(loaded: Model, volume: "Volume", truth: Any, kind: str) -> Any:
     from ..training.prompt_sampling import prompts_from_truth
 
-    prompts = prompts_from_truth(kind, truth, labels=loaded.labels, spacing=volume.geometry.spacing)
+    prompts = prompts_from_truth(kind, truth, labels=loaded.class_names, spacing=volume.geometry.spacing)
     return loaded.segment(volume, prompts=prompts)
 
 
 def write_json(path: Path, values: Any) -> None:
     with atomic_path(path) as temporary:
         temporary.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
-
-
-@dataclass(frozen=True)
-class DeviceRun:
-    """What runtime.pyz, in a process of its own, did with some scans."""
-
-    masks: dict[str, Path]
-    report: dict[str, Any]
-
-
-def on_device(package: Path, scans: Sequence[Path], out: Path, *, threads: int | None = None) -> DeviceRun:
-    """Segment scans with the package's own runtime, as the device would: another process, no torch in it.
-
-    `package` is a folder or a zip; every file is checked before its runtime is started.
-    """
-    from ..deploy.runtime.package import unpacked
-
-    report = out / "report.json"
-    (out / "masks").mkdir(parents=True, exist_ok=True)
-    with unpacked(package) as folder:
-        command = [sys.executable, str(folder / "runtime.pyz"), "predict", *map(str, scans)]
-        command += ["-o", str(out / "masks"), "--report", str(report)]
-        command += ["--threads", str(threads)] if threads else []
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise SamkdError(f"{package}: its runtime failed with exit {done.returncode}: {done.stderr.strip()}")
-    return DeviceRun(
-        {path.name: out / "masks" / path.name for path in scans},
-        json.loads(report.read_text(encoding="utf-8")),
-    )
 
 
 def bench_distill(teachers: Sequence[str]) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import pytest
 from samkd.errors import BadInputError
 from samkd.volumes.io.nifti import read_labels, write_scan
 from samkd.workflows.bench.packages import STAGES, bench_packages
-from samkd.workflows.session import on_device
+from samkd.workflows.predict import on_device
 
 
 def test_a_folder_and_its_zip_are_measured_in_processes_of_their_own(built):
