@@ -23,7 +23,8 @@ from samkd.distill.paired_comparison import Rows, paired_difference
 from samkd.evaluation.scores import score_case, summarise
 from samkd.training.run import Run
 from samkd.volumes.datasets.registry import read_labelled_case
-from samkd.volumes.plan import grid, restore
+from samkd.volumes.plan import grid
+from samkd.volumes.preprocess import restore
 from samkd.workflows.data import labelled_test, open_dataset, recipe_for
 
 LAMBDAS = (0, 0.2, 0.5, 0.8, 1)

@@ -11,7 +11,10 @@ from .tables import print_dice
 
 def predict(
     model: Annotated[Path, typer.Argument(help="Package (folder or zip) or run folder.")],
-    scan: Annotated[Path, typer.Option("--input", "-i", help="A scan (NIfTI, PNG, JPEG, TIFF, DICOM), or a folder.")],
+    scans: Annotated[
+        list[Path],
+        typer.Option("--input", "-i", help="A scan (NIfTI, PNG, JPEG, TIFF, DICOM), or a folder (repeatable)."),
+    ],
     out: Annotated[
         Path, typer.Option("--output", "-o", help="The mask (*.dcm: DICOM-SEG), or a folder for the masks.")
     ],
@@ -26,16 +29,33 @@ def predict(
     prompts: Annotated[Path | None, typer.Option(help="A JSON file of prompts, for one class or several.")] = None,
     base: Base = None,
     seg_type: Annotated[str, typer.Option(help="The type of a DICOM-SEG: binary or labelmap.")] = "binary",
+    report: Annotated[
+        Path | None, typer.Option(help="Write seconds by stage, memory, organ volumes and warnings to this JSON file.")
+    ] = None,
+    fast: Annotated[bool, typer.Option("--fast", help="Let patches overlap by a quarter only: fewer of them.")] = False,
+    ram: Annotated[str | None, typer.Option(help="Keep the whole process below this, for example 2G.")] = None,
+    largest_component: Annotated[
+        bool, typer.Option("--largest-component", help="Keep the largest component of each class only.")
+    ] = False,
+    threads: Annotated[int | None, typer.Option(min=1, help="Threads for the network (default: all cores).")] = None,
     trust: Trust = None,
 ) -> None:
     """Segment scans. Masks lie on the scan's own grid. Promptable networks also take points and boxes."""
     from ..volumes.prompt_parsing import Request
-    from ..workflows import session
+    from ..workflows.predict import PredictOptions
+    from ..workflows.predict import predict as predict_scans
 
-    asked = Request(point or [], box or [], name, space, prompts)
-    given = asked if asked.given else None
-    for path in session.predict(model, scan, out, prompts=given, base=base, seg_type=seg_type, trust=trust):
-        typer.echo(path)
+    options = PredictOptions(
+        scans=scans,
+        output=out,
+        prompts=Request(point or [], box or [], name, space, prompts),
+        seg_type=seg_type,
+        report=report,
+        ram=ram,
+        fast=fast,
+        largest_component=largest_component,
+    )
+    raise typer.Exit(predict_scans(model, options, base=base, trust=trust, threads=threads))
 
 
 def evaluate(

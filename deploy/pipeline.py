@@ -17,7 +17,8 @@ from ..errors import BadInputError, GateRefusedError
 from ..evaluation.overlay import colours
 from ..students.small_sam.model import MAX_POINTS
 from ..volumes.io.nifti import read_scan, write_labels, write_scan
-from ..volumes.plan import Plan, prepare
+from ..volumes.plan import Plan
+from ..volumes.preprocess import preprocess
 from .acceptance.candidates import HeldOut, Jury, Prompted, climb
 from .acceptance.gate import require_calibration, require_sensible
 from .export.graphs import Probabilities
@@ -85,7 +86,7 @@ def deploy_student(
         "classes": len(dataset_labels),
         "in_channels": in_channels,
         **({"prompts": {"kinds": sorted(takes), "decoder": made_by.decoder, "points": MAX_POINTS}} if takes else {}),
-        "intensities": intensity_profile((prepare(volume, plan).array for _, volume, _ in held_out), calibration),
+        "intensities": intensity_profile((preprocess(volume, plan).array for _, volume, _ in held_out), calibration),
         "provenance": dict(provenance),
         "description": dict(description),
     }

@@ -16,9 +16,10 @@ from ..training.predictor import patch_function
 from ..training.run import Run
 from ..volumes.datasets.registry import Dataset
 from ..volumes.geometry import Geometry, Volume, reorient
-from ..volumes.plan import Plan, prepare
+from ..volumes.plan import Plan
+from ..volumes.preprocess import preprocess
 from ..volumes.resample import resample
-from ..volumes.sliding_window import stitched
+from ..volumes.sliding_window import sliding_window
 from .networks import load_network
 
 
@@ -47,10 +48,10 @@ class Teacher:
 
     def probabilities(self, volume: Volume, student_grid: Geometry) -> np.ndarray:
         """Sliding window with the teacher's own plan, then linear resampling: float32 [K, *student_grid.shape]."""
-        prepared = prepare(volume, self.plan)
+        prepared = preprocess(volume, self.plan)
         classes = int(self.network.num_classes)  # type: ignore[arg-type]
         infer = patch_function(self.network)
-        found = stitched(prepared.array, self.plan.patch, self.plan.overlap, infer, classes=classes)
+        found = sliding_window(prepared.array, self.plan.patch, self.plan.overlap, infer, num_classes=classes)
         along = prepared.geometry.aligned(student_grid)
         targets = np.empty((classes, *student_grid.shape), np.float32)
         for target, values in zip(targets, found, strict=True):

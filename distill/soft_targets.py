@@ -14,7 +14,8 @@ from ..training.run import digest
 from ..training.trainer import PooledDice
 from ..volumes.datasets.registry import Case, Dataset, read_case, read_labelled_case
 from ..volumes.files import atomic_path, make_folder
-from ..volumes.plan import Plan, grid, prepare_labels
+from ..volumes.plan import Plan, grid
+from ..volumes.preprocess import preprocess_labels
 from .ensemble import Ensemble
 from .target_cache import TargetFile, chunk_of, encode, quantise
 
@@ -77,7 +78,7 @@ def validation_dice(
         for case in cases:
             volume, mask = read_labelled_case(case, dataset)
             onto = grid(plan, volume.geometry)
-            truth = prepare_labels(mask, volume.geometry, plan)
+            truth = preprocess_labels(mask, volume.geometry, plan)
             found = [teacher.probabilities(volume, onto) for teacher in ensemble.teachers]
             for score, values in zip(pooled.values(), [*found, ensemble.mean(found)], strict=False):
                 score.add(values.argmax(0), truth)

@@ -13,7 +13,8 @@ from ..volumes.datasets.parallel import in_threads
 from ..volumes.datasets.registry import Case, Dataset, read_case, scan_digest
 from ..volumes.files import atomic_path, file_digest, make_folder
 from ..volumes.geometry import Geometry
-from ..volumes.plan import Plan, prepare, prepare_labels
+from ..volumes.plan import Plan
+from ..volumes.preprocess import preprocess, preprocess_labels
 
 ANCHORS = 2048  # voxels remembered per class, from which patches are centred
 
@@ -89,10 +90,10 @@ def prepare_case(case: Case, dataset: Dataset, plan: Plan, cache: Path) -> Prepa
     if not all(path.exists() for path in files.values()):
         volume, mask = read_case(case, dataset)
         with about(case.image.place):
-            prepared = prepare(volume, plan)
+            prepared = preprocess(volume, plan)
         made = {"image": prepared.array, "affine": prepared.geometry.affine}
         if mask is not None:
-            made["labels"] = prepare_labels(mask, volume.geometry, plan)
+            made["labels"] = preprocess_labels(mask, volume.geometry, plan)
         make_folder(folder)
         for part, array in made.items():
             save_array(files[part], array)

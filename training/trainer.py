@@ -18,7 +18,7 @@ from ..volumes.datasets.splits import refuse_leaks, split
 from ..volumes.pipeline import segment
 from ..volumes.plan import Plan
 from ..volumes.prompts import GridPrompts
-from ..volumes.sliding_window import stitched
+from ..volumes.sliding_window import sliding_window
 from .checkpoint import load_weights
 from .loop import Objective, fit, plain_call
 from .patches import PatchBatches
@@ -225,7 +225,7 @@ def grid_dice(
         pooled = PooledDice(labels)
         for case in cases:
             image = np.asarray(case.image)
-            found = stitched(image, plan.patch, plan.overlap, infer, classes=len(labels), prompts=shown(case))
+            found = sliding_window(image, plan.patch, plan.overlap, infer, num_classes=len(labels), prompts=shown(case))
             pooled.add(found.argmax(0), case.labels)
         return pooled.scores()
 
@@ -267,7 +267,7 @@ def score_scans(
     with Bar(title, len(cases)) as bar:
         for case in cases:
             volume, truth = read_labelled_case(case, dataset)
-            found = segment(volume, plan, infer, classes=len(dataset.labels))
+            found = segment(volume, plan, infer, num_classes=len(dataset.labels))
             rows[case.name] = score_case(found, truth, spacing=volume.geometry.spacing, labels=dataset.labels)
             bar.advance(case.name)
     return rows

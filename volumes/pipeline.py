@@ -1,13 +1,22 @@
-"""From a scan to its mask: the one pipeline of training, evaluation and the device."""
+"""From a scan to its labels: the one pipeline of training, evaluation, the acceptance gate and the device."""
 
-from collections.abc import Callable
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from ..errors import BadInputError
 from .geometry import Geometry, Volume
-from .plan import Plan, prepare, restore_slabs
-from .prompts import ScanPrompts
-from .sliding_window import stitched_slabs
+from .plan import Plan
+from .preprocess import preprocess, restore_slabs
+from .prompts import GridPrompts, ScanPrompts, require_kinds
+from .sliding_window import Window
+
+FAST_OVERLAP = 0.25  # of neighbouring patches, as a fraction of the patch
 
 
 def segment(
@@ -15,46 +24,125 @@ def segment(
     plan: Plan,
     infer: Callable[..., np.ndarray],
     *,
-    classes: int,
+    num_classes: int,
     batch: int = 1,
     prompts: ScanPrompts | None = None,
 ) -> np.ndarray:
     """Labels [D, H, W] (uint8; uint16 above 256 classes) on the scan's own grid.
 
-    `infer` turns patches [N, C, *plan.patch] into class PROBABILITIES [N, classes, *plan.patch]; with `prompts` it is
-    called as infer(patches, what of the prompts lies in them). Raises BadInputError for a scan that the plan's
+    `infer` turns patches [N, C, *plan.patch] into class PROBABILITIES [N, num_classes, *plan.patch]; with `prompts` it
+    is called as infer(patches, what of the prompts lies in them). Raises BadInputError for a scan that the plan's
     intensity rules cannot scale and for a prompt outside the scan.
     """
-    prepared = prepare(volume, plan)
-    return segment_prepared(prepared, volume.geometry, plan, infer, classes=classes, batch=batch, prompts=prompts)
+    preprocessed = preprocess(volume, plan)
+    return segment_preprocessed(
+        preprocessed, volume.geometry, plan, infer, num_classes=num_classes, batch=batch, prompts=prompts
+    )
 
 
-def segment_prepared(
-    prepared: Volume,
+def segment_preprocessed(
+    preprocessed: Volume,
     source: Geometry,
     plan: Plan,
     infer: Callable[..., np.ndarray | Callable[[], np.ndarray]],
     *,
-    classes: int,
+    num_classes: int,
     batch: int = 1,
     at_once: int = 1,
     prompts: ScanPrompts | None = None,
 ) -> np.ndarray:
-    """segment for a scan that plan.prepare prepared; `source` is the grid it came from, and the labels' grid.
+    """Labels [D, H, W] of a preprocessed scan on `source`, the grid that the scan came from.
 
-    Each row of the labels is written as soon as the last patch that touches it is inferred: of the probabilities no
-    more than one patch's thickness is ever held. An `infer` that works in the background (tiles.stitched_slabs) infers
-    up to `at_once` patches while earlier ones are stitched and resampled; the labels are the same.
+    `infer` may work in the background (sliding_window.Window.infer): up to `at_once` patches are then inferred while
+    earlier ones are averaged and resampled; the labels are the same.
     """
-    placed = prompts and prompts.onto(prepared.geometry, scan=source, classes=classes)
-    parts = stitched_slabs(
-        prepared.array,
-        plan.patch,
-        plan.overlap,
-        infer,
-        classes=classes,
-        batch=batch,
-        at_once=at_once,
-        prompts=placed,
-    )
-    return restore_slabs(parts, prepared.geometry, source, classes=classes)
+
+    def answers(window: Window, placed: GridPrompts | None) -> Iterable[np.ndarray]:
+        return window.infer(infer, batch=batch, at_once=at_once, prompts=placed)
+
+    return segment_with_answers(preprocessed, source, plan, answers, num_classes=num_classes, prompts=prompts)
+
+
+def segment_with_answers(
+    preprocessed: Volume,
+    source: Geometry,
+    plan: Plan,
+    answers: Callable[[Window, GridPrompts | None], Iterable[np.ndarray]],
+    *,
+    num_classes: int,
+    prompts: ScanPrompts | None = None,
+) -> np.ndarray:
+    """Labels [D, H, W] on `source` from the probabilities [K, *plan.patch] that `answers` gives for each patch.
+
+    `answers` is called once, with the patches and with the prompts on the preprocessed grid. Each row of the labels is
+    written as soon as the last patch that touches it has its answer: of the probabilities no more than one patch's
+    thickness is ever held.
+    """
+    grid = preprocessed.geometry
+    placed = prompts and prompts.onto(grid, scan=source, classes=num_classes)
+    window = Window(preprocessed.array, plan.patch, plan.overlap)
+    slabs = window.slabs(answers(window, placed), num_classes=num_classes)
+    return restore_slabs(slabs, grid, source, num_classes=num_classes)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Model:
+    """A network with all that a scan's way to its labels needs: that of a package, or that of a run."""
+
+    path: Path  # of the package or the run, as the user named it
+    plan: Plan
+    class_names: dict[int, str]  # by value, the background 0 included
+    in_channels: int
+    infer: Callable[..., Any]  # patches [N, C, *patch] to probabilities, as sliding_window.Window.infer has it
+    at_once: int = 1  # patches that `infer` may work on in the background
+    channel_names: tuple[str, ...] = ()  # such as "CT"; empty where the model does not say
+    prompt_kinds: frozenset[str] = frozenset()  # those of prompts.KINDS that it takes; empty for none
+    intensities: Sequence[Mapping[str, Any]] = ()  # what its training data look like, channel by channel
+    frees_memory: bool = False  # whether `infer` gives its working memory back after every patch
+
+    def facts(self) -> dict[str, Any]:
+        """What a run report says of the model, as plain JSON values."""
+        return {"model": self.path.name, "overlap": self.plan.overlap}
+
+    def accept(self, kinds: frozenset[str] = frozenset()) -> None:
+        """Raises UsageError for a network without prompts, and for prompts of kinds that it would ignore."""
+        require_kinds(self.path, takes=self.prompt_kinds, kinds=kinds)
+
+    def faster(self) -> Model:
+        """The same model with patches that overlap by no more than a quarter: fewer of them, a little less exact."""
+        return replace(self, plan=replace(self.plan, overlap=min(self.plan.overlap, FAST_OVERLAP)))
+
+    def preprocess(self, volume: Volume) -> Volume:
+        """The network's input. Raises BadInputError for another number of channels and for values that the plan's
+        intensity rules cannot scale.
+        """
+        if len(volume.array) != self.in_channels:
+            raise BadInputError(f"the scan has {len(volume.array)} channels; this model expects {self.in_channels}.")
+        return preprocess(volume, self.plan)
+
+    def segment_preprocessed(
+        self,
+        preprocessed: Volume,
+        source: Geometry,
+        *,
+        prompts: ScanPrompts | None = None,
+        infer: Callable[..., Any] | None = None,
+        at_once: int | None = None,
+    ) -> np.ndarray:
+        """Labels [D, H, W] of a preprocessed scan on `source`, the grid that the scan came from.
+
+        `infer` and `at_once` take the place of the model's own. Raises BadInputError for a prompt outside the scan.
+        """
+        return segment_preprocessed(
+            preprocessed,
+            source,
+            self.plan,
+            infer or self.infer,
+            num_classes=len(self.class_names),
+            at_once=at_once or self.at_once,
+            prompts=prompts,
+        )
+
+    def segment(self, volume: Volume, *, prompts: ScanPrompts | None = None) -> np.ndarray:
+        """Labels [D, H, W] on the scan's own grid. Raises BadInputError as preprocess and segment_preprocessed do."""
+        return self.segment_preprocessed(self.preprocess(volume), volume.geometry, prompts=prompts)

@@ -1,4 +1,4 @@
-"""Cutting a grid into overlapping patches and stitching the networks' answers: a pair, tested by round trip."""
+"""Sliding-window inference: overlapping patches of a grid, and the average of a network's answers for them."""
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -6,7 +6,7 @@ from itertools import product
 
 import numpy as np
 
-from .prompts import GridPrompts
+from .prompts import GridPrompts, PatchPrompts
 
 Triple = tuple[int, int, int]
 
@@ -49,79 +49,106 @@ def pad_to_patch(array: np.ndarray, patch: Sequence[int]) -> tuple[np.ndarray, t
     return array, (d, h, w)
 
 
-def stitched(
+def sliding_window(
     array: np.ndarray,
     patch: Triple,
     overlap: float,
     infer: Callable[..., np.ndarray],
     *,
-    classes: int,
+    num_classes: int,
     batch: int = 1,
     prompts: GridPrompts | None = None,
 ) -> np.ndarray:
-    """Class probabilities float32 [K, D, H, W] of a prepared scan [C, D, H, W], K = `classes`, all at once.
+    """Class probabilities float32 [K, D, H, W] of a preprocessed scan [C, D, H, W], K = `num_classes`.
 
-    What stitched_slabs gives, put together.
+    `infer` and `prompts` are those of Window.infer, whose answers are averaged by Window.slabs.
     """
-    total = np.empty((classes, *array.shape[-3:]), np.float32)
-    for first, slab in stitched_slabs(array, patch, overlap, infer, classes=classes, batch=batch, prompts=prompts):
-        total[:, first : first + slab.shape[1]] = slab
-    return total
+    window = Window(array, patch, overlap)
+    probabilities = np.empty((num_classes, *array.shape[-3:]), np.float32)
+    answers = window.infer(infer, batch=batch, prompts=prompts)
+    for first, slab in window.slabs(answers, num_classes=num_classes):
+        probabilities[:, first : first + slab.shape[1]] = slab
+    return probabilities
 
 
-def stitched_slabs(
-    array: np.ndarray,
-    patch: Triple,
-    overlap: float,
-    infer: Callable[..., np.ndarray | Callable[[], np.ndarray]],
-    *,
-    classes: int,
-    batch: int = 1,
-    at_once: int = 1,
-    prompts: GridPrompts | None = None,
-) -> Iterator[tuple[int, np.ndarray]]:
-    """Class probabilities of a prepared scan [C, D, H, W], slab by slab along d as they become complete.
+class Window:
+    """The overlapping patches that cover a preprocessed scan [C, D, H, W], and the average of the answers for them.
 
-    Yields (first row, float32 [K, rows, H, W]); a slab begins with the last row of the one before, so that whoever
-    resamples can interpolate across, and is valid until the next is asked for. Holds one patch's thickness of the grid.
-
-    `infer` turns up to `batch` patches [N, C, *patch] into PROBABILITIES [N, K, *patch]; overlapping answers are
-    averaged with Gaussian weights, in the patches' order. With `prompts` on the scan's grid it is called as
-    infer(patches, PatchPrompts), without as infer(patches). An `infer` that works in the background returns a function
-    that waits for the probabilities; it is then called up to `at_once` times before the first answer is waited for.
+    Patches are numbered from 0 in the order of tile_starts: d changes slowest, w fastest.
     """
-    padded, crop = pad_to_patch(array, patch)
-    starts = tile_starts(padded.shape[-3:], patch, overlap)
-    margin = np.array([side.start for side in crop])
-    weights = gaussian_weights(patch)
 
-    def begun(some: list[Triple]) -> np.ndarray | Callable[[], np.ndarray]:
-        patches = np.stack([padded[(slice(None), *_box(start, patch))] for start in some])
-        return infer(patches) if prompts is None else infer(patches, prompts.within(np.array(some) - margin, patch))
+    def __init__(self, array: np.ndarray, patch: Triple, overlap: float):
+        self._patch = patch
+        self._padded, self._crop = pad_to_patch(array, patch)
+        self._starts = tile_starts(self._padded.shape[-3:], patch, overlap)
+        self._margin = np.array([side.start for side in self._crop])
 
-    groups = (starts[first : first + batch] for first in range(0, len(starts), batch))
-    found = (answer for group in _answers(map(begun, groups), at_once=at_once) for answer in group)
-    # Row 0 is the last one of the slab before; row 1 is the grid's row `bottom`.
-    window, bottom = np.zeros((classes, patch[0] + 1, *padded.shape[-2:]), np.float32), 0
-    summed = [_summed(padded.shape[1 + axis], {s[axis] for s in starts}, patch[axis]) for axis in range(3)]
-    after = [d for d, _, _ in starts[1:]] + [padded.shape[-3]]
-    for (d, h, w), answer, following in zip(starts, found, after, strict=True):
-        assert answer.shape == (classes, *patch), (answer.shape, (classes, *patch))
-        window[(slice(None), *_box((1, h, w), patch))] += answer * weights
-        if following == d:
-            continue
-        complete = following - bottom
-        # The weights and the starts are both products over the axes, and so is the sum of weights: no second grid.
-        rows = window[:, 1 : 1 + complete]
-        rows /= summed[0][bottom:following, None, None]
-        rows /= summed[1][:, None]
-        rows /= summed[2]
-        first, stop = max(bottom - 1, crop[0].start), min(following, crop[0].stop)
-        yield first - crop[0].start, window[:, 1 + first - bottom : 1 + stop - bottom, crop[1], crop[2]]
-        for plane in window:  # one class at a time: numpy moves overlapping memory by way of a copy
-            plane[:-complete] = plane[complete:]
-        window[:, -complete:] = 0
-        bottom = following
+    def __len__(self) -> int:
+        return len(self._starts)
+
+    def patches(self, numbers: Sequence[int]) -> np.ndarray:
+        """Patches [N, C, *patch] of the scan."""
+        boxes = (_box(self._starts[number], self._patch) for number in numbers)
+        return np.stack([self._padded[(slice(None), *box)] for box in boxes])
+
+    def prompts_in(self, numbers: Sequence[int], prompts: GridPrompts) -> PatchPrompts:
+        """What lies in these N patches of prompts on the scan's grid."""
+        return prompts.within(np.array([self._starts[number] for number in numbers]) - self._margin, self._patch)
+
+    def infer(
+        self,
+        infer: Callable[..., np.ndarray | Callable[[], np.ndarray]],
+        *,
+        batch: int = 1,
+        at_once: int = 1,
+        prompts: GridPrompts | None = None,
+    ) -> Iterator[np.ndarray]:
+        """The network's answer [K, *patch] for each patch, in order.
+
+        `infer` turns up to `batch` patches [N, C, *patch] into class probabilities [N, K, *patch]. With `prompts` on
+        the scan's grid it is called as infer(patches, PatchPrompts), without them as infer(patches). An `infer` that
+        works in the background returns a function that waits for the probabilities; it is then called up to `at_once`
+        times before the first answer is waited for.
+        """
+
+        def begun(numbers: Sequence[int]) -> np.ndarray | Callable[[], np.ndarray]:
+            patches = self.patches(numbers)
+            return infer(patches) if prompts is None else infer(patches, self.prompts_in(numbers, prompts))
+
+        numbers = range(len(self))
+        groups = (numbers[first : first + batch] for first in range(0, len(self), batch))
+        return (answer for group in _answers(map(begun, groups), at_once=at_once) for answer in group)
+
+    def slabs(self, answers: Iterable[np.ndarray], *, num_classes: int) -> Iterator[tuple[int, np.ndarray]]:
+        """The answers [K, *patch] for all patches, in order, averaged with Gaussian weights: K = `num_classes`.
+
+        Yields (first row of d, float32 [K, rows, H, W]), slab by slab along d as they become complete. A slab begins
+        with the last row of the one before, so that whoever resamples can interpolate across, and is valid until the
+        next one is taken. One patch's thickness of the grid is held.
+        """
+        padded, crop, starts, patch = self._padded, self._crop, self._starts, self._patch
+        weights = gaussian_weights(patch)
+        # Row 0 is the last one of the slab before; row 1 is the grid's row `bottom`.
+        window, bottom = np.zeros((num_classes, patch[0] + 1, *padded.shape[-2:]), np.float32), 0
+        summed = [_summed(padded.shape[1 + axis], {s[axis] for s in starts}, patch[axis]) for axis in range(3)]
+        after = [d for d, _, _ in starts[1:]] + [padded.shape[-3]]
+        for (d, h, w), answer, following in zip(starts, answers, after, strict=True):
+            assert answer.shape == (num_classes, *patch), (answer.shape, (num_classes, *patch))
+            window[(slice(None), *_box((1, h, w), patch))] += answer * weights
+            if following == d:
+                continue
+            complete = following - bottom
+            # The weights and the starts are both products over the axes, and so is the sum of weights: no second grid.
+            rows = window[:, 1 : 1 + complete]
+            rows /= summed[0][bottom:following, None, None]
+            rows /= summed[1][:, None]
+            rows /= summed[2]
+            first, stop = max(bottom - 1, crop[0].start), min(following, crop[0].stop)
+            yield first - crop[0].start, window[:, 1 + first - bottom : 1 + stop - bottom, crop[1], crop[2]]
+            for plane in window:  # one class at a time: numpy moves overlapping memory by way of a copy
+                plane[:-complete] = plane[complete:]
+            window[:, -complete:] = 0
+            bottom = following
 
 
 def _answers(begun: Iterable[np.ndarray | Callable[[], np.ndarray]], *, at_once: int) -> Iterator[np.ndarray]:
@@ -135,8 +162,8 @@ def _answers(begun: Iterable[np.ndarray | Callable[[], np.ndarray]], *, at_once:
         yield _answer(waiting.popleft())
 
 
-def _answer(found: np.ndarray | Callable[[], np.ndarray]) -> np.ndarray:
-    return found() if callable(found) else found
+def _answer(answer: np.ndarray | Callable[[], np.ndarray]) -> np.ndarray:
+    return answer() if callable(answer) else answer
 
 
 def _box(start: Sequence[int], patch: Sequence[int]) -> tuple[slice, ...]:

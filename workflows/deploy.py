@@ -121,17 +121,17 @@ def _prompt_kinds(run: Run, network: torch.nn.Module) -> tuple[str, ...]:
 def _segment_validation(run: Run, network: torch.nn.Module, cohort: Cohort, *, prompt_kind: str | None) -> References:
     """What the torch network says of the validation scans, with one prompt per class too if it takes prompts."""
     infer = patch_function(network, to_network=getattr(network, "prompts_of", None))
-    plan, classes = run.plan, len(run.labels)
+    plan, num_classes = run.plan, len(run.labels)
     references = References()
     with Bar("held-out scans, torch", len(cohort.validation)) as bar:
         for case in cohort.validation:
             volume, truth = read_labelled_case(case, cohort.dataset)
             references.held_out.append((case.name, volume, truth))
-            references.masks.append(segment(volume, plan, infer, classes=classes))
+            references.masks.append(segment(volume, plan, infer, num_classes=num_classes))
             if prompt_kind:
                 prompts = prompts_from_truth(prompt_kind, truth, labels=run.labels, spacing=volume.geometry.spacing)
                 references.prompts.append(prompts)
-                references.prompted_masks.append(segment(volume, plan, infer, classes=classes, prompts=prompts))
+                references.prompted_masks.append(segment(volume, plan, infer, num_classes=num_classes, prompts=prompts))
             bar.advance(case.name)
     return references
 

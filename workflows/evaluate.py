@@ -79,12 +79,12 @@ def _with_classes_of(model: Model, dataset: Dataset, recipe: Recipe | None) -> D
 
     That rule is looked up only when no `recipe` was named. Raises BadInputError when the classes differ all the same.
     """
-    if model.labels != dataset.labels and recipe is None and not is_package(model.path):
+    if model.class_names != dataset.labels and recipe is None and not is_package(model.path):
         dataset = with_recipe_classes(dataset, recipe_for(None, Run.read(model.path), []))
-    if model.labels != dataset.labels:
+    if model.class_names != dataset.labels:
         raise BadInputError(
             f"{dataset.root}: its classes are {list(dataset.labels.values())}, {model.path} knows "
-            f"{list(model.labels.values())}; give -c RECIPE, whose `classes` say which are which"
+            f"{list(model.class_names.values())}; give -c RECIPE, whose `classes` say which are which"
         )
     return dataset
 
@@ -108,7 +108,7 @@ def _prompted(model: Model, kind: str) -> Segment:
     model.accept(frozenset({kind}))
 
     def segment(case: Case, volume: Volume, truth: np.ndarray) -> np.ndarray:
-        prompts = prompts_from_truth(kind, truth, labels=model.labels, spacing=volume.geometry.spacing)
+        prompts = prompts_from_truth(kind, truth, labels=model.class_names, spacing=volume.geometry.spacing)
         return model.segment(volume, prompts=prompts)
 
     return segment

@@ -1,69 +1,90 @@
 """Any model that segments scans, a package or a run folder, behind one door."""
 
-from collections.abc import Callable
+from __future__ import annotations
+
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..errors import UsageError
-from ..volumes.prompts import require_kinds
-
-
-@dataclass(frozen=True)
-class Model:
-    """`segment` turns a scan, and prompts of the kinds that the model takes (volumes.prompts.KINDS), into its mask."""
-
-    path: Path
-    segment: Callable[..., Any]
-    channels: int
-    labels: dict[int, str]
-    takes: frozenset[str] = frozenset()
-
-    def accept(self, kinds: frozenset[str] = frozenset()) -> None:
-        """Raises UsageError for a network without prompts, and for prompts of kinds that it would ignore."""
-        require_kinds(self.path, takes=self.takes, kinds=kinds)
+from ..volumes.pipeline import Model
 
 
 def is_package(path: Path) -> bool:
     return path.suffix == ".zip" or (path / "manifest.json").exists()
 
 
-def load_model(path: Path, *, base: Path | None = None, trust: Path | None = None) -> Model:
-    """A package (folder or zip) or a run folder, ready to segment; `base` as in distill.networks.load_network, `trust`
-    as in Package.open.
+def load_model(path: Path, *, base: Path | None = None, trust: Path | None = None, threads: int | None = None) -> Model:
+    """A package (folder or zip) or a run folder, ready to segment.
 
-    Raises what Package.open and load_network raise, and UsageError for a `base` that the model does not adapt, and for
-    `trust` with a run folder, which nobody signs.
+    `base` is the published file that a run adapts, where it has moved; `trust` the public key (PEM) whose owner must
+    have signed a package; `threads` those of the network (default: all cores).
+
+    Raises UsageError for a `base` that the model does not adapt and for `trust` with a run folder, which nobody signs;
+    BadInputError, IntegrityError and MissingExtraError for what cannot be opened.
     """
     if is_package(path):
         if base is not None:
             raise UsageError(f"{path}: a package holds all its weights; leave --weights out")
         from ..deploy.runtime.package import Package
 
-        package = Package.open(path, trust=trust)
-        return Model(path, package.segment, package.in_channels, package.labels, takes=package.takes)
+        return Package.open(path, trust=trust, threads=threads)
     if trust is not None:
         raise UsageError(f"{path}: only packages are signed; leave --trust out")
+    return load_run(path, base=base, threads=threads)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class RunModel(Model):
+    """The model of a run folder: its network in PyTorch, float32."""
+
+    version: str  # of PyTorch
+    threads: int
+
+    def facts(self) -> dict[str, Any]:
+        """What a run report says of the run, as plain JSON values."""
+        return {
+            "run": self.path.name,
+            "engine": f"torch {self.version}",
+            "threads": self.threads,
+            "precision": "fp32",
+            "inference_precision": "f32",
+            "overlap": self.plan.overlap,
+        }
+
+
+def load_run(path: Path, *, base: Path | None = None, threads: int | None = None) -> RunModel:
+    """The network of a run folder. Raises what Run.read and load_network raise, and UsageError for a `base` that the
+    run does not adapt.
+    """
+    import torch
+
     from ..distill.networks import load_network
     from ..sam.prompt_tensors import Prompts
     from ..students.small_sam.model import SmallSAM
     from ..teachers.base import Teacher
     from ..training.predictor import patch_function
     from ..training.run import Run
-    from ..volumes.pipeline import segment
     from ..volumes.prompts import KINDS
 
     run = Run.read(path)
     if base is not None and not run.config["objective"].get("pretrained"):
         raise UsageError(f"{path}: this run adapts no published weights; leave --weights out")
+    if threads is not None:
+        torch.set_num_threads(threads)
     network = load_network(run, base=base)
-    infer = patch_function(network, to_network=Prompts.of)
-    return Model(
-        path,
-        lambda volume, prompts=None: segment(volume, run.plan, infer, classes=len(run.labels), prompts=prompts),
-        len(run.config["channels"]),
-        run.labels,
-        takes=KINDS - network.unused_prompts
-        if isinstance(network, Teacher | SmallSAM) and network.promptable
-        else frozenset(),
+    prompt_kinds = frozenset()
+    if isinstance(network, Teacher | SmallSAM) and network.promptable:
+        prompt_kinds = KINDS - network.unused_prompts
+    return RunModel(
+        path=path,
+        plan=run.plan,
+        class_names=run.labels,
+        in_channels=len(run.config["channels"]),
+        infer=patch_function(network, to_network=Prompts.of),
+        channel_names=tuple(run.config["channels"]),
+        prompt_kinds=prompt_kinds,
+        frees_memory=True,
+        version=torch.__version__,
+        threads=torch.get_num_threads(),
     )

@@ -155,7 +155,7 @@ def _pictures(
         volume, truth = read_labelled_case(case, dataset)
         masks = {"truth": truth}
         for name, (plan, infer) in networks.items():
-            masks[name] = segment(volume, plan, infer, classes=len(dataset.labels))
+            masks[name] = segment(volume, plan, infer, num_classes=len(dataset.labels))
         masks["package"] = package_masks[case.name]
         upright = volume.geometry.oriented("SPL")
         pictures[case.name] = comparison_png(

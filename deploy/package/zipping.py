@@ -1,19 +1,12 @@
 """Zip files whose bytes depend on their content only: the runtime as one file, a package as one file."""
 
+import ast
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 _ROOT = Path(__file__).resolve().parents[2]
-_RUNTIME = (
-    "LICENSE",
-    "__init__.py",
-    "errors.py",
-    "deploy/__init__.py",
-    "volumes/*.py",
-    "volumes/io/**/*.py",
-    "deploy/runtime/*.py",
-)
+_ENTRY = "deploy/runtime/__main__.py"
 _MAIN = b"""import sys
 
 if sys.version_info < (3, 11):
@@ -25,12 +18,41 @@ sys.exit(main())
 
 
 def write_runtime(path: Path) -> None:
-    """Write runtime.pyz: the rooms the device needs, as one file that Python runs."""
-    sources = sorted(source for pattern in _RUNTIME for source in _ROOT.glob(pattern))
-    content = {f"samkd/{source.relative_to(_ROOT).as_posix()}": source.read_bytes() for source in sources}
+    """Write runtime.pyz: the modules the device needs, as one file that Python runs."""
+    content = {f"samkd/{name}": (_ROOT / name).read_bytes() for name in sorted({"LICENSE", *runtime_modules()})}
     with path.open("wb") as file:
         file.write(b"#!/usr/bin/env python3\n")
     write_zip(path, {"__main__.py": _MAIN, **content}, mode="a")
+
+
+def runtime_modules() -> set[str]:
+    """The files, by their paths in samkd, that the runtime's entry point imports: at its start, later or indirectly."""
+    modules: set[str] = set()
+    waiting = [_ENTRY]
+    while waiting:
+        name = waiting.pop()
+        if name not in modules:
+            modules.add(name)
+            waiting += [*_packages_of(name), *_imports_of(name)]
+    return modules
+
+
+def _packages_of(name: str) -> Iterator[str]:
+    """The __init__.py of every folder that a module lies in: Python runs them before the module."""
+    for folder in Path(name).parents:
+        yield (folder / "__init__.py").as_posix()
+
+
+def _imports_of(name: str) -> Iterator[str]:
+    """The modules of samkd that a module imports anywhere in it; samkd imports its own modules relatively."""
+    for node in ast.walk(ast.parse((_ROOT / name).read_text(encoding="utf-8"))):
+        if not isinstance(node, ast.ImportFrom) or not node.level:
+            continue
+        folder = Path(name).parents[node.level - 1].joinpath(*(node.module or "").split("."))
+        for place in (folder, *(folder / alias.name for alias in node.names)):
+            for file in (place.with_name(f"{place.name}.py") if place.name else place, place / "__init__.py"):
+                if (_ROOT / file).is_file():
+                    yield file.as_posix()
 
 
 def write_zip(path: Path, content: Mapping[str, bytes | Path], *, mode: str = "w") -> None:

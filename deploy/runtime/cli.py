@@ -3,20 +3,15 @@
 import argparse
 import json
 import sys
-import time
 from pathlib import Path
-from typing import Any
 
-from ...errors import SamkdError, UsageError
-from ...volumes.byte_sizes import parse_bytes
-from ...volumes.files import atomic_path, make_folder
-from ...volumes.io.scans import Source, mask_paths, sources
+from ...errors import UsageError
+from ...volumes.files import make_folder
+from ...volumes.io.scans import find_scans, group_channels, mask_paths
 from ...volumes.prompt_parsing import Request
-from .memory import Budget
 from .package import Package
-from .predict import predict
+from .predict import PredictOptions, predict
 from .prompt import answers
-from .report import run_report
 from .verify import verify_sample
 
 
@@ -44,66 +39,57 @@ def _parser() -> argparse.ArgumentParser:
             each.add_argument("scan", type=Path, metavar="SCAN", help="NIfTI or DICOM scan")
             each.add_argument("-o", "--output", required=True, type=Path, help="the mask, written anew for every line")
         if verb is _predict:
-            each.add_argument(
-                "--point", action="append", default=[], metavar="X,Y,Z[,LABEL]", help="1 inside, 0 outside"
-            )
-            each.add_argument("--box", action="append", default=[], metavar="X0,Y0,Z0,X1,Y1,Z1")
-            each.add_argument("--class", dest="name", help="the class that --point and --box mean")
-            each.add_argument("--space", default="mm", help="of --point and --box: mm (RAS+, the default) or voxel")
-            each.add_argument("--prompts", type=Path, metavar="FILE", help="JSON file of prompts")
-            each.add_argument("scans", nargs="+", type=Path, metavar="SCAN", help="NIfTI or DICOM scan, or a folder")
-            each.add_argument("-o", "--output", required=True, type=Path, help="the mask, or a folder for the masks")
-            each.add_argument("--report", type=Path, help="JSON file: seconds by stage, memory, organ volumes, flags")
-            each.add_argument("--fast", action="store_true", help="patches overlap by a quarter: fewer of them")
-            each.add_argument("--ram", metavar="SIZE", help="keep the whole process below this, for example 2G")
-            each.add_argument(
-                "--largest-component", action="store_true", help="keep the largest component of each class only"
-            )
+            _add_predict_options(each)
     return parser
 
 
+def _add_predict_options(parser: argparse.ArgumentParser) -> None:
+    """Those of `samkd predict`, which tests/deploy/test_both_doors.py compares with them."""
+    add = parser.add_argument
+    add("scans", nargs="*", type=Path, metavar="SCAN", help="a scan (NIfTI, DICOM, picture), or a folder")
+    add("-i", "--input", action="append", default=[], type=Path, metavar="SCAN", help="the same, as an option")
+    add("-o", "--output", required=True, type=Path, help="the mask (*.dcm: DICOM-SEG), or a folder for the masks")
+    add("--point", action="append", default=[], metavar="X,Y,Z[,LABEL]", help="label 1: inside, 0: outside")
+    add("--box", action="append", default=[], metavar="X0,Y0,Z0,X1,Y1,Z1")
+    add("--class", dest="name", help="the class that --point and --box mean")
+    add("--space", default="mm", help="of --point and --box: mm (RAS+, the default) or voxel (i, j, k of the file)")
+    add("--prompts", type=Path, metavar="FILE", help="JSON file of prompts, for one class or several")
+    add("--seg-type", default="binary", help="of a DICOM-SEG: binary (the default) or labelmap")
+    add("--report", type=Path, metavar="FILE", help="JSON file: seconds by stage, memory, organ volumes, flags")
+    add("--fast", action="store_true", help="patches overlap by a quarter: fewer of them")
+    add("--ram", metavar="SIZE", help="keep the whole process below this, for example 2G")
+    add("--largest-component", action="store_true", help="keep the largest component of each class only")
+
+
 def _predict(options: argparse.Namespace) -> int:
-    jobs = _jobs(options.scans, options.output)
-    limit = parse_bytes(options.ram) if options.ram else None
-    asked = Request(options.point, options.box, options.name, options.space, options.prompts)
-    if asked.given and len(jobs) > 1:
-        raise UsageError(f"{len(jobs)} scans, but prompts belong to one; give them with that scan")
-    started = time.perf_counter()
-    package = _open(options)
-    prompts = asked.accepted(package.folder, labels=package.labels, takes=package.takes) if asked.given else None
-    if options.fast:
-        package = package.faster()
-    budget = Budget(limit, package) if limit else None
-    seconds_load = time.perf_counter() - started
-    done: list[dict[str, Any]] = []
-    failed: list[dict[str, Any]] = []
-    code = 0
-    for scan, mask in jobs:
-        # One bad scan does not keep the others of a folder from being segmented.
-        try:
-            made = predict(
-                package, scan, mask, budget=budget, largest_component=options.largest_component, prompts=prompts
-            )
-            done.append(made)
-            print(mask, flush=True)
-            for flag in made["flags"]:
-                print(f"warning: {scan.place}: {flag}", file=sys.stderr, flush=True)
-        except SamkdError as error:
-            print(f"error: {error}", file=sys.stderr, flush=True)
-            failed.append({"scan": str(scan.place), "error": str(error)})
-            code = code or error.exit_code
-    if options.report:
-        report = run_report(package, seconds_load=seconds_load, scans=done, failed=failed)
-        with atomic_path(options.report) as temporary:
-            temporary.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-    return code
+    scans = [*options.scans, *options.input]
+    if not scans:
+        raise UsageError("no scan named; give a file or a folder")
+    return predict(
+        PredictOptions(
+            scans=scans,
+            output=options.output,
+            prompts=Request(options.point, options.box, options.name, options.space, options.prompts),
+            seg_type=options.seg_type,
+            report=options.report,
+            ram=options.ram,
+            fast=options.fast,
+            largest_component=options.largest_component,
+        ),
+        lambda: _open(options),
+    )
 
 
 def _prompt(options: argparse.Namespace) -> int:
-    ((scan, mask), *others) = _jobs([options.scan], options.output)
-    if others:
-        raise UsageError(f"{options.scan}: {1 + len(others)} scans, but prompts belong to one")
-    for answer in answers(_open(options), scan, mask, sys.stdin.buffer):
+    found = find_scans([options.scan])
+    package = _open(options)
+    scans = group_channels(found, channels=package.in_channels)
+    if len(scans) > 1:
+        raise UsageError(f"{options.scan}: {len(scans)} scans, but prompts belong to one")
+    (mask,) = mask_paths(scans, options.output)
+    if mask != options.output:
+        make_folder(options.output)
+    for answer in answers(package, scans[0], mask, sys.stdin.buffer):
         print(json.dumps(answer), flush=True)
     return 0
 
@@ -121,10 +107,10 @@ def _info(options: argparse.Namespace) -> int:
     print(f"{manifest['name']}: samkd {manifest['samkd']}, {manifest['precision']}, {manifest['target']}")
     if "signer" in manifest:
         print(f"signed by {manifest['signer']}" + ("" if options.trust else " (not checked: give --trust PUBKEY)"))
-    print(f"classes: {', '.join(name for value, name in package.labels.items() if value)}")
+    print(f"classes: {', '.join(name for value, name in package.class_names.items() if value)}")
     print(f"input: {package.in_channels} channel(s), patch {'x'.join(map(str, package.plan.patch))}")
-    if package.takes:
-        print(f"prompts: {', '.join(sorted(package.takes))}")
+    if package.prompt_kinds:
+        print(f"prompts: {', '.join(sorted(package.prompt_kinds))}")
     print(f"computes in {package.engine.precision} with {package.engine.threads} threads ({package.engine.version})")
     for name, row in manifest["scores"]["per_class"].items():
         if row["cases"]:
@@ -137,21 +123,6 @@ def _open(options: argparse.Namespace) -> Package:
     if options.package is None and here.suffix != ".pyz":
         raise UsageError("no package named; give --package DIR")
     return Package.open(options.package or here.resolve().parent, threads=options.threads, trust=options.trust)
-
-
-def _jobs(scans: list[Path], output: Path) -> list[tuple[Source, Path]]:
-    """(scan, mask) pairs; nothing is overwritten that is itself to be read. Raises BadInputError, UsageError."""
-    found = [source for scan in scans for source in sources(scan)]
-    masks = mask_paths(found, output)
-    if masks != [output]:
-        make_folder(output)
-    targets = {str(mask.resolve()).casefold() for mask in masks}
-    if len(targets) < len(masks):
-        raise UsageError(f"-o {output}: two scans have the same file name; segment them into different folders")
-    clash = [file for source in found for file in source.files if str(file.resolve()).casefold() in targets]
-    if clash:
-        raise UsageError(f"-o {output}: the mask would overwrite the scan {clash[0]}; choose another place")
-    return list(zip(found, masks, strict=True))
 
 
 def _positive(text: str) -> int:

@@ -1,4 +1,4 @@
-"""A package, open for work: its plan, its labels and its network."""
+"""A package, open for work: its plan, its class names and its network."""
 
 from __future__ import annotations
 
@@ -7,25 +7,21 @@ import tempfile
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from ...errors import BadInputError, IntegrityError
 from ...volumes.geometry import Geometry, Volume
-from ...volumes.pipeline import segment_prepared
-from ...volumes.plan import Plan, prepare
-from ...volumes.prompts import ScanPrompts
+from ...volumes.pipeline import Model
+from ...volumes.plan import Plan
 from .engine import Engine, open_engine
 from .integrity import extract, verify
 from .promptable import Promptable, Session
 
 SAMPLE = "sample/scan.nii.gz"
 EXPECTED = "sample/expected.nii.gz"
-FAST_OVERLAP = 0.25
-AT_ONCE = 2  # patches in the engine: one computes, the other waits while its forerunner is stitched and resampled
+AT_ONCE = 2  # patches in the engine: one computes, the other waits while the one before is averaged and resampled
 
 
 @contextmanager
@@ -44,17 +40,13 @@ def unpacked(path: str | Path, *, trust: Path | None = None) -> Iterator[Path]:
         yield Path(scratch)
 
 
-@dataclass(frozen=True, eq=False)
-class Package:
-    """`labels` are the class names by value, background 0 included; `engine` infers patches of `plan`."""
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Package(Model):
+    """The model of a package folder; `engine` is what infers its patches."""
 
-    folder: Path
+    folder: Path  # where its files lie: for a zip, where it was unpacked
     manifest: dict[str, Any]
-    plan: Plan
-    labels: dict[int, str]
-    in_channels: int
     engine: Engine | Promptable
-    takes: frozenset[str] = frozenset()  # those of volumes.prompts.KINDS that the student was trained with
 
     @classmethod
     def open(cls, path: str | Path, *, threads: int | None = None, trust: Path | None = None) -> Package:
@@ -70,24 +62,29 @@ class Package:
         scratch = Path(tempfile.mkdtemp(prefix="samkd-"))
         try:
             extract(path, scratch, trust=trust)
-            package = cls.of(scratch, verify(scratch, trust=trust), threads=threads)
+            package = cls.of(scratch, verify(scratch, trust=trust), threads=threads, path=path)
         except BaseException:
             shutil.rmtree(scratch, ignore_errors=True)
             raise
-        weakref.finalize(package, shutil.rmtree, scratch, ignore_errors=True)
+        # The engine, unlike the package, is shared by the copy that `faster` makes.
+        weakref.finalize(package.engine, shutil.rmtree, scratch, ignore_errors=True)
         return package
 
     @classmethod
-    def of(cls, folder: Path, manifest: dict[str, Any], *, threads: int | None = None) -> Package:
-        """The package of a folder whose files are known to be right."""
+    def of(
+        cls, folder: Path, manifest: dict[str, Any], *, threads: int | None = None, path: Path | None = None
+    ) -> Package:
+        """The package of a folder whose files are known to be right; `path` is what the user calls it."""
         try:
             plan = Plan.from_dict(manifest["plan"])
-            labels = {int(value): str(entry["name"]) for value, entry in manifest["labels"].items()}
+            class_names = {int(value): str(entry["name"]) for value, entry in manifest["labels"].items()}
             in_channels, model = int(manifest["in_channels"]), folder / manifest["model"]
             target, precision = str(manifest["target"]), str(manifest["inference_precision"])
             prompts = manifest.get("prompts")
             decoder = folder / prompts["decoder"] if prompts else None
-            takes, points = (frozenset(map(str, prompts["kinds"])), int(prompts["points"])) if prompts else ((), 0)
+            kinds, points = (frozenset(map(str, prompts["kinds"])), int(prompts["points"])) if prompts else ((), 0)
+            channel_names = tuple(map(str, manifest.get("description", {}).get("channels", ())))
+            intensities = list(manifest.get("intensities", ()))
             for file in filter(None, (model, decoder)):
                 if file.parent != folder or not file.is_file():
                     raise ValueError(f"no model {file.name!r} in it")
@@ -96,37 +93,35 @@ class Package:
         engine = open_engine(target, model, precision=precision, threads=threads)
         if decoder is not None:
             engine = Promptable(engine, open_engine(target, decoder, precision="f32", threads=threads), points=points)
-        return cls(folder, manifest, plan, labels, in_channels, engine, frozenset(takes))
-
-    def segment(self, volume: Volume, *, prompts: ScanPrompts | None = None) -> np.ndarray:
-        """Labels [D, H, W] on the scan's own grid. Raises BadInputError as volumes.pipeline does."""
-        return self.labels_of(self.prepare(volume), volume.geometry, prompts=prompts)
-
-    def session(self, prepared: Volume, source: Geometry) -> Session:
-        """For one prompt after another on a scan; only of a package that takes prompts."""
-        assert isinstance(self.engine, Promptable)
-        return Session(self.engine, self.plan, prepared, source, classes=len(self.labels))
-
-    def prepare(self, volume: Volume) -> Volume:
-        """The network's input. Raises BadInputError for another number of channels and as volumes.plan does."""
-        if len(volume.array) != self.in_channels:
-            raise BadInputError(f"the scan has {len(volume.array)} channels; this package expects {self.in_channels}.")
-        return prepare(volume, self.plan)
-
-    def labels_of(
-        self, prepared: Volume, source: Geometry, *, at_once: int = AT_ONCE, prompts: ScanPrompts | None = None
-    ) -> np.ndarray:
-        """Labels [D, H, W] on `source`, the grid of the scan that `prepared` was made from."""
-        return segment_prepared(
-            prepared,
-            source,
-            self.plan,
-            self.engine.begin,
-            classes=len(self.labels),
-            at_once=at_once,
-            prompts=prompts,
+        return cls(
+            path=path or folder,
+            plan=plan,
+            class_names=class_names,
+            in_channels=in_channels,
+            infer=engine.begin,
+            at_once=AT_ONCE,
+            channel_names=channel_names,
+            prompt_kinds=frozenset(kinds),
+            intensities=intensities,
+            folder=folder,
+            manifest=manifest,
+            engine=engine,
         )
 
-    def faster(self) -> Package:
-        """The same package with patches that overlap by no more than a quarter: fewer of them, a little less exact."""
-        return replace(self, plan=replace(self.plan, overlap=min(self.plan.overlap, FAST_OVERLAP)))
+    def facts(self) -> dict[str, Any]:
+        """What a run report says of the package, as plain JSON values."""
+        return {
+            "package": self.manifest["name"],
+            "digest": self.manifest["digest"],
+            "engine": self.engine.version,
+            "threads": self.engine.threads,
+            "precision": self.manifest["precision"],
+            "inference_precision": self.engine.precision,
+            "layer_precisions": self.engine.layer_precisions(),
+            "overlap": self.plan.overlap,
+        }
+
+    def session(self, preprocessed: Volume, source: Geometry) -> Session:
+        """For one prompt after another on a scan; only of a package that takes prompts."""
+        assert isinstance(self.engine, Promptable)
+        return Session(self.engine, self.plan, preprocessed, source, num_classes=len(self.class_names))

@@ -1,75 +1,190 @@
-"""One scan from file to file on the device, and what was measured on the way."""
+"""From scans on disk to their masks: what `samkd predict` and `runtime.pyz predict` both run.
+
+`predict_scan` is the one way of a scan from file to file; `predict` is the verb around it.
+"""
 
 from __future__ import annotations
 
+import json
+import sys
 import time
-from itertools import pairwise
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ...errors import about
+from ...errors import SamkdError, UsageError, about
+from ...volumes.byte_sizes import parse_bytes
 from ...volumes.components import largest_components
+from ...volumes.files import atomic_path, make_folder
 from ...volumes.io.nifti import read_geometry
-from ...volumes.io.scans import Source, is_nifti, read_source, write_mask
+from ...volumes.io.scans import (
+    Source,
+    find_scans,
+    group_channels,
+    is_nifti,
+    mask_paths,
+    modality,
+    read_source,
+    same_file,
+    write_mask,
+)
+from ...volumes.pipeline import Model
+from ...volumes.prompt_parsing import Request
 from ...volumes.prompts import ScanPrompts
+from .clock import Clock
 from .memory import Budget
-from .package import AT_ONCE, Package
-from .quality import flags
-from .report import volumes_ml
+from .quality import flags, modality_flags
+from .report import run_report, volumes_ml
 
 
-def predict(
-    package: Package,
+@dataclass(frozen=True, kw_only=True)
+class PredictOptions:
+    """What a user can say to `predict`, on either command line."""
+
+    scans: Sequence[Path]  # files and folders
+    output: Path  # the mask, or a folder for the masks
+    prompts: Request = field(default_factory=Request)
+    seg_type: str = "binary"  # of a DICOM-SEG: binary or labelmap
+    report: Path | None = None  # JSON file to write
+    ram: str | None = None  # limit for the whole process, such as "2G"
+    fast: bool = False  # patches overlap less
+    largest_component: bool = False  # of each class
+
+
+def predict(options: PredictOptions, open_model: Callable[[], Model]) -> int:
+    """Segment scans, print the path of each mask as it is written, and return the exit code.
+
+    Warnings and the errors of single scans go to stderr. One bad scan does not keep the others from being segmented:
+    a last line then names those without a mask, and the exit code is that of the first error. Raises SamkdError for
+    what stops all of them, before anything is written: no scan, masks that would be written over scans, prompts that
+    cannot be used, a model that cannot be opened.
+    """
+    limit = parse_bytes(options.ram) if options.ram else None
+    found = find_scans(options.scans)
+    started = time.perf_counter()
+    model = open_model()
+    if options.fast:
+        model = model.faster()
+    seconds_load = time.perf_counter() - started
+    scans = group_channels(found, channels=model.in_channels)
+    masks = mask_paths(scans, options.output, seg_type=options.seg_type)
+    _refuse_places(options, scans, masks)
+    prompts = _prompts_for(model, options.prompts, scans)
+    budget = Budget(limit, model) if limit else None
+    if masks != [options.output]:
+        make_folder(options.output)
+    done: list[dict[str, Any]] = []
+    failed: list[tuple[Source, SamkdError]] = []
+    for scan, mask in zip(scans, masks, strict=True):
+        try:
+            row = predict_scan(
+                model,
+                scan,
+                mask,
+                prompts=prompts,
+                budget=budget,
+                largest_component=options.largest_component,
+                seg_type=options.seg_type,
+            )
+        except SamkdError as error:
+            _tell(f"error: {error}")
+            failed.append((scan, error))
+            continue
+        print(mask, flush=True)
+        for flag in row["flags"]:
+            _tell(f"warning: {scan.place}: {flag}")
+        done.append(row)
+    if failed and len(scans) > 1:
+        names = ", ".join(scan.place.name for scan, _ in failed)
+        _tell(f"error: {len(failed)} of {len(scans)} scans have no mask: {names}")
+    if options.report:
+        errors = [{"scan": str(scan.place), "error": str(error)} for scan, error in failed]
+        report = run_report(model, seconds_load=seconds_load, scans=done, failed=errors)
+        with atomic_path(options.report) as temporary:
+            temporary.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    return failed[0][1].exit_code if failed else 0
+
+
+def predict_scan(
+    model: Model,
     scan: Source,
     mask: Path,
     *,
+    prompts: ScanPrompts | None = None,
     budget: Budget | None = None,
     largest_component: bool = False,
-    prompts: ScanPrompts | None = None,
+    seg_type: str = "binary",
 ) -> dict[str, Any]:
-    """Write the mask of a scan; its part of the run report, seconds by stage included.
+    """Read, preprocess, segment, restore and write one scan; its part of the run report, seconds by stage included.
 
-    "network" is the time spent waiting for the engine, "postprocess" that of stitching and resampling, most of it while
-    the engine works on the next patch. Raises BadInputError for a scan that cannot be used or does not fit the budget.
+    "network" is the time spent waiting for the network, "postprocess" that of averaging and resampling, most of it
+    while the network works on the next patch. Raises BadInputError for a scan that cannot be used or does not fit the
+    budget, UsageError for more prompts than the network takes, OutputError.
     """
-    times = [time.perf_counter()]
-    if budget is not None and is_nifti(scan.files[0]):  # from the header, before the voxels take any memory
-        budget.at_once(read_geometry(scan.files[0]), most=1, components=largest_component)
-    volume = read_source(scan, channels=package.in_channels)
-    source = volume.geometry
-    at_once = budget.at_once(source, most=AT_ONCE, components=largest_component) if budget else AT_ONCE
-    times.append(time.perf_counter())
+    clock = Clock()
     with about(scan.place):
-        prepared = package.prepare(volume)
-    del volume  # the network sees the prepared scan only
-    times.append(time.perf_counter())
-    busy = package.engine.seconds
-    labels = package.labels_of(prepared, source, at_once=at_once, prompts=prompts)
-    busy = package.engine.seconds - busy
-    if largest_component:
-        labels = largest_components(labels)
-    times.append(time.perf_counter())
-    write_mask(mask, labels, source, source=scan, names=package.labels)
-    times.append(time.perf_counter())
-    read, preprocess, segment, save = (after - before for before, after in pairwise(times))
+        with clock.stage("read"):
+            if budget is not None and is_nifti(scan.files[0]):  # from the header, before the voxels take any memory
+                budget.at_once(read_geometry(scan.files[0]), most=1, components=largest_component)
+            volume = read_source(scan, channels=model.in_channels)
+            source, at_once = volume.geometry, model.at_once
+            if budget is not None:
+                at_once = budget.at_once(source, most=at_once, components=largest_component)
+        with clock.stage("preprocess"):
+            preprocessed = model.preprocess(volume)
+        del volume  # the network sees the preprocessed scan only
+        with clock.stage("segment"):
+            infer = clock.waiting("network", model.infer)
+            labels = model.segment_preprocessed(preprocessed, source, prompts=prompts, infer=infer, at_once=at_once)
+            if largest_component:
+                labels = largest_components(labels)
+    with clock.stage("save"):
+        write_mask(mask, labels, source, source=scan, names=model.class_names, seg_type=seg_type)
+    seconds = clock.seconds
     return {
         "scan": str(scan.place),
         "mask": str(mask),
         "shape": list(source.shape),
         "spacing_mm": list(source.spacing),
         "seconds": {
-            "read": read,
-            "preprocess": preprocess,
-            "network": busy,
-            "postprocess": segment - busy,
-            "save": save,
+            "read": seconds["read"],
+            "preprocess": seconds["preprocess"],
+            "network": seconds["network"],
+            "postprocess": seconds["segment"] - seconds["network"],
+            "save": seconds["save"],
         },
-        "volumes_ml": volumes_ml(labels, source, package.labels),
-        "flags": flags(
-            prepared,
-            source,
-            labels,
-            profile=package.manifest.get("intensities", []),
-            spacing=package.plan.spacing,
-        ),
+        "volumes_ml": volumes_ml(labels, source, model.class_names),
+        "flags": [
+            *modality_flags(modality(scan), model.channel_names),
+            *flags(preprocessed, source, labels, profile=model.intensities, spacing=model.plan.spacing),
+        ],
     }
+
+
+def _refuse_places(options: PredictOptions, scans: Sequence[Source], masks: Sequence[Path]) -> None:
+    """UsageError for masks among the scans of a folder, which would be scans the next time, and for a report that would
+    be written over a scan, a mask or the prompts.
+    """
+    if any(path.is_dir() and path.resolve() == options.output.resolve() for path in options.scans):
+        raise UsageError(f"-o {options.output}: the masks would lie among the scans; choose another folder")
+    if options.report is None:
+        return
+    files = [*(file for scan in scans for file in scan.files), *masks, options.output]
+    if options.prompts.file is not None:
+        files.append(options.prompts.file)
+    if any(same_file(options.report, file) for file in files):
+        raise UsageError(f"--report {options.report}: is a scan, a mask or the prompts; choose another place")
+
+
+def _prompts_for(model: Model, request: Request, scans: Sequence[Source]) -> ScanPrompts | None:
+    """The prompts of a request for the one scan; None without any. Raises UsageError, BadInputError."""
+    if not request.given:
+        return None
+    if len(scans) > 1:
+        raise UsageError(f"{len(scans)} scans, but prompts belong to one; give them with that scan")
+    return request.accepted(model.path, labels=model.class_names, takes=model.prompt_kinds)
+
+
+def _tell(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)

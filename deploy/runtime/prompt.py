@@ -10,7 +10,6 @@ from typing import Any
 from ...errors import SamkdError, about
 from ...volumes.io.scans import Source, read_source, write_mask
 from ...volumes.prompt_parsing import parse_prompts
-from ...volumes.prompts import require_kinds
 from .package import Package
 from .report import volumes_ml
 
@@ -22,26 +21,26 @@ def answers(package: Package, scan: Source, mask: Path, lines: Iterable[bytes]) 
 
     Raises BadInputError for a scan that cannot be used, UsageError for a package without prompts.
     """
-    require_kinds(package.folder, takes=package.takes)
+    package.accept()
     started = time.perf_counter()
     volume = read_source(scan, channels=package.in_channels)
     source = volume.geometry
     with about(scan.place):
-        session = package.session(package.prepare(volume), source)
+        session = package.session(package.preprocess(volume), source)
 
     def answer(prompts: Any, started: float) -> dict[str, Any]:
         labels = session.labels(prompts)
-        write_mask(mask, labels, source, source=scan, names=package.labels)
+        write_mask(mask, labels, source, source=scan, names=package.class_names)
         seconds = time.perf_counter() - started
-        return {"mask": str(mask), "seconds": seconds, "volumes_ml": volumes_ml(labels, source, package.labels)}
+        return {"mask": str(mask), "seconds": seconds, "volumes_ml": volumes_ml(labels, source, package.class_names)}
 
     yield answer(None, started)
     for number, line in enumerate(lines, start=1):
         started = time.perf_counter()
         try:
-            prompts = parse_prompts(line, package.labels, source=f"line {number}")
-            require_kinds(package.folder, takes=package.takes, kinds=prompts.kinds)
-            found = answer(prompts, started)
+            prompts = parse_prompts(line, package.class_names, source=f"line {number}")
+            package.accept(prompts.kinds)
+            result = answer(prompts, started)
         except SamkdError as error:
-            found = {"error": str(error)}
-        yield found
+            result = {"error": str(error)}
+        yield result

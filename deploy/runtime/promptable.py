@@ -10,14 +10,15 @@ import numpy as np
 
 from ...errors import UsageError
 from ...volumes.geometry import Geometry, Volume
-from ...volumes.pipeline import segment_prepared
+from ...volumes.pipeline import segment_with_answers
 from ...volumes.plan import Plan
-from ...volumes.prompts import PatchPrompts, ScanPrompts
+from ...volumes.prompts import GridPrompts, PatchPrompts, ScanPrompts
+from ...volumes.sliding_window import Window
 from .engine import Engine
 
 Decoded = dict[int, tuple[bytes, np.ndarray]]  # by class: the prompts and its logits; 0: no prompts, all classes
 _NO_POINT = -1
-_KEPT = 1 << 29
+_KEPT = 1 << 29  # bytes
 
 
 class Promptable:
@@ -69,31 +70,40 @@ class Promptable:
 
 
 class Session:
-    """A prepared scan and what the network made of its patches: another prompt costs decoding its class where it lies.
+    """A preprocessed scan and the embeddings of its patches: another prompt costs decoding its class where it lies.
 
     Embeddings are kept, and up to _KEPT bytes of decoded maps. `source` is the grid of the scan and of the labels.
     """
 
-    def __init__(self, engine: Promptable, plan: Plan, prepared: Volume, source: Geometry, *, classes: int):
-        self._engine, self._plan, self._prepared, self._source = engine, plan, prepared, source
-        self._classes = classes
-        self._embeddings: list[np.ndarray] = []
-        self._known: list[Decoded] = []
+    def __init__(
+        self, engine: Promptable, plan: Plan, preprocessed: Volume, source: Geometry, *, num_classes: int
+    ) -> None:
+        self._engine, self._plan, self._num_classes = engine, plan, num_classes
+        self._preprocessed, self._source = preprocessed, source
+        self._embeddings: list[np.ndarray] = []  # by the number of the patch
+        self._decoded: list[Decoded] = []  # by the number of the patch
 
     def labels(self, prompts: ScanPrompts | None = None) -> np.ndarray:
         """Labels [D, H, W]. Raises BadInputError for a prompt outside the scan, UsageError for too many in a patch."""
-        turn, most = 0, 4 * 2 * self._classes * prod(self._plan.patch)
+        return segment_with_answers(
+            self._preprocessed,
+            self._source,
+            self._plan,
+            self._answers,
+            num_classes=self._num_classes,
+            prompts=prompts,
+        )
 
-        def infer(patches: np.ndarray, given: PatchPrompts | None = None) -> np.ndarray:
-            nonlocal turn
-            if turn == len(self._embeddings):
-                self._embeddings.append(self._engine.encoder(patches))
-                self._known.append({})
-            known = self._known[turn] if (turn + 1) * most <= _KEPT else None
-            turn += 1
-            return self._engine.decode(self._embeddings[turn - 1], given, known)
-
-        return segment_prepared(self._prepared, self._source, self._plan, infer, classes=self._classes, prompts=prompts)
+    def _answers(self, window: Window, prompts: GridPrompts | None) -> Iterator[np.ndarray]:
+        """Probabilities [K, *patch] of each patch, which is encoded the first time only."""
+        bytes_of_a_patch = 4 * 2 * self._num_classes * prod(self._plan.patch)
+        for number in range(len(window)):
+            if number == len(self._embeddings):
+                self._embeddings.append(self._engine.encoder(window.patches([number])))
+                self._decoded.append({})
+            decoded = self._decoded[number] if (number + 1) * bytes_of_a_patch <= _KEPT else None
+            patch_prompts = None if prompts is None else window.prompts_in([number], prompts)
+            yield self._engine.decode(self._embeddings[number], patch_prompts, decoded)[0]
 
 
 def _of_classes(prompts: PatchPrompts | None, most: int) -> Iterator[tuple[int, np.ndarray, np.ndarray, np.ndarray]]:
@@ -103,8 +113,8 @@ def _of_classes(prompts: PatchPrompts | None, most: int) -> Iterator[tuple[int, 
     given = (prompts.labels >= 0).any(axis=-1) | ~np.isnan(prompts.boxes).any(axis=-1)
     for value in (1 + np.flatnonzero(given.any(axis=0))).tolist():
         points, labels = prompts.points[:, value - 1], prompts.labels[:, value - 1]
-        if (found := int((labels >= 0).sum(axis=-1).max(initial=0))) > most:
-            raise UsageError(f"class {value} has {found} points in one patch, this student takes {most}: give fewer")
+        if (count := int((labels >= 0).sum(axis=-1).max(initial=0))) > most:
+            raise UsageError(f"class {value} has {count} points in one patch, this student takes {most}: give fewer")
         order = np.argsort(labels < 0, axis=-1, kind="stable")[:, :most]  # those that are given first
         rest = most - order.shape[1]
         points = np.take_along_axis(points, order[..., None], axis=1)

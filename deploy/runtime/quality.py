@@ -9,11 +9,18 @@ from ...volumes.geometry import Geometry, Volume
 
 _PERCENTILES = (1, 5, 10, 25, 50, 75, 90, 95, 99)
 _ENOUGH = 1 << 17  # voxels, for a percentile
+# What DICOM calls the modality of a channel, by the names that datasets use.
+_MODALITIES = {
+    **dict.fromkeys(("ct", "cect", "ncct"), "CT"),
+    **dict.fromkeys(("mr", "mri", "t1", "t1w", "t1n", "t1c", "t1ce", "t1gd", "t2", "t2w", "t2f", "flair", "adc"), "MR"),
+    **dict.fromkeys(("pt", "pet"), "PT"),
+    **dict.fromkeys(("us", "ultrasound"), "US"),
+}
 _COARSE = 2  # a scan with voxels so many times the plan's shows less than the network was trained on
 
 
 def intensity_profile(scans: Iterable[np.ndarray], patches: Sequence[np.ndarray]) -> list[dict[str, Any]]:
-    """What prepared scans [C, D, H, W] of the training data look like, channel by channel, as plain JSON values.
+    """What preprocessed scans [C, D, H, W] of the training data look like, channel by channel, as plain JSON values.
 
     "percentiles" are those of all `scans` together; "limit" is how far the furthest of the scans and of the training
     `patches` is from them (mean distance of the percentiles: the Wasserstein distance of two distributions, roughly).
@@ -21,40 +28,51 @@ def intensity_profile(scans: Iterable[np.ndarray], patches: Sequence[np.ndarray]
     its parts.
     """
     thinned = [np.stack([_thinned(channel) for channel in scan]) for scan in scans]
-    found = []
+    profile = []
     for channel, values in enumerate(np.concatenate(thinned, axis=1)):
         pooled = np.percentile(values, _PERCENTILES)
         parts = [part[channel] for part in (*thinned, *patches)]
         limit = max(float(np.abs(_percentiles(part) - pooled).mean()) for part in parts)
-        found.append({"percentiles": [round(float(p), 6) for p in pooled], "limit": round(limit, 6)})
-    return found
+        profile.append({"percentiles": [round(float(p), 6) for p in pooled], "limit": round(limit, 6)})
+    return profile
 
 
 def flags(
-    prepared: Volume,
+    preprocessed: Volume,
     source: Geometry,
     labels: np.ndarray,
     *,
     profile: Sequence[Mapping[str, Any]],
     spacing: Sequence[float | None] | None,
 ) -> list[str]:
-    """One line for everything that makes a mask doubtful; `profile` as intensity_profile made it,
-    empty for a package from before there was one."""
-    found = []
-    for channel, (values, known) in enumerate(zip(prepared.array, profile, strict=False)):
+    """One line for everything that makes a mask doubtful.
+
+    `profile` is what intensity_profile returned for the training data, empty for a package from before there was one
+    and for a run; `spacing` (mm) is the plan's.
+    """
+    lines = []
+    for channel, (values, known) in enumerate(zip(preprocessed.array, profile, strict=False)):
         distance = float(np.abs(_percentiles(values) - known["percentiles"]).mean())
         if distance > known["limit"]:
-            found.append(
+            lines.append(
                 f"channel {channel}: intensities unlike the training data (distance {distance:.3g}, there "
                 f"up to {known['limit']:.3g}): another modality, other units, another body part?"
             )
-    own = source.oriented(prepared.geometry.axis_codes).spacing
-    for axis, (mm, wanted) in enumerate(zip(own, spacing or (None, None, None), strict=True)):
-        if wanted is not None and mm > _COARSE * wanted:
-            found.append(f"voxels of {mm:.3g} mm along {'dhw'[axis]}, the network works on {wanted:.3g} mm")
+    own = source.oriented(preprocessed.geometry.axis_codes).spacing
+    for axis, (mm, plan_mm) in enumerate(zip(own, spacing or (None, None, None), strict=True)):
+        if plan_mm is not None and mm > _COARSE * plan_mm:
+            lines.append(f"voxels of {mm:.3g} mm along {'dhw'[axis]}, the network works on {plan_mm:.3g} mm")
     if not labels.any():
-        found.append("nothing was found: every voxel is background")
-    return found
+        lines.append("nothing was found: every voxel is background")
+    return lines
+
+
+def modality_flags(modality: str | None, channel_names: Sequence[str]) -> list[str]:
+    """One line for a scan of another modality (a word of DICOM) than the model was trained on, if both are known."""
+    expected = {_MODALITIES.get(name.strip().casefold()) for name in channel_names}
+    if modality is None or None in expected or not expected or modality in expected:
+        return []
+    return [f"the scan says modality {modality}, the model was trained on {', '.join(channel_names)}"]
 
 
 def _percentiles(values: np.ndarray) -> np.ndarray:

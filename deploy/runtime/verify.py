@@ -16,12 +16,12 @@ def verify_sample(package: Package) -> str:
     """
     volume = read_scan(package.folder / SAMPLE, channels=package.in_channels)
     expected, geometry = read_labels(package.folder / EXPECTED)
-    found = package.segment(volume)
+    labels = package.segment(volume)
     if not geometry.same_grid(volume.geometry):
         raise IntegrityError(f"{package.folder}: its expected mask is not on the grid of its sample.")
-    if np.array_equal(found, expected):
+    if np.array_equal(labels, expected):
         return "sample: identical to the mask that was packed"
-    lowest, name = min((_dice(found == value, expected == value), name) for value, name in package.labels.items())
+    lowest, name = min((_dice(labels == value, expected == value), name) for value, name in package.class_names.items())
     if lowest < SAMPLE_DICE:
         raise IntegrityError(
             f"{package.folder}: on this machine the sample's mask differs from the one that was packed, Dice "

@@ -87,19 +87,19 @@ def test_pictures_get_masks_of_their_size(fold):
 
 
 def test_folders_videos_and_scans_that_do_not_fit(fold):
-    from samkd.errors import BadInputError
-    from samkd.workflows.session import predict
+    def predict(scans: Path, out: Path):
+        return run_cli("predict", "run", "-i", scans, "-o", out, cwd=fold)
 
-    predict(fold / "run", fold / "data" / "train" / "images", fold / "masks")
+    assert predict(fold / "data" / "train" / "images", fold / "masks").exit_code == 0
     assert sorted(path.name for path in (fold / "masks").iterdir()) == [f"train_{i:03d}.png" for i in range(3)]
     dataset_layouts.endovis(fold / "video", training=1, test=0, frames=3)
-    predict(fold / "run", fold / "video" / "seq_1" / "left_frames", fold / "frames")
+    assert predict(fold / "video" / "seq_1" / "left_frames", fold / "frames").exit_code == 0
     assert sorted(path.name for path in (fold / "frames" / "seq_1").iterdir()) == [
         f"frame{i:03d}.png" for i in range(3)
     ]
     dataset_layouts.btcv(fold / "ct", training=1, test=0)
-    with pytest.raises(BadInputError, match="expected 3"):
-        predict(fold / "run", fold / "ct" / "Training" / "img" / "img0001.nii.gz", fold / "ct.nii.gz")
+    refused = predict(fold / "ct" / "Training" / "img" / "img0001.nii.gz", fold / "ct.nii.gz")
+    assert refused.exit_code == 3 and "expected 3" in refused.stderr
     assert not (fold / "ct.nii.gz").exists()
 
 

@@ -111,7 +111,7 @@ def test_metadata_is_read_by_monai(built):
 
 def test_package_gives_the_masks_of_the_network(built, levels, scan):
     package = Package.open(built, threads=1)
-    assert package.labels == {0: "background", 1: "liver", 2: "left kidney"}
+    assert package.class_names == {0: "background", 1: "liver", 2: "left kidney"}
     volume = scan(7)
     mask = package.segment(volume)
     assert mask.shape == volume.geometry.shape and mask.dtype == np.uint8

@@ -22,7 +22,8 @@ from samkd.training.prepared import few_labels, prepare_cases
 from samkd.volumes.datasets.registry import read_dataset
 from samkd.volumes.geometry import Geometry, Volume
 from samkd.volumes.io.nifti import write_labels, write_scan
-from samkd.volumes.plan import Plan, grid, prepare_labels
+from samkd.volumes.plan import Plan, grid
+from samkd.volumes.preprocess import preprocess_labels
 
 UNIT = ({"rule": "window", "low": 0, "high": 2},)
 TEACHER = Plan(orientation="SPL", size=(None, 32, 32), intensity=UNIT, patch=(5, 32, 32), overlap=0.4)
@@ -71,7 +72,7 @@ def dice(a, b) -> float:
 def test_targets_lie_where_the_students_labels_lie():
     volume, labels = scan()
     found = reader().probabilities(volume, grid(STUDENT, volume.geometry))
-    truth = prepare_labels(labels, volume.geometry, STUDENT)
+    truth = preprocess_labels(labels, volume.geometry, STUDENT)
     assert found.dtype == np.float32
     assert found.shape == (3, *truth.shape)
     np.testing.assert_allclose(found.sum(0), 1, atol=1e-5)

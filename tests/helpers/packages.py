@@ -68,7 +68,7 @@ def deploy(network, folder, **changes):
     held_out, reference = [], []
     for seed in range(3):
         volume = make_scan(seed)
-        mask = segment(volume, PLAN, infer_with(Levels()), classes=3)
+        mask = segment(volume, PLAN, infer_with(Levels()), num_classes=3)
         held_out.append((f"case_{seed}", volume, mask))
         reference.append(mask)
     sample = folder / "scan_0.nii.gz"

@@ -12,7 +12,8 @@ from samkd.students import build_student
 from samkd.students.small_sam.model import ENCODERS, build_small_sam
 from samkd.training.losses import segmentation_loss
 from samkd.volumes.datasets.phantom.generate import make_case
-from samkd.volumes.plan import Plan, prepare, prepare_labels
+from samkd.volumes.plan import Plan
+from samkd.volumes.preprocess import preprocess, preprocess_labels
 
 pytestmark = pytest.mark.slow
 
@@ -49,9 +50,9 @@ def test_a_named_student_learns_a_phantom_patch(name: str):
         intensity=({"rule": "window", "low": -200, "high": 250}, {"rule": "zscore"}),
         patch=(1, 64, 64),
     )
-    labels = prepare_labels(mask, volume.geometry, plan)
+    labels = preprocess_labels(mask, volume.geometry, plan)
     start = int((labels > 0).sum((1, 2)).argmax())
-    image = torch.from_numpy(prepare(volume, plan).array[None, :, start : start + 1])
+    image = torch.from_numpy(preprocess(volume, plan).array[None, :, start : start + 1])
     truth = torch.from_numpy(labels[None, start : start + 1].astype(np.int64))
     model = build_student(name, in_channels=1, num_classes=7, patch=plan.patch)
     with torch.no_grad():

@@ -68,11 +68,11 @@ def test_all_48_orientations_come_back_exactly(tmp_path, ornt, form):
         return one_hot(patches)
 
     whole = Plan(intensity=KEEP.intensity, patch=(6, 11, 13))
-    segment(volume, whole, infer, classes=5)
+    segment(volume, whole, infer, num_classes=5)
     # The network sees one and the same picture, whichever way the file was stored: d to S, h to P, w to L.
     np.testing.assert_array_equal(np.round(seen[0] * 4), body()[0].transpose(2, 1, 0)[:, ::-1, ::-1])
 
-    found = segment(volume, KEEP, one_hot, classes=5, batch=2)
+    found = segment(volume, KEEP, one_hot, num_classes=5, batch=2)
     write_labels(tmp_path / "mask.nii.gz", found, volume.geometry, like=tmp_path / "scan.nii.gz")
     mask = nib.Nifti1Image.from_filename(tmp_path / "mask.nii.gz")
     truth, result = np.asarray(source.dataobj), np.asarray(mask.dataobj)
@@ -87,7 +87,7 @@ def test_an_isotropic_plan_keeps_the_place_of_an_organ(tmp_path, ornt):
     source = saved(tmp_path / "scan.nii.gz", ornt, "both")
     plan = Plan(spacing=(1, 1, 1), intensity=({"rule": "window", "low": 0, "high": 1},), patch=(8, 8, 8))
     volume = read_scan(tmp_path / "scan.nii.gz")
-    found = segment(volume, plan, lambda x: np.concatenate([1 - x, x], axis=1), classes=2)
+    found = segment(volume, plan, lambda x: np.concatenate([1 - x, x], axis=1), num_classes=2)
     write_labels(tmp_path / "mask.nii.gz", found, volume.geometry, like=tmp_path / "scan.nii.gz")
     mask = nib.Nifti1Image.from_filename(tmp_path / "mask.nii.gz")
     centroids = []
@@ -102,7 +102,7 @@ def test_a_grid_smaller_than_the_patch(tmp_path):
     saved(tmp_path / "scan.nii.gz", ORIENTATIONS[0], "both")
     volume = read_scan(tmp_path / "scan.nii.gz")
     plan = Plan(intensity=KEEP.intensity, patch=(16, 16, 16))
-    np.testing.assert_array_equal(segment(volume, plan, one_hot, classes=5), volume.array[0])
+    np.testing.assert_array_equal(segment(volume, plan, one_hot, num_classes=5), volume.array[0])
 
 
 def test_a_blank_scan_is_refused(tmp_path):
@@ -110,4 +110,4 @@ def test_a_blank_scan_is_refused(tmp_path):
     image.to_filename(tmp_path / "blank.nii")
     plan = Plan(intensity=({"rule": "zscore"},), patch=(8, 8, 8))
     with pytest.raises(BadInputError, match="blank"):
-        segment(read_scan(tmp_path / "blank.nii"), plan, one_hot, classes=5)
+        segment(read_scan(tmp_path / "blank.nii"), plan, one_hot, num_classes=5)

@@ -7,7 +7,8 @@ import pytest
 
 from samkd.errors import BadInputError
 from samkd.volumes import Geometry, Plan, Volume
-from samkd.volumes.plan import grid, prepare, prepare_labels, restore
+from samkd.volumes.plan import grid
+from samkd.volumes.preprocess import preprocess, preprocess_labels, restore
 from samkd.volumes.resample import resample
 
 WINDOW = ({"rule": "window", "low": 0, "high": 1},)
@@ -81,7 +82,7 @@ def test_unknown_missing_and_misshapen_values_are_refused():
 def test_prepare_puts_every_voxel_on_the_grid():
     source = oblique()
     array = np.random.default_rng(0).random((2, *source.shape)).astype(np.float32)
-    prepared = prepare(Volume(array, source), plan())
+    prepared = preprocess(Volume(array, source), plan())
     assert prepared.array.dtype == np.float32 and prepared.array.flags.c_contiguous
     np.testing.assert_allclose(prepared.array, array[:, :, ::-1, ::-1], atol=1e-6)
     assert prepared.geometry.same_grid(grid(plan(), source), tolerance_mm=0)
@@ -91,10 +92,10 @@ def test_labels_lie_on_the_grid_of_the_scan():
     source = oblique()
     labels = np.random.default_rng(0).integers(0, 3, source.shape).astype(np.uint8)
     chosen = plan(spacing=(1, 1, 1), orientation="RAI")
-    scan = prepare(Volume(labels[None].astype(np.float32), source), plan(spacing=(1, 1, 1), orientation="RAI"))
-    found = prepare_labels(labels, source, chosen)
+    scan = preprocess(Volume(labels[None].astype(np.float32), source), plan(spacing=(1, 1, 1), orientation="RAI"))
+    found = preprocess_labels(labels, source, chosen)
     assert found.shape == scan.geometry.shape and found.dtype == np.uint8
-    exact = prepare_labels(labels, source, plan())
+    exact = preprocess_labels(labels, source, plan())
     np.testing.assert_array_equal(exact, labels[:, ::-1, ::-1])
 
 
@@ -108,7 +109,7 @@ def test_restore_undoes_prepare(codes, spacing):
     chosen = plan(orientation=codes, spacing=spacing)
     target = grid(chosen, source)
     one_hot = np.stack([(labels == k).astype(np.float32) for k in range(3)])
-    probabilities = prepare(Volume(one_hot, source), chosen)
+    probabilities = preprocess(Volume(one_hot, source), chosen)
     found = restore(probabilities.array, target, source)
     assert found.dtype == np.uint8 and found.shape == source.shape and found.flags.c_contiguous
     if spacing is None:

@@ -16,7 +16,7 @@ from samkd.volumes.pipeline import segment
 from samkd.volumes.plan import grid
 from samkd.volumes.prompt_parsing import Request, read_prompts
 from samkd.volumes.prompts import ClassPrompts, GridPrompts, ScanPrompts
-from samkd.volumes.sliding_window import stitched
+from samkd.volumes.sliding_window import sliding_window
 
 LABELS = {0: "background", 1: "liver", 2: "spleen"}
 WINDOW = ({"rule": "window", "low": 0, "high": 1},)
@@ -64,7 +64,7 @@ def painter(patches, prompts):
 def marked(folder, plan, prompts) -> np.ndarray:
     """The mask that `painter` makes of the prompts, as nibabel reads it: [i, j, k]."""
     volume = read_scan(folder / "scan.nii.gz")
-    found = segment(volume, plan, painter, classes=3, batch=2, prompts=prompts)
+    found = segment(volume, plan, painter, num_classes=3, batch=2, prompts=prompts)
     write_labels(folder / "mask.nii.gz", found, volume.geometry, like=folder / "scan.nii.gz")
     return np.asarray(nib.Nifti1Image.from_filename(folder / "mask.nii.gz").dataobj)
 
@@ -149,7 +149,7 @@ def test_without_prompts_infer_gets_the_patches_alone():
         return np.concatenate([1 - patches, patches], axis=1)
 
     array = np.random.default_rng(0).random((1, 6, 6, 6), np.float32)
-    found = stitched(array, (4, 4, 4), 0.5, infer, classes=2)
+    found = sliding_window(array, (4, 4, 4), 0.5, infer, num_classes=2)
     np.testing.assert_allclose(found[1], array[0], atol=1e-6)
 
 

@@ -8,11 +8,12 @@ import pytest
 
 from samkd.volumes import Plan
 from samkd.volumes.geometry import Geometry, Volume, reorient
-from samkd.volumes.pipeline import segment, segment_prepared
-from samkd.volumes.plan import grid, prepare, restore, restore_slabs
+from samkd.volumes.pipeline import segment, segment_preprocessed
+from samkd.volumes.plan import grid
+from samkd.volumes.preprocess import preprocess, restore, restore_slabs
 from samkd.volumes.prompts import ClassPrompts, ScanPrompts
 from samkd.volumes.resample import resample
-from samkd.volumes.sliding_window import gaussian_weights, pad_to_patch, stitched, stitched_slabs, tile_starts
+from samkd.volumes.sliding_window import Window, gaussian_weights, pad_to_patch, sliding_window, tile_starts
 
 CLASSES = 4
 WINDOW = ({"rule": "window", "low": 0, "high": 1},)
@@ -42,7 +43,7 @@ def network(patches, prompts=None):
 
 def whole(volume, plan, prompts=None):
     """The definition: all probabilities, averaged by weight; all of them resampled; the largest wins."""
-    prepared = prepare(volume, plan)
+    prepared = preprocess(volume, plan)
     placed = prompts and prompts.onto(prepared.geometry, scan=volume.geometry, classes=CLASSES)
     padded, crop = pad_to_patch(prepared.array, plan.patch)
     total = np.zeros((CLASSES, *padded.shape[1:]), np.float32)
@@ -67,7 +68,7 @@ def whole(volume, plan, prompts=None):
 def same(volume, plan, **options):
     expected = whole(volume, plan, options.get("prompts"))
     assert len(np.unique(expected)) == CLASSES
-    np.testing.assert_array_equal(segment(volume, plan, network, classes=CLASSES, **options), expected)
+    np.testing.assert_array_equal(segment(volume, plan, network, num_classes=CLASSES, **options), expected)
 
 
 @pytest.mark.parametrize("codes", CODES)
@@ -116,17 +117,18 @@ def test_a_network_in_the_background_is_kept_busy_and_changes_nothing(at_once):
 
         return wait
 
-    prepared = prepare(volume, plan)
-    found = segment_prepared(prepared, volume.geometry, plan, begin, classes=CLASSES, at_once=at_once)
+    prepared = preprocess(volume, plan)
+    found = segment_preprocessed(prepared, volume.geometry, plan, begin, num_classes=CLASSES, at_once=at_once)
     np.testing.assert_array_equal(found, whole(volume, plan))
     assert ahead[: 1 - at_once or None] == [at_once] * (len(begun) - at_once + 1) and ahead[-1] == 1
 
 
 def test_slabs_begin_with_the_last_row_of_the_one_before():
     array = scan(shape=(23, 9, 8)).array
-    full = stitched(array, (6, 4, 4), 0.5, network, classes=CLASSES)
+    full = sliding_window(array, (6, 4, 4), 0.5, network, num_classes=CLASSES)
     end = 0
-    for first, slab in stitched_slabs(array, (6, 4, 4), 0.5, network, classes=CLASSES):
+    window = Window(array, (6, 4, 4), 0.5)
+    for first, slab in window.slabs(window.infer(network), num_classes=CLASSES):
         assert first == max(0, end - 1) and slab.shape[1] <= 7
         np.testing.assert_array_equal(slab, full[:, first : first + slab.shape[1]])
         end = first + slab.shape[1]
@@ -140,9 +142,9 @@ def test_how_the_probabilities_are_cut_does_not_show(height):
     values = np.random.default_rng(1).random((CLASSES, *target.shape)).astype(np.float32)
     parts = [(max(0, d - 1), values[:, max(0, d - 1) : d + height]) for d in range(0, target.shape[0], height)]
     expected = restore(values, target, volume.geometry)
-    np.testing.assert_array_equal(restore_slabs(parts, target, volume.geometry, classes=CLASSES), expected)
+    np.testing.assert_array_equal(restore_slabs(parts, target, volume.geometry, num_classes=CLASSES), expected)
     with pytest.raises(AssertionError, match="end before row"):
-        restore_slabs(parts[:-1], target, volume.geometry, classes=CLASSES)
+        restore_slabs(parts[:-1], target, volume.geometry, num_classes=CLASSES)
 
 
 def test_a_rare_class_is_found_wherever_it_wins():
@@ -161,10 +163,10 @@ def test_memory_does_not_grow_with_the_length_of_the_scan():
     def peak(length):
         volume = Volume(np.zeros((1, length, 40, 40), np.float32), Geometry(np.eye(4), (length, 40, 40)))
         plan = Plan(intensity=WINDOW, patch=(8, 20, 20), orientation="RAS")
-        prepared = prepare(volume, plan)
+        prepared = preprocess(volume, plan)
         answer = np.full((1, 16, 8, 20, 20), 1 / 16, np.float32)
         tracemalloc.start()
-        segment_prepared(prepared, volume.geometry, plan, lambda patches: answer, classes=16)
+        segment_preprocessed(prepared, volume.geometry, plan, lambda patches: answer, num_classes=16)
         found = tracemalloc.get_traced_memory()[1] - length * 40 * 40  # the labels
         tracemalloc.stop()
         return found

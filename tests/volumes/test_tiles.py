@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from samkd.volumes.sliding_window import gaussian_weights, pad_to_patch, stitched, tile_starts
+from samkd.volumes.sliding_window import gaussian_weights, pad_to_patch, sliding_window, tile_starts
 
 
 @pytest.mark.parametrize("overlap", [0.0, 0.25, 0.5, 0.75, 0.9])
@@ -62,7 +62,7 @@ def test_cutting_and_stitching_give_the_scan_back(shape, overlap, batch):
         seen.append(patches.shape)
         return np.concatenate([patches, 1 - patches[:, :1]], axis=1)
 
-    found = stitched(array, (4, 8, 6), overlap, infer, classes=3, batch=batch)
+    found = sliding_window(array, (4, 8, 6), overlap, infer, num_classes=3, batch=batch)
     assert found.dtype == np.float32 and found.shape == (3, *shape)
     np.testing.assert_allclose(found, np.concatenate([array, 1 - array[:1]]), atol=1e-5)
     assert all(n <= batch and rest == (2, 4, 8, 6) for n, *rest_ in seen for rest in [tuple(rest_)])
@@ -70,8 +70,8 @@ def test_cutting_and_stitching_give_the_scan_back(shape, overlap, batch):
 
 def test_overlapping_answers_are_averaged_by_weight():
     patch, answers = (1, 1, 8), iter([0.0, 1.0])
-    found = stitched(
-        np.zeros((1, 1, 1, 12), np.float32), patch, 0.5, lambda x: np.full_like(x, next(answers)), classes=1
+    found = sliding_window(
+        np.zeros((1, 1, 1, 12), np.float32), patch, 0.5, lambda x: np.full_like(x, next(answers)), num_classes=1
     )[0, 0, 0]
     weights = gaussian_weights(patch)[0, 0]
     np.testing.assert_array_equal(found[:4], 0)
@@ -81,4 +81,4 @@ def test_overlapping_answers_are_averaged_by_weight():
 
 def test_an_answer_of_another_shape_is_not_accepted():
     with pytest.raises(AssertionError):
-        stitched(np.zeros((1, 8, 8, 8), np.float32), (4, 4, 4), 0.5, lambda x: x, classes=2)
+        sliding_window(np.zeros((1, 8, 8, 8), np.float32), (4, 4, 4), 0.5, lambda x: x, num_classes=2)

@@ -193,7 +193,8 @@ def _layout(header: Any, channels: int, path: Path) -> _Layout:
     if len(extra) > 1 or prod(extra) != channels:
         raise BadInputError(
             f"{path}: is {rank}-D, {tuple(dims)}, with {prod(extra)} value(s) per voxel; expected {channels}. "
-            "Give the one scan that is meant, or declare the channels in dataset.json."
+            "Give the one scan that is meant, or all its channels (NAME_0000, NAME_0001, ...; a dataset names them in "
+            "dataset.json)."
         )
     width, height, depth = [*dims, 1][:3]
     try:

@@ -1,11 +1,11 @@
 """A scan on disk, whatever its format: which files hold it, how they are read, and how its mask is written.
 
-One more format is one more branch in `sources`, `read_source` and `write_mask`.
+One more format is one more branch in `_scans_in`, `read_source` and `write_mask`.
 """
 
 import re
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -14,6 +14,7 @@ import numpy as np
 
 from ...errors import BadInputError, UsageError
 from ..geometry import Geometry, Volume
+from .dicom.files import read_header
 from .dicom.seg import check_source, is_seg, write_seg
 from .dicom.series import find_series, read_series
 from .mask_codes import Code, decoded
@@ -21,6 +22,7 @@ from .nifti import read_labels, read_scan, write_labels, write_scan
 from .pictures import is_picture, read_picture_labels, read_pictures, write_picture_labels
 
 _CHANNEL = re.compile(r"(.+)_\d{4}")  # nnU-Net: the channels of one scan are name_0000, name_0001, ...
+MODALITIES = frozenset({"CT", "MR", "PT", "NM", "US", "CR", "DX", "MG", "XA", "RF", "OCT", "OP", "SM", "ES", "XC"})
 FRAMES = "left_frames"  # the folder of a video's frames (EndoVis)
 
 
@@ -62,40 +64,62 @@ def bare_name(path: Path) -> str:
 
 
 def sources(path: str | Path, *, channels: int = 1) -> list[Source]:
-    """The scans in a file or a folder, sorted by name; NIfTI files name_0000, name_0001, ... are one scan where
-    several channels are wanted, a folder `left_frames` is one video. DICOM series are found in the folders below, too,
-    and named as volumes.io.dicom.series.find_series does. Raises BadInputError when there is none.
+    """The scans in a file or a folder, sorted by name: those of find_scans, grouped by group_channels.
+
+    Raises BadInputError when there is none, or when two would have masks of one name.
     """
-    path = Path(path)
+    scans = sorted(group_channels(find_scans([path]), channels=channels), key=lambda scan: scan.mask_name)
+    for one, other in pairwise(scans):
+        if one.mask_name == other.mask_name:
+            names = f"{one.files[0].name} and {other.files[0].name}"
+            raise BadInputError(f"{path}: the masks of {names} would have one name. Rename one of them.")
+    return scans
+
+
+def find_scans(paths: Sequence[str | Path]) -> list[Source]:
+    """The scans in files and folders, one for each NIfTI file. A folder `left_frames` is one video.
+
+    DICOM series are found in the folders below, too, and named as volumes.io.dicom.series.find_series does. Hidden
+    files (.DS_Store, ._scan.nii.gz) are no scans. Raises BadInputError, naming the path, when there is none in it.
+    """
+    return [scan for path in paths for scan in _scans_in(Path(path))]
+
+
+def _scans_in(path: Path) -> list[Source]:
     if path.is_file():
         return [Source(bare_name(path), (path,))]
     if path.name == FRAMES and path.is_dir():
         return [video(path)]
-    channels_of: dict[str, list[Path]] = defaultdict(list)
-    found = []
+    scans = []
     for entry in sorted(path.glob("*")):
-        if is_picture(entry):
-            found.append(Source(bare_name(entry), (entry,)))
-        elif is_nifti(entry):
-            part = _CHANNEL.fullmatch(bare_name(entry)) if channels > 1 else None
-            if part:
-                channels_of[part[1]].append(entry)
-            else:
-                found.append(Source(bare_name(entry), (entry,)))
+        if entry.name.startswith("."):
+            continue
+        if is_picture(entry) or is_nifti(entry):
+            scans.append(Source(bare_name(entry), (entry,)))
         elif (entry / FRAMES).is_dir():
-            found.append(video(entry / FRAMES))
-    found += [Source(name, tuple(files)) for name, files in channels_of.items()]
-    found += [Source(name, files) for name, files in find_series(path).items()]
-    found.sort(key=lambda source: source.mask_name)
-    if not found:
+            scans.append(video(entry / FRAMES))
+    scans += [Source(name, files) for name, files in find_series(path).items()]
+    if not scans:
         raise BadInputError(
             f"{path}: no scan here; expected NIfTI files (.nii, .nii.gz), pictures (PNG, JPEG, TIFF) or DICOM series"
         )
-    for one, other in pairwise(found):
-        if one.mask_name == other.mask_name:
-            names = f"{one.files[0].name} and {other.files[0].name}"
-            raise BadInputError(f"{path}: the masks of {names} would have one name. Rename one of them.")
-    return found
+    return sorted(scans, key=lambda scan: scan.mask_name)
+
+
+def group_channels(scans: Sequence[Source], *, channels: int) -> list[Source]:
+    """The scans in their order; where several channels are expected, NIfTI files name_0000, name_0001, ... of one
+    folder are one scan.
+    """
+    if channels == 1:
+        return list(scans)
+    grouped: dict[object, Source] = {}
+    for number, scan in enumerate(scans):
+        part = _CHANNEL.fullmatch(scan.name) if is_nifti(scan.files[0]) else None
+        key = (scan.files[0].parent, part[1]) if part else number
+        before = grouped[key].files if key in grouped else ()
+        name = part[1] if part else scan.name
+        grouped[key] = Source(name, tuple(sorted({*before, *scan.files})) if part else scan.files)
+    return list(grouped.values())
 
 
 def video(folder: Path, *, name: str | None = None) -> Source:
@@ -110,18 +134,64 @@ def mask_paths(scans: Sequence[Source], out: str | Path, *, seg_type: str = "bin
     """Where the masks of scans go: `out` itself if it is named like a mask, else in the folder `out`.
 
     Refuses, before any work, what cannot be written: raises BadInputError for one file and several DICOM series,
-    UsageError for one file and several other scans, and what volumes.io.dicom.seg.check_source raises.
+    UsageError for one file and several other scans, and for a mask that would be written over a scan or over another
+    mask; and what volumes.io.dicom.seg.check_source raises.
     """
     out = Path(out)
     if not (is_nifti(out) or is_picture(out) or is_seg(out)):
-        return [out / source.mask_name for source in scans]
+        masks = [out / source.mask_name for source in scans]
+        _refuse_overwriting(scans, masks, out)
+        return masks
     if len(scans) > 1:
         fault = BadInputError if any(source.is_dicom for source in scans) else UsageError
         names = ", ".join(source.name for source in scans[:5])
         raise fault(f"-o {out}: several scans ({len(scans)}: {names}) need a folder for their masks, not a file")
     if is_seg(out):
         check_source(scans[0].files, kind=seg_type)
+    _refuse_overwriting(scans, [out], out)
     return [out]
+
+
+def _refuse_overwriting(scans: Sequence[Source], masks: Sequence[Path], out: Path) -> None:
+    """UsageError where two masks are one file, or a mask is a file that is to be read, however its path is spelled."""
+    written: set[object] = set()
+    for scan, mask in zip(scans, masks, strict=True):
+        frames = [mask / file.name for file in scan.files] if is_picture(scan.files[0]) else []
+        written.update(*map(_spellings, [mask, *frames]))
+    for file in (file for scan in scans for file in scan.files):
+        if _spellings(file) & written:
+            raise UsageError(f"-o {out}: the mask would overwrite the scan {file}; choose another place")
+    mask_of: dict[str, Source] = {}
+    for scan, mask in zip(scans, masks, strict=True):
+        other = mask_of.setdefault(str(mask.resolve()).casefold(), scan)
+        if other is not scan:
+            raise UsageError(
+                f"-o {out}: {other.place} and {scan.place} would have one mask, {mask.name}; rename one of them, or "
+                "segment them into different folders"
+            )
+
+
+def same_file(one: Path, other: Path) -> bool:
+    """Whether two paths are one file, through links, spellings and letter case; it need not be there."""
+    return bool(_spellings(one) & _spellings(other))
+
+
+def _spellings(path: Path) -> set[object]:
+    """What two paths of one file share: the path without links and case, and, for a file that is there, its inode."""
+    spellings: set[object] = {str(path.resolve()).casefold()}
+    with suppress(OSError):
+        status = path.stat()
+        spellings |= {(status.st_dev, status.st_ino)} if status.st_ino else set()
+    return spellings
+
+
+def modality(scan: Source) -> str | None:
+    """The modality that the first file of a DICOM series names, one of MODALITIES; None for any other scan."""
+    if not scan.is_dicom:
+        return None
+    # Nothing but DICOM's own words is repeated from a header: any other text could be the patient's name.
+    name = read_header(scan.files[0]).get("Modality")
+    return name if name in MODALITIES else None
 
 
 def read_source(source: Source, *, channels: int = 1) -> Volume:
@@ -130,12 +200,13 @@ def read_source(source: Source, *, channels: int = 1) -> Volume:
         return read_pictures(source.files, channels=channels)
     if source.is_dicom:
         return read_series(source.files)
-    if len(source.files) == 1:
+    if len(source.files) == 1 and not (channels > 1 and _CHANNEL.fullmatch(bare_name(source.files[0]))):
         return read_scan(source.files[0], channels=channels)
     if len(source.files) != channels:
         names = ", ".join(file.name for file in source.files)
         raise BadInputError(
-            f"{source.files[0]}: {len(source.files)} files, {names}; expected {channels}, one a channel."
+            f"{source.files[0]}: {len(source.files)} file(s), {names}; expected {channels}, one a channel: NAME_0000, "
+            "NAME_0001, and so on, in one folder. Give the folder, or all the files."
         )
     parts = [read_scan(file) for file in source.files]
     first = parts[0].geometry

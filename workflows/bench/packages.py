@@ -5,7 +5,6 @@ import tempfile
 import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
-from itertools import pairwise
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -67,45 +66,23 @@ def _torch(run: Path, scan: Path, threads: int | None) -> dict[str, Any]:
 
 
 def segment_with_torch(run: Path, scan: Path, threads: int | None) -> dict[str, Any]:
-    """A run's network in PyTorch, eager, float32, through the same pipeline; measured as the device measures."""
-    times = [time.perf_counter()]
-    import torch  # here, not above: a user of torch waits for these imports, so they are part of "load"
-
+    """A run's network in PyTorch, eager, float32, through the pipeline of the device, and measured by its clock."""
+    started = time.perf_counter()
     from ...deploy.runtime.memory import peak_bytes
-    from ...distill.networks import load_network
-    from ...training.predictor import patch_function
-    from ...training.run import Run
-    from ...volumes.io.nifti import read_scan, write_labels
-    from ...volumes.pipeline import segment_prepared
-    from ...volumes.plan import prepare
+    from ...deploy.runtime.predict import predict_scan
+    from ...volumes.io.scans import sources
+    from ..models import load_run
 
-    torch.set_num_threads(threads or torch.get_num_threads())
-    source = Run.read(run)
-    infer, waited = patch_function(load_network(source)), 0.0
-
-    def timed(patches: Any) -> Any:
-        nonlocal waited
-        started = time.perf_counter()
-        found = infer(patches)
-        waited += time.perf_counter() - started
-        return found
-
-    times.append(time.perf_counter())
-    volume = read_scan(scan, channels=len(source.config["channels"]))
-    times.append(time.perf_counter())
-    prepared = prepare(volume, source.plan)
-    times.append(time.perf_counter())
-    labels = segment_prepared(prepared, volume.geometry, source.plan, timed, classes=len(source.labels))
-    times.append(time.perf_counter())
+    model = load_run(run, threads=threads)
+    seconds_load = time.perf_counter() - started
+    (source,) = sources(scan, channels=model.in_channels)
     with tempfile.TemporaryDirectory() as out:
-        write_labels(Path(out) / "mask.nii.gz", labels, volume.geometry, like=scan)
-    times.append(time.perf_counter())
-    load, read, preprocess, both, save = (after - before for before, after in pairwise(times))
+        row = predict_scan(model, source, Path(out) / "mask.nii.gz")
     peak = peak_bytes()
     return {
         "model": run.name,
-        "seconds": dict(zip(STAGES, (load, read, preprocess, waited, both - waited, save), strict=True)),
+        "seconds": {"load": seconds_load, **row["seconds"]},
         "peak_memory_mb": None if peak is None else peak / 1e6,
         "precision": "torch fp32",
-        "threads": torch.get_num_threads(),
+        "threads": model.threads,
     }

@@ -56,7 +56,7 @@ def rezip(folder):
 
 def test_signed_package_opens_for_those_who_trust_its_key_and_for_all_others(signed, key):
     for place in (signed, signed.with_name("student.zip")):
-        assert Package.open(place, threads=1, trust=key.with_suffix(".pub")).labels[1] == "liver"
+        assert Package.open(place, threads=1, trust=key.with_suffix(".pub")).class_names[1] == "liver"
         assert Package.open(place, threads=1).manifest["signer"] == signed_by(key)
 
 
@@ -155,4 +155,4 @@ def test_runtime_trusts_and_says_what_is_missing(signed, key, stranger, capsys, 
         monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(MissingExtraError, match="python -m pip install cryptography"):
         Package.open(signed, trust=key.with_suffix(".pub"))
-    assert Package.open(signed, threads=1).labels[1] == "liver"
+    assert Package.open(signed, threads=1).class_names[1] == "liver"

@@ -57,7 +57,7 @@ def student():
 
 def masks_of(student, prompts=None):
     infer = patch_function(student, to_network=Prompts.of)
-    return [segment(make_scan(seed), PLAN, infer, classes=3, prompts=prompts) for seed in range(3)]
+    return [segment(make_scan(seed), PLAN, infer, num_classes=3, prompts=prompts) for seed in range(3)]
 
 
 def packed(student, folder, **changes):
@@ -95,7 +95,7 @@ def made(request):
 
 def test_masks_are_the_networks_with_prompts_and_without(made, student):
     package = Package.open(made, threads=1)
-    assert package.takes == frozenset(TAKES) and isinstance(package.engine, Promptable)
+    assert package.prompt_kinds == frozenset(TAKES) and isinstance(package.engine, Promptable)
     found = {}
     for name, prompts in (("none", None), ("clicks", CLICKS), ("box", BOX)):
         for seed, expected in enumerate(masks_of(student, prompts)):
@@ -117,7 +117,7 @@ def test_manifest_says_what_was_lost_with_prompts(made):
 
 def test_a_scan_is_encoded_once_for_any_number_of_prompts(made, monkeypatch):
     package, volume = Package.open(made, threads=1), make_scan(1)
-    session = package.session(package.prepare(volume), volume.geometry)
+    session = package.session(package.preprocess(volume), volume.geometry)
     first = session.labels()
     assert isinstance(package.engine, Promptable)
 
@@ -134,7 +134,7 @@ def test_a_scan_is_encoded_once_for_any_number_of_prompts(made, monkeypatch):
 
 def test_another_prompt_decodes_its_class_where_it_lies(openvino, monkeypatch):
     package, volume = Package.open(openvino, threads=1), make_scan(1)
-    prepared = package.prepare(volume)
+    prepared = package.preprocess(volume)
     session = package.session(prepared, volume.geometry)
     assert isinstance(package.engine, Promptable)
     decoder, calls = package.engine.decoder, []

@@ -28,7 +28,7 @@ from samkd.volumes.datasets.survey import check_dataset
 from samkd.volumes.io.nifti import read_labels, write_labels
 from samkd.volumes.io.pictures import write_picture_labels
 from samkd.volumes.io.scans import Source, as_nifti, mask_in, read_mask, read_source, sources, write_mask
-from samkd.volumes.plan import prepare, prepare_labels, restore
+from samkd.volumes.preprocess import preprocess, preprocess_labels, restore
 
 ORIENTATIONS = [
     "".join(side) for order in itertools.permutations(("LR", "PA", "IS")) for side in itertools.product(*order)
@@ -82,11 +82,11 @@ def test_a_mask_comes_back_on_its_voxels_in_all_48_orientations(tmp_path, name):
         volume, _ = read_case(case, dataset)
         assert volume.geometry.axis_codes == codes
         np.testing.assert_allclose(volume.geometry.affine, affine_of(codes), atol=1e-5)
-        prepared = prepare(volume, plan)
+        prepared = preprocess(volume, plan)
         assert prepared.geometry.axis_codes == "SPL"
         assert case.label is not None
         labels, geometry = read_mask(case.label)
-        upright = prepare_labels(labels, geometry, plan)
+        upright = preprocess_labels(labels, geometry, plan)
         certain = np.stack([upright == label for label in dataset.labels]).astype(np.float32)
         out = tmp_path / codes / "out" / case.image.mask_name
         out.parent.mkdir()
@@ -104,7 +104,7 @@ def test_picture_masks_come_back_on_their_pixels(tmp_path, name):
     case = dataset.training[0]
     volume, mask = read_case(case, dataset)
     assert mask is not None and volume.geometry.axis_codes == "SPL" and volume.geometry.spacing == (1, 1, 1)
-    np.testing.assert_array_equal(prepare(volume, plan).array, volume.array)
+    np.testing.assert_array_equal(preprocess(volume, plan).array, volume.array)
     write_mask(tmp_path / case.image.mask_name, mask, volume.geometry, source=case.image)
     again, geometry = read_mask(mask_in(tmp_path, case.image))
     np.testing.assert_array_equal(again, mask)

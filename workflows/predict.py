@@ -1,0 +1,23 @@
+"""samkd predict: any model through the pipeline of the device."""
+
+from pathlib import Path
+
+from ..deploy.runtime.predict import PredictOptions
+from ..deploy.runtime.predict import predict as predict_with
+from .models import load_model
+
+
+def predict(
+    model: Path,
+    options: PredictOptions,
+    *,
+    base: Path | None = None,
+    trust: Path | None = None,
+    threads: int | None = None,
+) -> int:
+    """Segment scans with a package or a run and return the exit code; what is printed is what runtime.pyz prints.
+
+    `base` is the published file that a run adapts, where it has moved; `trust` the public key (PEM) whose owner must
+    have signed a package. Raises what deploy.runtime.predict.predict and models.load_model raise.
+    """
+    return predict_with(options, lambda: load_model(model, base=base, trust=trust, threads=threads))
