@@ -30,11 +30,11 @@ def predict(
 ) -> None:
     """Segment scans. Masks lie on the scan's own grid. Promptable networks also take points and boxes."""
     from ..volumes.prompt_parsing import Request
-    from ..workflows import session
+    from ..workflows.predict import predict as segment
 
-    asked = Request(point or [], box or [], name, space, prompts)
-    given = asked if asked.given else None
-    for path in session.predict(model, scan, out, prompts=given, base=base, seg_type=seg_type, trust=trust):
+    request = Request(point or [], box or [], name, space, prompts)
+    shown = request if request.given else None
+    for path in segment(model, scan, out, prompts=shown, base=base, seg_type=seg_type, trust=trust):
         typer.echo(path)
 
 

@@ -92,7 +92,7 @@ def test_pictures_get_masks_of_their_size(fold):
 
 def test_folders_videos_and_scans_that_do_not_fit(fold):
     from samkd.errors import BadInputError
-    from samkd.workflows.session import predict
+    from samkd.workflows.predict import predict
 
     predict(fold / "run", fold / "data" / "train" / "images", fold / "masks")
     assert sorted(path.name for path in (fold / "masks").iterdir()) == [f"train_{i:03d}.png" for i in range(3)]

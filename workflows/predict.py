@@ -4,6 +4,7 @@ from pathlib import Path
 
 from ..errors import UsageError, about
 from ..volumes.files import make_folder
+from ..volumes.io.scans import mask_paths, read_source, sources, write_mask
 from ..volumes.prompt_parsing import Request
 from .models import load_model
 
@@ -25,8 +26,6 @@ def predict(
     in it. UsageError for prompts with several scans, or with a network that takes none. `base` and `trust` as in
     models.load_model.
     """
-    from ..volumes.io.scans import mask_paths, read_source, sources, write_mask
-
     sources(scan)
     loaded = load_model(model, base=base, trust=trust)
     scans = sources(scan, channels=loaded.channels)
