@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from .... import __version__
 from ....errors import BadInputError, MissingExtraError, UsageError
 from ...files import atomic_path
 from ...geometry import Geometry
@@ -117,8 +118,6 @@ def _sources(files: Sequence[Path]) -> dict[Path, Any]:
 def _segmentation(sources: Sequence[Any], frames: np.ndarray, names: Mapping[int, str], kind: str) -> Any:
     highdicom = _load_highdicom()
     from pydicom.sr.codedict import codes
-
-    from .... import __version__
 
     algorithm = highdicom.AlgorithmIdentificationSequence(
         name="samkd", family=codes.cid7162.ArtificialIntelligence, version=__version__
