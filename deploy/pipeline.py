@@ -1,4 +1,4 @@
-"""Deployment from end to end: climb the ladder for a target, judge each rung as it will run, pack the last one."""
+"""Deployment from end to end: convert a student for a target, judge each candidate as it will run, pack the last."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from ..evaluation.overlay import colours
 from ..students.small_sam.model import MAX_POINTS
 from ..volumes.io.nifti import read_scan, write_labels, write_scan
 from ..volumes.plan import Plan, prepare
-from .acceptance.candidates import HeldOut, Jury, Prompted, climb
+from .acceptance.candidates import AcceptanceTest, HeldOut, Prompted, select_candidate
 from .acceptance.gate import require_calibration, require_sensible
+from .export.base import Candidate, ExportRequest, Precision, Target
 from .export.graphs import Probabilities
-from .export.precision import Precision
-from .export.registry import Order, Rung, Target, require_precision, target_named
+from .export.registry import require_precision, target_named
 from .package.sbom import distribution
 from .package.signing import Signer
 from .package.writer import draft, finish
@@ -77,7 +77,7 @@ def deploy_student(
         "format": FORMAT,
         "samkd": __version__,
         "name": destination.name,
-        "target": target if made_by.works() else made_by.judged_as,
+        "target": target if made_by.works() else made_by.stand_in,
         "model": made_by.model,
         "plan": plan.to_dict(),
         "plan_digest": plan.digest(),
@@ -90,48 +90,50 @@ def deploy_student(
         "description": dict(description),
     }
 
-    def describe(rung: Rung) -> dict[str, Any]:
+    def describe(candidate: Candidate) -> dict[str, Any]:
         return {
             **manifest,
-            "precision": rung.precision.value,
-            "inference_precision": made_by.inference[rung.precision],
-            "quantization": rung.quantization,
+            "precision": candidate.precision.value,
+            "inference_precision": made_by.inference[candidate.precision],
+            "quantization": candidate.quantization,
         }
 
     try:
         require_calibration(calibration)
         probes = calibration[:_PROBES]
-        # No rung can mend a student that does not look at its input.
-        answers = require_sensible(_with_torch(network), probes, subject="the student")
-        jury = Jury(
+        # No conversion can mend a student that does not look at its input.
+        probabilities = require_sensible(_with_torch(network), probes, subject="the student")
+        test = AcceptanceTest(
             held_out,
             reference,
             labels=dataset_labels,
             probes=probes,
-            answers=answers,
+            probabilities=probabilities,
             max_drop=max_drop,
             per_class=per_class,
             prompted=prompted,
         )
-        rungs = made_by.rungs(Order(network, plan.patch, in_channels, calibration, precision, bool(takes)))
+        candidates = made_by.candidates(
+            ExportRequest(network, plan.patch, in_channels, calibration, precision, bool(takes))
+        )
         with draft(destination) as folder:
-            package, steps = climb(rungs, jury, folder, describe=describe)
+            package, results = select_candidate(candidates, test, folder, describe=describe)
             sealed = {
                 **package.manifest,
                 "target": target,
                 "judged_on": package.engine.version,
                 "versions": _versions(made_by),
-                "ladder": [step.to_dict() for step in steps],
+                "ladder": [result.to_dict() for result in results],
                 "scores": {
                     "max_drop": max_drop,
                     "per_class": {
                         drop.name: {key: value for key, value in asdict(drop).items() if key != "name"}
-                        for drop in steps[-1].drops
+                        for drop in results[-1].drops
                     },
                 },
             }
             _write_sample(package, sample)
-            finish(folder, sealed, libraries=made_by.libraries, renamed=made_by.installed_as, signer=signer)
+            finish(folder, sealed, libraries=made_by.libraries, renamed=made_by.device_names, signer=signer)
     except GateRefusedError as refusal:
         raise GateRefusedError(f"{destination}: refused, nothing was packed.\n{refusal}") from None
     return destination

@@ -36,7 +36,7 @@ def examine() -> list[tuple[str, str, str]]:
         elif target.works():
             rows.append((f"target {name}", "works", f"precisions {', '.join(target.inference)}"))
         else:
-            told = f"packs what the engine of {target.judged_as} judged; its own needs a GPU and onnxruntime-gpu"
+            told = f"packs what the engine of {target.stand_in} judged; its own needs a GPU and onnxruntime-gpu"
             rows.append((f"target {name}", "no engine", told))
     import torch
 

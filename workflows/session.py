@@ -90,7 +90,7 @@ def deploy_run(
     Raises UsageError for an unknown target, GateRefusedError when the converted model lost too much.
     """
     from ..deploy.acceptance.candidates import Prompted
-    from ..deploy.export.precision import Precision
+    from ..deploy.export.base import Precision
     from ..deploy.export.registry import require_precision, target_named
     from ..deploy.package.signing import Signer
     from ..deploy.pipeline import deploy_student

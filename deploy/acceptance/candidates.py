@@ -1,4 +1,4 @@
-"""The conversion ladder: each rung measured through the deployed pipeline, against the torch network and the truth."""
+"""Each candidate measured through the deployed pipeline, against the torch network and the truth; the one to pack."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from ...errors import GateRefusedError
 from ...evaluation.scores import score_case, summarise
 from ...volumes.geometry import Volume
 from ...volumes.prompts import ScanPrompts
-from ..export.registry import Rung
+from ..export.base import Candidate
+from ..export.sensitivity import signal_to_noise
 from ..runtime.package import Package
 from .gate import ClassDrop, Rows, compare, require_accuracy, require_sensible
 
@@ -23,11 +24,13 @@ _KEPT = ("dice", "hd95_mm", "nsd")
 
 
 @dataclass
-class Step:
-    """What one rung did. `per_class` holds Dice, HD95 and NSD against the truth and, as "to_torch", against the masks
-    of the torch network; `agreement` is the share of all voxels that got the network's class; `snr_db` is that of the
+class CandidateResult:
+    """What one candidate did.
+
+    `per_class` holds Dice, HD95 and NSD against the truth and, as "to_torch", against the masks of the torch network;
+    `agreement` is the share of all voxels that got the network's class; `snr_db` is the signal-to-noise ratio of the
     probabilities, None for exact ones. `prompted` holds "kind", and "agreement" and "per_class" for masks with prompts.
-    A rung that was refused before it was measured has none of these."""
+    A candidate that was refused before it was measured has none of these."""
 
     precision: str
     inference_precision: str
@@ -57,10 +60,10 @@ class Prompted:
     reference: Sequence[np.ndarray]
 
 
-class Jury:
+class AcceptanceTest:
     """The held-out cases (name, scan, truth [D, H, W]), and what the torch network says of them.
 
-    `reference` are its masks, `answers` its probabilities [K, *patch] for `probes` [C, *patch].
+    `reference` are its masks, `probabilities` what it gives, [K, *patch] for `probes` [C, *patch].
     """
 
     def __init__(
@@ -70,32 +73,36 @@ class Jury:
         *,
         labels: Mapping[int, str],
         probes: Sequence[np.ndarray],
-        answers: Sequence[np.ndarray],
+        probabilities: Sequence[np.ndarray],
         max_drop: float,
         per_class: bool,
         prompted: Prompted | None = None,
     ) -> None:
         self._held_out, self._reference, self._labels = held_out, reference, labels
-        self.probes, self._answers = probes, answers
+        self.probes, self._probabilities = probes, probabilities
         self._max_drop, self._per_class = max_drop, per_class
         self._prompted = prompted
         self._truths = [truth for _, _, truth in held_out]
         self._before = self._score(reference, self._truths)
         self._before_prompted = self._score(prompted.reference, self._truths) if prompted else {}
 
-    def judge(self, package: Package, step: Step) -> None:
-        """Measure a rung into `step`. Raises GateRefusedError; what could be measured stands in it all the same."""
-        found = require_sensible(package.engine, self.probes, subject="the converted model")
-        step.snr_db = signal_to_noise(self._answers, found)
+    def judge(self, package: Package, result: CandidateResult) -> None:
+        """Measure a candidate into `result`.
+
+        Raises GateRefusedError; what could be measured stands in `result` all the same.
+        """
+        probabilities = require_sensible(package.engine, self.probes, subject="the converted model")
+        ratio = signal_to_noise(self._probabilities, probabilities)
+        result.snr_db = ratio if math.isfinite(ratio) else None
         masks = [package.segment(volume) for _, volume, _ in self._held_out]
-        step.agreement, step.per_class, step.drops = self._measured(masks, self._reference, self._before)
-        require_accuracy(step.drops, max_drop=self._max_drop, per_class=self._per_class)
+        result.agreement, result.per_class, result.drops = self._measured(masks, self._reference, self._before)
+        require_accuracy(result.drops, max_drop=self._max_drop, per_class=self._per_class)
         if (shown := self._prompted) is None:
             return
         pairs = zip(self._held_out, shown.prompts, strict=True)
         masks = [package.segment(volume, prompts=prompts) for (_, volume, _), prompts in pairs]
         agreement, per_class, drops = self._measured(masks, shown.reference, self._before_prompted)
-        step.prompted = {"kind": shown.kind, "agreement": agreement, "per_class": per_class}
+        result.prompted = {"kind": shown.kind, "agreement": agreement, "per_class": per_class}
         try:
             require_accuracy(drops, max_drop=self._max_drop, per_class=self._per_class)
         except GateRefusedError as refusal:
@@ -121,54 +128,47 @@ class Jury:
         }
 
 
-def signal_to_noise(signal: Sequence[np.ndarray], found: Sequence[np.ndarray]) -> float | None:
-    """10 log10 of the power of `signal` over that of the differences, in dB; None when there is no difference."""
-    noise = sum(float(np.square(a - b, dtype=np.float64).sum()) for a, b in zip(signal, found, strict=True))
-    power = sum(float(np.square(a, dtype=np.float64).sum()) for a in signal)
-    return 10 * math.log10(power / noise) if noise else None
-
-
-def climb(
-    rungs: Iterable[Rung],
-    jury: Jury,
+def select_candidate(
+    candidates: Iterable[Candidate],
+    test: AcceptanceTest,
     folder: Path,
     *,
-    describe: Callable[[Rung], dict[str, Any]],
-) -> tuple[Package, list[Step]]:
-    """The package of the first rung of the last precision that the jury lets pass, its model in `folder`.
+    describe: Callable[[Candidate], dict[str, Any]],
+) -> tuple[Package, list[CandidateResult]]:
+    """The package of the first candidate of the last precision that passes the test, its model in `folder`.
 
-    `describe` is the manifest of a rung. float32 has to pass before anything smaller is tried. Raises GateRefusedError
-    when no rung of the precision wanted passes, and then names the one to fall back on.
+    `describe` is the manifest of a candidate. float32, the first, has to pass before anything smaller is tried. Raises
+    GateRefusedError when no candidate of the precision that was asked for passes, and then names one to fall back on.
     """
-    steps: list[Step] = []
-    passed: Package | None = None
-    for rung in rungs:
-        manifest = describe(rung)
-        step = Step(rung.precision.value, manifest["inference_precision"], rung.quantization)
-        steps.append(step)
+    results: list[CandidateResult] = []
+    accepted: Package | None = None
+    for candidate in candidates:
+        manifest = describe(candidate)
+        result = CandidateResult(candidate.precision.value, manifest["inference_precision"], candidate.quantization)
+        results.append(result)
         for old in folder.glob("model.*"):
             old.unlink()
-        rung.write(folder)
+        candidate.write(folder)
         package = Package.of(folder, manifest)
         try:
-            jury.judge(package, step)
+            test.judge(package, result)
         except GateRefusedError as refusal:
-            step.refusal = str(refusal)
-            if rung.weakest is not None and step.per_class:
-                step.refusal += f" The layers that lost most: {'; '.join(rung.weakest(jury.probes[0]))}."
-            passed = None
-            if len(steps) == 1:
+            result.refusal = str(refusal)
+            if candidate.weakest is not None and result.per_class:
+                result.refusal += f" The layers that lost most: {'; '.join(candidate.weakest(test.probes[0]))}."
+            accepted = None
+            if len(results) == 1:
                 break
             continue
-        passed = package
-        if len(steps) > 1:
+        accepted = package
+        if len(results) > 1:
             break
-    if passed is None:
-        raise GateRefusedError("\n".join(_told(step) for step in steps))
-    return passed, steps
+    if accepted is None:
+        raise GateRefusedError("\n".join(map(_verdict, results)))
+    return accepted, results
 
 
-def _told(step: Step) -> str:
-    if step.refusal is None:
-        return f"{step.title}: passed. `samkd deploy --precision {step.precision}` packs it."
-    return f"{step.title}: {step.refusal}"
+def _verdict(result: CandidateResult) -> str:
+    if result.refusal is None:
+        return f"{result.title}: passed. `samkd deploy --precision {result.precision}` packs it."
+    return f"{result.title}: {result.refusal}"

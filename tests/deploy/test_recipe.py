@@ -154,7 +154,7 @@ def test_dead_student_is_refused_and_leaves_nothing(job, tmp_path):
 
 def test_conversion_that_kills_the_encoder_is_refused(job, levels, monkeypatch, tmp_path):
     dead = openvino_target.convert(whole(Constant(), patch=(16, 16, 16), in_channels=1))
-    monkeypatch.setattr(openvino_int8, "quantize", lambda model, calibration, way: dead)
+    monkeypatch.setattr(openvino_int8, "quantize", lambda model, calibration, scheme: dead)
     with pytest.raises(GateRefusedError, match="the converted model answers 8 different patches with the same") as no:
         job(levels, precision="int8", max_drop=1)
     assert no.value.exit_code == 6 and nothing_left(tmp_path)
@@ -175,29 +175,29 @@ def test_refusal_keeps_the_package_that_was_there(job, levels, tmp_path):
     assert (job(levels, max_drop=0.01) / "manifest.json").read_bytes() != before
 
 
-def test_the_next_way_is_tried_when_the_gate_refuses_one(job, levels, monkeypatch):
+def test_the_next_scheme_is_tried_when_the_gate_refuses_one(job, levels, monkeypatch):
     broken = openvino_target.convert(whole(Shifted(levels), patch=(16, 16, 16), in_channels=1))
     tried = []
 
-    def quantize(model, calibration, way):
-        tried.append(way.name)
+    def quantize(model, calibration, scheme):
+        tried.append(scheme.name)
         return broken if len(tried) < 3 else model
 
     monkeypatch.setattr(openvino_int8, "quantize", quantize)
     manifest = json.loads((job(levels, precision="int8") / "manifest.json").read_text())
-    assert tried == [way.name for way in openvino_int8.WAYS[:3]] and manifest["quantization"] == tried[-1]
+    assert tried == [scheme.name for scheme in openvino_int8.SCHEMES[:3]] and manifest["quantization"] == tried[-1]
     assert [step["refusal"] is None for step in manifest["ladder"]] == [True, False, False, True]
     assert "liver" in manifest["ladder"][1]["refusal"]
     assert manifest["ladder"][1]["per_class"]["liver"]["dice"] == 0 and manifest["ladder"][1]["agreement"] < 0.5
 
 
-def test_every_way_refused_names_every_way_the_layers_and_what_did_pass(job, levels, monkeypatch, tmp_path):
+def test_every_scheme_refused_names_every_scheme_the_layers_and_what_did_pass(job, levels, monkeypatch, tmp_path):
     broken = openvino_target.convert(whole(Shifted(levels), patch=(16, 16, 16), in_channels=1))
-    monkeypatch.setattr(openvino_int8, "quantize", lambda model, calibration, way: broken)
+    monkeypatch.setattr(openvino_int8, "quantize", lambda model, calibration, scheme: broken)
     with pytest.raises(GateRefusedError) as refused:
         job(levels, precision="int8")
     told = str(refused.value)
-    assert all(f"int8 ({way.name}): " in told for way in openvino_int8.WAYS) and "in case case_" in told
+    assert all(f"int8 ({scheme.name}): " in told for scheme in openvino_int8.SCHEMES) and "in case case_" in told
     assert "The layers that lost most: Convolution_" in told and " dB)" in told
     assert "fp32: passed. `samkd deploy --precision fp32` packs it." in told
     assert nothing_left(tmp_path)
