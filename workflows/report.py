@@ -1,6 +1,5 @@
 """Teacher, control, student and package side by side: the report, and the demo that ends with one."""
 
-import json
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +31,7 @@ def report(package: Path | None, *, out: Path, data: Path | None, runs: Path, ba
     The package's masks are made by its own runtime in a process of its own. `base` as in networks.load_network. Raises
     BadInputError when the runs that the package comes from are not in ``runs``.
     """
+    from ..deploy.runtime.manifest import Manifest
     from ..distill.networks import load_network
     from ..evaluation.html_report import write_report
     from ..evaluation.overlay import comparison_png
@@ -44,8 +44,8 @@ def report(package: Path | None, *, out: Path, data: Path | None, runs: Path, ba
     from ..volumes.pipeline import segment
 
     package = package or newest_package(runs)
-    manifest = json.loads((package / "manifest.json").read_text(encoding="utf-8"))
-    origin = manifest["provenance"]
+    manifest = Manifest.read(package)
+    origin = manifest.provenance
     student = Run.read(runs / origin["run"])
     stages: dict[str, Run] = {}
     if student.stage == "distill":
@@ -97,7 +97,7 @@ def report(package: Path | None, *, out: Path, data: Path | None, runs: Path, ba
     facts = {
         "recipe": origin["recipe"],
         "dataset": f"{dataset.name}: {len(cases)} test scans",
-        "package": f"{package.name}, {size_of(package) / 1e6:.1f} MB, {manifest['precision']}",
+        "package": f"{package.name}, {size_of(package) / 1e6:.1f} MB, {manifest.precision}",
         "device": (
             f"{device.report['seconds_per_scan']:.2f} s and {device.report['peak_memory_mb']:.0f} MB per scan "
             f"(median time, peak memory of the whole process)"

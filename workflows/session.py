@@ -89,11 +89,12 @@ def deploy_run(
 
     Raises UsageError for an unknown target, GateRefusedError when the converted model lost too much.
     """
-    from ..deploy.acceptance.candidates import Prompted
+    from ..deploy.acceptance.candidates import AcceptanceCriteria, Prompted, ValidationCase
     from ..deploy.export.base import Precision
     from ..deploy.export.registry import require_precision, target_named
     from ..deploy.package.signing import Signer
-    from ..deploy.pipeline import deploy_student
+    from ..deploy.pipeline import PackageRequest, TrainedStudent, deploy_student
+    from ..deploy.runtime.manifest import Description
     from ..distill.networks import load_network
     from ..students.small_sam.model import SmallSAM
     from ..training.patches import PatchBatches
@@ -132,23 +133,13 @@ def deploy_run(
             bar.advance(case.name)
     name = f"{run.path.name.removeprefix('distill-')}-{target}-{settings.precision}"
     with tempfile.TemporaryDirectory() as scratch:
-        return deploy_student(
-            network,
+        student = TrainedStudent(
+            network=network,
             plan=plan,
-            dataset_labels=run.labels,
+            class_names=run.labels,
             in_channels=len(run.config["channels"]),
             calibration=patches,
-            held_out=held_out,
-            reference=reference,
-            precision=settings.precision,
-            max_drop=settings.max_drop,
-            destination=out or runs / "packages" / name,
-            target=target,
-            per_class=settings.per_class,
-            sign=sign,
-            takes=takes,
-            prompted=Prompted(kind, prompts, prompted) if takes else None,
-            sample=as_nifti(cohort.validation[0].image, Path(scratch), channels=len(dataset.channels)),
+            prompt_kinds=takes,
             provenance={
                 "run": run.path.name,
                 "stage": run.stage,
@@ -157,12 +148,25 @@ def deploy_run(
                 "objective": run.config["objective"],
                 "test": (run.metrics()["test"] or {}).get("summary"),
             },
-            description={
-                "dataset": dataset.name,
-                "text": recipe.description,
-                "channels": list(dataset.channels),
-            },
+            description=Description(dataset.name, recipe.description, tuple(dataset.channels)),
         )
+        criteria = AcceptanceCriteria(
+            validation=[
+                ValidationCase(case, volume, truth, mask)
+                for (case, volume, truth), mask in zip(held_out, reference, strict=True)
+            ],
+            max_drop=settings.max_drop,
+            per_class=settings.per_class,
+            prompted=Prompted(kind, prompts, prompted) if takes else None,
+        )
+        request = PackageRequest(
+            destination=out or runs / "packages" / name,
+            target=target,
+            precision=settings.precision,
+            sample=as_nifti(cohort.validation[0].image, Path(scratch), channels=len(dataset.channels)),
+            sign=sign,
+        )
+        return deploy_student(student, criteria, request)
 
 
 def predict(

@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -20,6 +19,7 @@ from ...volumes.plan import Plan, prepare
 from ...volumes.prompts import ScanPrompts
 from .engine import Engine, open_engine
 from .integrity import extract, verify
+from .manifest import Manifest
 from .promptable import Promptable, Session
 
 SAMPLE = "sample/scan.nii.gz"
@@ -49,7 +49,7 @@ class Package:
     """`labels` are the class names by value, background 0 included; `engine` infers patches of `plan`."""
 
     folder: Path
-    manifest: dict[str, Any]
+    manifest: Manifest
     plan: Plan
     labels: dict[int, str]
     in_channels: int
@@ -78,25 +78,23 @@ class Package:
         return package
 
     @classmethod
-    def of(cls, folder: Path, manifest: dict[str, Any], *, threads: int | None = None) -> Package:
+    def of(cls, folder: Path, manifest: Manifest, *, threads: int | None = None) -> Package:
         """The package of a folder whose files are known to be right."""
-        try:
-            plan = Plan.from_dict(manifest["plan"])
-            labels = {int(value): str(entry["name"]) for value, entry in manifest["labels"].items()}
-            in_channels, model = int(manifest["in_channels"]), folder / manifest["model"]
-            target, precision = str(manifest["target"]), str(manifest["inference_precision"])
-            prompts = manifest.get("prompts")
-            decoder = folder / prompts["decoder"] if prompts else None
-            takes, points = (frozenset(map(str, prompts["kinds"])), int(prompts["points"])) if prompts else ((), 0)
-            for file in filter(None, (model, decoder)):
-                if file.parent != folder or not file.is_file():
-                    raise ValueError(f"no model {file.name!r} in it")
-        except (BadInputError, KeyError, TypeError, ValueError, AttributeError, OSError) as error:
-            raise IntegrityError(f"{folder}: its manifest does not describe a package ({error!r}).") from error
-        engine = open_engine(target, model, precision=precision, threads=threads)
-        if decoder is not None:
-            engine = Promptable(engine, open_engine(target, decoder, precision="f32", threads=threads), points=points)
-        return cls(folder, manifest, plan, labels, in_channels, engine, frozenset(takes))
+        model, precision, prompts = _model(folder, manifest.model), manifest.inference_precision, manifest.prompts
+        decoder = _model(folder, prompts.decoder) if prompts else None
+        engine = open_engine(manifest.target, model, precision=precision, threads=threads)
+        if prompts is not None and decoder is not None:
+            second = open_engine(manifest.target, decoder, precision="f32", threads=threads)
+            engine = Promptable(engine, second, points=prompts.points)
+        return cls(
+            folder,
+            manifest,
+            manifest.plan,
+            manifest.class_names,
+            manifest.in_channels,
+            engine,
+            prompts.kinds if prompts else frozenset(),
+        )
 
     def segment(self, volume: Volume, *, prompts: ScanPrompts | None = None) -> np.ndarray:
         """Labels [D, H, W] on the scan's own grid. Raises BadInputError as volumes.pipeline does."""
@@ -130,3 +128,14 @@ class Package:
     def faster(self) -> Package:
         """The same package with patches that overlap by no more than a quarter: fewer of them, a little less exact."""
         return replace(self, plan=replace(self.plan, overlap=min(self.plan.overlap, FAST_OVERLAP)))
+
+
+def _model(folder: Path, name: str) -> Path:
+    """The file of a model in a package. Raises IntegrityError when there is none of that name in its folder."""
+    file = folder / name
+    try:
+        if file.parent == folder and file.is_file():
+            return file
+    except (ValueError, OSError):  # a name that no file can have
+        pass
+    raise IntegrityError(f"{folder}: its manifest does not describe a package (no model {name!r} in it).")

@@ -69,7 +69,7 @@ def predict(
             prepared,
             source,
             labels,
-            profile=package.manifest.get("intensities", []),
+            profile=package.manifest.intensities,
             spacing=package.plan.spacing,
         ),
     }

@@ -25,11 +25,11 @@ def run_report(package: Package, *, seconds_load: float, scans: list[dict], fail
     totals = [sum(scan["seconds"].values()) for scan in scans]
     peak = peak_bytes()
     return {
-        "package": package.manifest["name"],
-        "digest": package.manifest["digest"],
+        "package": package.manifest.name,
+        "digest": package.manifest.digest,
         "engine": package.engine.version,
         "threads": package.engine.threads,
-        "precision": package.manifest["precision"],
+        "precision": package.manifest.precision,
         "inference_precision": package.engine.precision,
         "layer_precisions": package.engine.layer_precisions(),
         "overlap": package.plan.overlap,

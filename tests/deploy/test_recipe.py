@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+from samkd.deploy.acceptance.candidates import ValidationCase
 from samkd.deploy.export import openvino as openvino_target
 from samkd.deploy.export import quantize_openvino as openvino_int8
 from samkd.deploy.export.graphs import whole
@@ -85,6 +86,8 @@ def test_package_holds_everything_and_says_what_it_is(built):
 
 def test_papers(built):
     card = (built / "MODEL_CARD.md").read_text()
+    assert "validation scans, which also chose the weights" in card and "held-out" not in card
+    assert "a drop of 0.005 per class" in card
     assert "Not a medical device" in card and "| left kidney | 1.0000 |" in card and "two bodies" in card
     bill = json.loads((built / "sbom.cdx.json").read_text())
     assert (bill["bomFormat"], bill["specVersion"]) == ("CycloneDX", "1.6")
@@ -252,8 +255,13 @@ def test_the_mean_may_pass_where_a_class_fails(job, levels):
     thinner.head.bias.data[2] -= 9.3  # the kidney shrinks a little
     with pytest.raises(GateRefusedError, match="left kidney: Dice"):
         job(thinner, max_drop=0.04)
-    scores = json.loads((job(thinner, max_drop=0.04, per_class=False) / "manifest.json").read_text())["scores"]
-    assert scores["per_class"]["left kidney"]["drop"] > 0.04 > scores["per_class"]["liver"]["drop"]
+    made = job(thinner, max_drop=0.04, per_class=False)
+    manifest = json.loads((made / "manifest.json").read_text())
+    scores = manifest["scores"]["per_class"]
+    assert scores["left kidney"]["drop"] > 0.04 > scores["liver"]["drop"]
+    assert manifest["gate"] == {"max_drop": 0.04, "per_class": False}
+    card = (made / "MODEL_CARD.md").read_text()
+    assert "a drop of 0.04 in the mean over the classes" in card and "per class" not in card
     with pytest.raises(GateRefusedError, match="in the mean"):
         job(thinner, max_drop=0.03, per_class=False)
 
@@ -280,15 +288,15 @@ def test_place_that_cannot_hold_a_folder(job, levels, tmp_path):
     assert (tmp_path / "packages").read_text() == "a file"
 
 
-def test_without_a_held_out_case_nothing_is_packed(job, levels):
-    with pytest.raises(BadInputError, match="no held-out case"):
-        job(levels, held_out=[], reference=[])
+def test_without_a_validation_case_nothing_is_packed(job, levels):
+    with pytest.raises(BadInputError, match="no validation case"):
+        job(levels, validation=[])
 
 
 def test_class_that_never_occurs_is_not_judged(job, levels):
     volume = Volume(np.full((1, 16, 16, 16), 60, np.float32), Geometry(np.eye(4), (16, 16, 16)))
     ones = np.ones((16, 16, 16), np.uint8)
-    made = job(levels, held_out=[("all liver", volume, ones)], reference=[ones])
+    made = job(levels, validation=[ValidationCase("all liver", volume, ones, ones)])
     kidney = json.loads((made / "manifest.json").read_text())["scores"]["per_class"]["left kidney"]
     assert kidney["cases"] == 0 and kidney["drop"] is None
     assert "| left kidney | - | - | - | 0 |" in (made / "MODEL_CARD.md").read_text()
