@@ -16,6 +16,7 @@ from typing import Any
 
 from verbs import samkd
 
+from samkd.deploy.runtime.manifest import Manifest
 from samkd.training.run import Run
 from samkd.workflows.evaluate import evaluate
 
@@ -72,9 +73,9 @@ def main() -> None:
                 scores = evaluate(package.with_suffix(".masks"), data)["summary"]["per_class"]
                 found = {name: row["dice"] for name, row in scores.items() if row["dice"] is not None}
                 drop = max(torch[name]["dice"] - dice for name, dice in found.items())
-                manifest = json.loads((package / "manifest.json").read_text())
+                manifest = Manifest.read(package)
                 size = sum(each.stat().st_size for each in package.glob("model.*")) / 1e6
-                how = f" ({manifest['quantization']})" if manifest["quantization"] not in (None, "plain") else ""
+                how = f" ({manifest.quantization})" if manifest.quantization not in (None, "plain") else ""
                 lines.append(
                     f"{title}{how} | {size:.1f} | {report['seconds_load']:.2f} | {report['seconds_per_scan']:.2f} | "
                     f"{report['peak_memory_mb']:.0f} | {drop:+.4f} | "

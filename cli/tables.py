@@ -1,6 +1,5 @@
 """What the verbs print: tables and one-line facts."""
 
-import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -110,26 +109,29 @@ def print_distill_costs(costs: dict[str, Any]) -> None:
 
 def print_package(package: Path) -> None:
     """How every candidate was judged on the way to the package, and what the package is."""
-    manifest = json.loads((package / "manifest.json").read_text(encoding="utf-8"))
+    from ..deploy.runtime.manifest import Manifest
+
+    manifest = Manifest.read(package)
     size = sum(path.stat().st_size for path in package.rglob("*") if path.is_file())
-    before = {name: row["torch"] for name, row in manifest["scores"]["per_class"].items() if row["cases"]}
-    prompted = "prompts" in manifest
-    prompted_column = ("same class, prompted",) if prompted else ()
-    table = Table("rung", "SNR, dB", "same class", "largest loss of Dice", *prompted_column, "")
-    for step in manifest["ladder"]:
-        losses = {name: before[name] - (step["per_class"][name]["dice"] or 0) for name in before if step["per_class"]}
+    before = {drop.name: drop.torch for drop in manifest.scores if drop.torch is not None}
+    prompted = manifest.prompts is not None
+    more = ("same class, prompted",) if prompted else ()
+    table = Table("candidate", "SNR, dB", "same class", "largest loss of Dice", *more, "")
+    for result in manifest.candidates:
+        scores = result.per_class
+        losses = {name: dice - (scores[name]["dice"] or 0) for name, dice in before.items() if scores}
         worst = max(losses, key=losses.__getitem__, default=None)
         row = (
-            step["title"],
-            "" if step["snr_db"] is None else f"{step['snr_db']:.1f}",
-            "" if step["agreement"] is None else f"{step['agreement']:.5f}",
+            result.title,
+            "" if result.snr_db is None else f"{result.snr_db:.1f}",
+            "" if result.agreement is None else f"{result.agreement:.5f}",
             "" if worst is None else f"{losses[worst]:.4f} ({worst})",
         )
-        with_prompts = step.get("prompted")
-        prompted_cell = ("" if with_prompts is None else f"{with_prompts['agreement']:.5f}",) if prompted else ()
-        table.add_row(*row, *prompted_cell, "passed" if step["refusal"] is None else "refused")
+        with_prompts = result.prompted
+        shown = ("" if with_prompts is None else f"{with_prompts['agreement']:.5f}",) if prompted else ()
+        table.add_row(*row, *shown, "passed" if result.refusal is None else "refused")
     show(table)
-    print(f"{package}: {size / 1e6:.1f} MB, {manifest['target']}, {manifest['precision']}")
+    print(f"{package}: {size / 1e6:.1f} MB, {manifest.target}, {manifest.precision}")
 
 
 def print_cases(dataset: "Dataset", rows: list[dict]) -> None:

@@ -93,7 +93,7 @@ def verify(package: Annotated[Path, typer.Argument(help="A package (folder or zi
     from ..deploy.runtime.verify import verify_sample
 
     opened = Package.open(package, trust=trust)
-    typer.echo(f"files: all {len(opened.manifest['files'])} are what was packed")
+    typer.echo(f"files: all {len(opened.manifest.files)} are what was packed")
     if trust is not None:
         typer.echo(f"signature: that of {trust}")
     typer.echo(verify_sample(opened))

@@ -1,10 +1,11 @@
-"""Deployment from end to end: climb the ladder for a target, judge each rung as it will run, pack the last one."""
+"""Deployment from end to end: convert a student for a target, judge each candidate as it will run, pack the last."""
 
 from __future__ import annotations
 
 import importlib.metadata as metadata
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,145 +20,163 @@ from ..students.small_sam.model import MAX_POINTS
 from ..volumes.io.nifti import read_scan, write_labels, write_scan
 from ..volumes.plan import Plan
 from ..volumes.preprocess import preprocess
-from .acceptance.candidates import HeldOut, Jury, Prompted, climb
+from .acceptance.candidates import AcceptanceCriteria, AcceptanceTest, Selection, select_candidate
 from .acceptance.gate import require_calibration, require_sensible
+from .export.base import Candidate, ExportRequest, Precision, Target
 from .export.graphs import Probabilities
-from .export.precision import Precision
-from .export.registry import Order, Rung, Target, require_precision, target_named
+from .export.registry import require_precision, target_named
 from .package.sbom import distribution
 from .package.signing import Signer
 from .package.writer import draft, finish
-from .runtime.integrity import FORMAT
+from .runtime.manifest import ClassEntry, Description, Gate, Manifest, PromptSupport
 from .runtime.package import EXPECTED, SAMPLE, Package
 from .runtime.quality import intensity_profile
 
 _PROBES = 8  # calibration patches that must be answered differently
 
 
-def deploy_student(
-    network: nn.Module,
-    *,
-    plan: Plan,
-    dataset_labels: Mapping[int, str],
-    in_channels: int,
-    calibration: Sequence[np.ndarray],
-    held_out: HeldOut,
-    reference: Sequence[np.ndarray],
-    precision: Precision | str,
-    max_drop: float,
-    destination: Path,
-    sample: Path,
-    provenance: Mapping[str, Any],
-    description: Mapping[str, Any],
-    target: str = "openvino",
-    per_class: bool = True,
-    sign: Path | None = None,
-    takes: Sequence[str] = (),
-    prompted: Prompted | None = None,
-) -> Path:
-    """Write the package of a student to `destination` (and `destination`.zip) and return that folder.
+@dataclass(frozen=True, kw_only=True)
+class TrainedStudent:
+    """What is deployed: a network and what belongs to it.
 
-    `calibration` are prepared patches [C, *plan.patch] of training cases; `held_out` are (case name, scan, truth
-    [D, H, W]) and `reference` the masks the torch network gives for them through volumes.pipeline.segment. `sample` is
-    a scan that goes into the package, voxels and geometry only. `provenance` and `description` ("dataset", "text",
-    "channels") are plain JSON values and stand in the manifest. `sign` is a PEM file with an ed25519 private key.
-
-    A student that `takes` prompts (of volumes.prompts.KINDS) is packed as an encoder and a decoder, and judged once
-    more with what it was `prompted` with.
-
-    Raises GateRefusedError when a class (without `per_class`: the mean of all) loses more than `max_drop` of its mean
-    Dice, the network does not depend on its input, or the calibration shows nothing; BadInputError without a held-out
-    case, UsageError for a precision that `target` does not have, OutputError; then nothing of the new package is left.
+    `calibration` are prepared patches [C, *plan.patch] of training cases. A student with `prompt_kinds` (of
+    volumes.prompts.KINDS) is packed as an encoder and a decoder. `provenance` is plain JSON and stands in the manifest.
     """
-    made_by, precision = target_named(target), Precision(precision)
-    signer = Signer.of(sign) if sign else None
-    require_precision(made_by, precision)
-    if not held_out:
-        raise BadInputError(f"{destination}: no held-out case to judge the package on. Give some cases to validation.")
-    manifest: dict[str, Any] = {
-        "format": FORMAT,
-        "samkd": __version__,
-        "name": destination.name,
-        "target": target if made_by.works() else made_by.judged_as,
-        "model": made_by.model,
-        "plan": plan.to_dict(),
-        "plan_digest": plan.digest(),
-        "labels": _labels(dataset_labels),
-        "classes": len(dataset_labels),
-        "in_channels": in_channels,
-        **({"prompts": {"kinds": sorted(takes), "decoder": made_by.decoder, "points": MAX_POINTS}} if takes else {}),
-        "intensities": intensity_profile((preprocess(volume, plan).array for _, volume, _ in held_out), calibration),
-        "provenance": dict(provenance),
-        "description": dict(description),
-    }
 
-    def describe(rung: Rung) -> dict[str, Any]:
-        return {
-            **manifest,
-            "precision": rung.precision.value,
-            "inference_precision": made_by.inference[rung.precision],
-            "quantization": rung.quantization,
-        }
+    network: nn.Module
+    plan: Plan
+    class_names: Mapping[int, str]
+    in_channels: int
+    calibration: Sequence[np.ndarray]
+    prompt_kinds: Sequence[str] = ()
+    provenance: Mapping[str, Any]
+    description: Description
 
+
+@dataclass(frozen=True, kw_only=True)
+class PackageRequest:
+    """Where the package goes and what it is for.
+
+    The package is the folder `destination`, and `destination`.zip. `sample` is a scan that goes into it, voxels and
+    geometry only. `sign` is a PEM file with an ed25519 private key.
+    """
+
+    destination: Path
+    target: str = "openvino"
+    precision: Precision | str
+    sample: Path
+    sign: Path | None = None
+
+
+def deploy_student(student: TrainedStudent, criteria: AcceptanceCriteria, request: PackageRequest) -> Path:
+    """Write the package of a student that meets the criteria, and return its folder.
+
+    Raises GateRefusedError when a conversion loses more than the criteria allow, the network does not depend on its
+    input, or the calibration shows nothing; BadInputError without a validation case; UsageError for a precision that
+    the target does not have; OutputError. Then nothing of the new package is left.
+    """
+    target, precision = target_named(request.target), Precision(request.precision)
+    require_precision(target, precision)
+    signer = Signer.of(request.sign) if request.sign else None
+    destination = request.destination
+    if not criteria.validation:
+        raise BadInputError(f"{destination}: no validation case to judge the package on. Give it some cases.")
     try:
-        require_calibration(calibration)
-        probes = calibration[:_PROBES]
-        # No rung can mend a student that does not look at its input.
-        answers = require_sensible(_with_torch(network), probes, subject="the student")
-        jury = Jury(
-            held_out,
-            reference,
-            labels=dataset_labels,
-            probes=probes,
-            answers=answers,
-            max_drop=max_drop,
-            per_class=per_class,
-            prompted=prompted,
-        )
-        rungs = made_by.rungs(Order(network, plan.patch, in_channels, calibration, precision, bool(takes)))
+        test = _acceptance_test(student, criteria)
+        describe = partial(_describe, _manifest(student, criteria, target=target, name=destination.name), target)
+        candidates = target.candidates(_export_request(student, precision))
         with draft(destination) as folder:
-            package, steps = climb(rungs, jury, folder, describe=describe)
-            sealed = {
-                **package.manifest,
-                "target": target,
-                "judged_on": package.engine.version,
-                "versions": _versions(made_by),
-                "ladder": [step.to_dict() for step in steps],
-                "scores": {
-                    "max_drop": max_drop,
-                    "per_class": {
-                        drop.name: {key: value for key, value in asdict(drop).items() if key != "name"}
-                        for drop in steps[-1].drops
-                    },
-                },
-            }
-            _write_sample(package, sample)
-            finish(folder, sealed, libraries=made_by.libraries, renamed=made_by.installed_as, signer=signer)
+            selection = select_candidate(candidates, test, folder, describe=describe)
+            _write_sample(selection.package, request.sample)
+            finish(
+                folder,
+                _with_scores(selection, criteria, target),
+                libraries=target.libraries,
+                device_names=target.device_names,
+                signer=signer,
+            )
     except GateRefusedError as refusal:
         raise GateRefusedError(f"{destination}: refused, nothing was packed.\n{refusal}") from None
     return destination
 
 
+def _acceptance_test(student: TrainedStudent, criteria: AcceptanceCriteria) -> AcceptanceTest:
+    """The test for a student's conversions. Raises GateRefusedError for a student that no conversion can mend."""
+    require_calibration(student.calibration)
+    probes = student.calibration[:_PROBES]
+    probabilities = require_sensible(_with_torch(student.network), probes, subject="the student")
+    return AcceptanceTest(criteria, class_names=student.class_names, probes=probes, probabilities=probabilities)
+
+
 def _with_torch(network: nn.Module):
-    made = Probabilities(network)
+    module = Probabilities(network)
 
     def infer(patches: np.ndarray) -> np.ndarray:
         with torch.inference_mode():
-            return made(torch.from_numpy(np.ascontiguousarray(patches, np.float32))).numpy()
+            return module(torch.from_numpy(np.ascontiguousarray(patches, np.float32))).numpy()
 
     return infer
 
 
-def _labels(names: Mapping[int, str]) -> dict[str, dict[str, Any]]:
+def _export_request(student: TrainedStudent, precision: Precision) -> ExportRequest:
+    return ExportRequest(
+        network=student.network,
+        patch=student.plan.patch,
+        in_channels=student.in_channels,
+        calibration=student.calibration,
+        precision=precision,
+        prompts=bool(student.prompt_kinds),
+    )
+
+
+def _manifest(student: TrainedStudent, criteria: AcceptanceCriteria, *, target: Target, name: str) -> Manifest:
+    """What is known of the package before anything is converted; the precision is that of the float32 candidate."""
+    kinds = frozenset(student.prompt_kinds)
+    scans = (preprocess(case.volume, student.plan).array for case in criteria.validation)
+    return Manifest(
+        samkd=__version__,
+        name=name,
+        target=target.name if target.works() else target.stand_in or target.name,
+        model=target.model,
+        plan=student.plan,
+        classes=_classes(student.class_names),
+        in_channels=student.in_channels,
+        precision=Precision.FP32.value,
+        inference_precision=target.inference[Precision.FP32],
+        prompts=PromptSupport(kinds, target.decoder, MAX_POINTS) if kinds else None,
+        intensities=tuple(intensity_profile(scans, student.calibration)),
+        provenance=student.provenance,
+        description=student.description,
+    )
+
+
+def _classes(names: Mapping[int, str]) -> dict[int, ClassEntry]:
     assert sorted(names) == list(range(len(names))), sorted(names)
     palette = ["#000000", *colours(len(names) - 1)]
-    return {
-        str(value): {"name": names[value], "colour": list(bytes.fromhex(palette[value][1:]))} for value in sorted(names)
-    }
+    return {value: ClassEntry(names[value], tuple(bytes.fromhex(palette[value][1:]))) for value in sorted(names)}
 
 
-def _versions(target: Target) -> dict[str, str]:
-    return {name: metadata.version(distribution(name)) for name in dict.fromkeys((*target.libraries, *target.tools))}
+def _describe(manifest: Manifest, target: Target, candidate: Candidate) -> Manifest:
+    return replace(
+        manifest,
+        precision=candidate.precision.value,
+        inference_precision=target.inference[candidate.precision],
+        quantization=candidate.quantization,
+    )
+
+
+def _with_scores(selection: Selection, criteria: AcceptanceCriteria, target: Target) -> Manifest:
+    """The manifest of the accepted package with what was judged, by which engine, and what every candidate did."""
+    libraries = dict.fromkeys((*target.libraries, *target.tools))
+    return replace(
+        selection.package.manifest,
+        target=target.name,
+        judged_on=selection.package.engine.version,
+        versions={name: metadata.version(distribution(name)) for name in libraries},
+        candidates=tuple(selection.results),
+        gate=Gate(criteria.max_drop, criteria.per_class),
+        scores=tuple(selection.drops),
+    )
 
 
 def _write_sample(package: Package, sample: Path) -> None:

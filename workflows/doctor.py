@@ -50,7 +50,7 @@ def _target(name: str) -> Row:
         return f"target {name}", f"needs {', '.join(missing)}", "pip install 'samkd[openvino,onnx]'"
     if target.works():
         return f"target {name}", "works", f"precisions {', '.join(target.inference)}"
-    advice = f"packs what the engine of {target.judged_as} judged; its own needs a GPU and onnxruntime-gpu"
+    advice = f"packs what the engine of {target.stand_in} judged; its own needs a GPU and onnxruntime-gpu"
     return f"target {name}", "no engine", advice
 
 

@@ -1,6 +1,5 @@
 """samkd report: teacher, control, student and package side by side in one HTML file."""
 
-import json
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from ..deploy.runtime.manifest import Manifest
 from ..distill.networks import load_network
 from ..errors import BadInputError
 from ..evaluation.html_report import write_report
@@ -45,8 +45,8 @@ def report(package: Path | None, *, out: Path, data: Path | None, runs: Path, ba
     package comes from are not in `runs`.
     """
     package = package or newest_package(runs)
-    manifest = json.loads((package / "manifest.json").read_text(encoding="utf-8"))
-    student = Run.read(runs / manifest["provenance"]["run"])
+    manifest = Manifest.read(package)
+    student = Run.read(runs / manifest.provenance["run"])
     stages = _runs_before(student, runs)
     dataset = open_dataset(recipe_for(None, student, []), data or Path(student.config["data"]), runs=runs)
     cases = labelled_test(dataset)
@@ -56,9 +56,9 @@ def report(package: Path | None, *, out: Path, data: Path | None, runs: Path, ba
     summaries["package"] = _summary_of(masks, cases, dataset)
     columns = {name: dice_by_class(summary) for name, summary in summaries.items() if summary}
     facts = {
-        "recipe": manifest["provenance"]["recipe"],
+        "recipe": manifest.provenance["recipe"],
         "dataset": f"{dataset.name}: {len(cases)} test scans",
-        "package": f"{package.name}, {size_of(package) / 1e6:.1f} MB, {manifest['precision']}",
+        "package": f"{package.name}, {size_of(package) / 1e6:.1f} MB, {manifest.precision}",
         "device": f"{device['seconds_per_scan']:.2f} s and {device['peak_memory_mb']:.0f} MB per scan "
         f"(median time, peak memory of the whole process)",
         **{f"{name} run": _training_cost(run) for name, run in stages.items()},
@@ -68,7 +68,7 @@ def report(package: Path | None, *, out: Path, data: Path | None, runs: Path, ba
         "validation Dice": {name: points(run, "dice") for name, run in stages.items()},
     }
     pictures = _pictures(stages, cases[:PICTURED_CASES], dataset, package_masks=masks, base=base)
-    title = f"samkd: {manifest['provenance']['recipe']}"
+    title = f"samkd: {manifest.provenance['recipe']}"
     write_report(out, title=title, facts=facts, curves=curves, columns=columns, pictures=pictures)
     return Comparison(columns, package, out, facts)
 

@@ -1,10 +1,10 @@
-"""The conversion ladder: each rung measured through the deployed pipeline, against the torch network and the truth."""
+"""Each candidate measured through the deployed pipeline, against the torch network and the truth; the one to pack."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,42 +14,28 @@ from ...errors import GateRefusedError
 from ...evaluation.scores import score_case, summarise
 from ...volumes.geometry import Volume
 from ...volumes.prompts import ScanPrompts
-from ..export.registry import Rung
+from ..export.base import Candidate
+from ..export.sensitivity import signal_to_noise
+from ..runtime.manifest import CandidateResult, ClassDrop, Manifest
 from ..runtime.package import Package
-from .gate import ClassDrop, Rows, compare, require_accuracy, require_sensible
+from .gate import Rows, compare, require_accuracy, require_sensible
 
-HeldOut = Sequence[tuple[str, Volume, np.ndarray]]
-_KEPT = ("dice", "hd95_mm", "nsd")
+_SCORES = ("dice", "hd95_mm", "nsd")
 
 
-@dataclass
-class Step:
-    """What one rung did. `per_class` holds Dice, HD95 and NSD against the truth and, as "to_torch", against the masks
-    of the torch network; `agreement` is the share of all voxels that got the network's class; `snr_db` is that of the
-    probabilities, None for exact ones. `prompted` holds "kind", and "agreement" and "per_class" for masks with prompts.
-    A rung that was refused before it was measured has none of these."""
+@dataclass(frozen=True)
+class ValidationCase:
+    """A scan that the package is judged on: its truth, and the mask that the torch network gives (both [D, H, W])."""
 
-    precision: str
-    inference_precision: str
-    quantization: str | None
-    refusal: str | None = None
-    snr_db: float | None = None
-    agreement: float | None = None
-    per_class: dict[str, dict[str, Any]] = field(default_factory=dict)
-    prompted: dict[str, Any] | None = None
-    drops: tuple[ClassDrop, ...] = ()
-
-    @property
-    def title(self) -> str:
-        return f"{self.precision} ({self.quantization})" if self.quantization else self.precision
-
-    def to_dict(self) -> dict[str, Any]:
-        return {"title": self.title, **{key: value for key, value in asdict(self).items() if key != "drops"}}
+    name: str
+    volume: Volume
+    truth: np.ndarray
+    reference: np.ndarray
 
 
 @dataclass(frozen=True)
 class Prompted:
-    """What a promptable student was shown for each held-out case (a "point" or "box" of each class, from the truth),
+    """What a promptable student was shown for each validation case (a "point" or "box" of each class, from the truth),
     and the masks [D, H, W] that the torch network then gave."""
 
     kind: str
@@ -57,118 +43,143 @@ class Prompted:
     reference: Sequence[np.ndarray]
 
 
-class Jury:
-    """The held-out cases (name, scan, truth [D, H, W]), and what the torch network says of them.
+@dataclass(frozen=True, kw_only=True)
+class AcceptanceCriteria:
+    """How a conversion is judged: on which cases, and how much of the mean Dice it may lose.
 
-    `reference` are its masks, `answers` its probabilities [K, *patch] for `probes` [C, *patch].
+    `max_drop` holds for every class, without `per_class` for the mean over the classes. A promptable student is judged
+    once more with what it was `prompted` with.
+    """
+
+    validation: Sequence[ValidationCase]
+    max_drop: float
+    per_class: bool = True
+    prompted: Prompted | None = None
+
+
+@dataclass(frozen=True)
+class Selection:
+    """The accepted candidate's package, what each class lost in it, and the results of all candidates that ran."""
+
+    package: Package
+    drops: Sequence[ClassDrop]
+    results: Sequence[CandidateResult]
+
+
+class AcceptanceTest:
+    """The criteria, with the scores of the torch network to compare with.
+
+    `probabilities` [K, *patch] are what the torch network gives for `probes` [C, *patch].
     """
 
     def __init__(
         self,
-        held_out: HeldOut,
-        reference: Sequence[np.ndarray],
+        criteria: AcceptanceCriteria,
         *,
-        labels: Mapping[int, str],
+        class_names: Mapping[int, str],
         probes: Sequence[np.ndarray],
-        answers: Sequence[np.ndarray],
-        max_drop: float,
-        per_class: bool,
-        prompted: Prompted | None = None,
+        probabilities: Sequence[np.ndarray],
     ) -> None:
-        self._held_out, self._reference, self._labels = held_out, reference, labels
-        self.probes, self._answers = probes, answers
-        self._max_drop, self._per_class = max_drop, per_class
-        self._prompted = prompted
-        self._truths = [truth for _, _, truth in held_out]
-        self._before = self._score(reference, self._truths)
+        self.probes = probes
+        self._criteria, self._class_names = criteria, class_names
+        self._probabilities = probabilities
+        self._truths = [case.truth for case in criteria.validation]
+        self._reference = [case.reference for case in criteria.validation]
+        self._before = self._score(self._reference, self._truths)
+        prompted = criteria.prompted
         self._before_prompted = self._score(prompted.reference, self._truths) if prompted else {}
 
-    def judge(self, package: Package, step: Step) -> None:
-        """Measure a rung into `step`. Raises GateRefusedError; what could be measured stands in it all the same."""
-        found = require_sensible(package.engine, self.probes, subject="the converted model")
-        step.snr_db = signal_to_noise(self._answers, found)
-        masks = [package.segment(volume) for _, volume, _ in self._held_out]
-        step.agreement, step.per_class, step.drops = self._measured(masks, self._reference, self._before)
-        require_accuracy(step.drops, max_drop=self._max_drop, per_class=self._per_class)
-        if (shown := self._prompted) is None:
-            return
-        pairs = zip(self._held_out, shown.prompts, strict=True)
-        masks = [package.segment(volume, prompts=prompts) for (_, volume, _), prompts in pairs]
-        agreement, per_class, drops = self._measured(masks, shown.reference, self._before_prompted)
-        step.prompted = {"kind": shown.kind, "agreement": agreement, "per_class": per_class}
-        try:
-            require_accuracy(drops, max_drop=self._max_drop, per_class=self._per_class)
-        except GateRefusedError as refusal:
-            raise GateRefusedError(f"with a {shown.kind} for each class, {refusal}") from None
+    def judge(self, package: Package, result: CandidateResult) -> Sequence[ClassDrop]:
+        """Measure a candidate into `result`, and return what each class lost.
 
-    def _measured(
+        Raises GateRefusedError; what could be measured stands in `result` all the same.
+        """
+        probabilities = require_sensible(package.engine, self.probes, subject="the converted model")
+        ratio = signal_to_noise(self._probabilities, probabilities)
+        result.snr_db = ratio if math.isfinite(ratio) else None
+        masks = [package.segment(case.volume) for case in self._criteria.validation]
+        result.agreement, result.per_class, drops = self._measure(masks, self._reference, self._before)
+        self._require_accuracy(drops)
+        if self._criteria.prompted is not None:
+            self._judge_prompted(package, result, self._criteria.prompted)
+        return drops
+
+    def _judge_prompted(self, package: Package, result: CandidateResult, prompted: Prompted) -> None:
+        pairs = zip(self._criteria.validation, prompted.prompts, strict=True)
+        masks = [package.segment(case.volume, prompts=prompts) for case, prompts in pairs]
+        agreement, per_class, drops = self._measure(masks, prompted.reference, self._before_prompted)
+        result.prompted = {"kind": prompted.kind, "agreement": agreement, "per_class": per_class}
+        try:
+            self._require_accuracy(drops)
+        except GateRefusedError as refusal:
+            raise GateRefusedError(f"with a {prompted.kind} for each class, {refusal}") from None
+
+    def _require_accuracy(self, drops: Sequence[ClassDrop]) -> None:
+        require_accuracy(drops, max_drop=self._criteria.max_drop, per_class=self._criteria.per_class)
+
+    def _measure(
         self, masks: Sequence[np.ndarray], reference: Sequence[np.ndarray], before: Rows
-    ) -> tuple[float, dict[str, dict[str, Any]], tuple[ClassDrop, ...]]:
+    ) -> tuple[float, dict[str, dict[str, Any]], list[ClassDrop]]:
         """The share of voxels with the class of the reference, the scores per class, and what was lost of them."""
         same = sum(int(np.count_nonzero(m == r)) for m, r in zip(masks, reference, strict=True))
         after = self._score(masks, self._truths)
         to_torch = summarise(self._score(masks, reference))["per_class"]
         per_class = {
-            name: {**{key: row[key] for key in _KEPT}, "to_torch": {key: to_torch[name][key] for key in _KEPT}}
+            name: {**{key: row[key] for key in _SCORES}, "to_torch": {key: to_torch[name][key] for key in _SCORES}}
             for name, row in summarise(after)["per_class"].items()
         }
-        return same / sum(mask.size for mask in masks), per_class, tuple(compare(before, after))
+        return same / sum(mask.size for mask in masks), per_class, compare(before, after)
 
     def _score(self, masks: Sequence[np.ndarray], truths: Sequence[np.ndarray]) -> Rows:
         return {
-            name: score_case(mask, truth, spacing=volume.geometry.spacing, labels=self._labels)
-            for (name, volume, _), mask, truth in zip(self._held_out, masks, truths, strict=True)
+            case.name: score_case(mask, truth, spacing=case.volume.geometry.spacing, labels=self._class_names)
+            for case, mask, truth in zip(self._criteria.validation, masks, truths, strict=True)
         }
 
 
-def signal_to_noise(signal: Sequence[np.ndarray], found: Sequence[np.ndarray]) -> float | None:
-    """10 log10 of the power of `signal` over that of the differences, in dB; None when there is no difference."""
-    noise = sum(float(np.square(a - b, dtype=np.float64).sum()) for a, b in zip(signal, found, strict=True))
-    power = sum(float(np.square(a, dtype=np.float64).sum()) for a in signal)
-    return 10 * math.log10(power / noise) if noise else None
-
-
-def climb(
-    rungs: Iterable[Rung],
-    jury: Jury,
+def select_candidate(
+    candidates: Iterable[Candidate],
+    test: AcceptanceTest,
     folder: Path,
     *,
-    describe: Callable[[Rung], dict[str, Any]],
-) -> tuple[Package, list[Step]]:
-    """The package of the first rung of the last precision that the jury lets pass, its model in `folder`.
+    describe: Callable[[Candidate], Manifest],
+) -> Selection:
+    """The first candidate of the last precision that passes the test, its model in `folder`.
 
-    `describe` is the manifest of a rung. float32 has to pass before anything smaller is tried. Raises GateRefusedError
-    when no rung of the precision wanted passes, and then names the one to fall back on.
+    `describe` is the manifest of a candidate. float32, the first, has to pass before anything smaller is tried. Raises
+    GateRefusedError when no candidate of the requested precision passes, and then names one to fall back on.
     """
-    steps: list[Step] = []
-    passed: Package | None = None
-    for rung in rungs:
-        manifest = describe(rung)
-        step = Step(rung.precision.value, manifest["inference_precision"], rung.quantization)
-        steps.append(step)
-        for old in folder.glob("model.*"):
-            old.unlink()
-        rung.write(folder)
-        package = Package.of(folder, manifest)
+    results: list[CandidateResult] = []
+    accepted: Selection | None = None
+    for candidate in candidates:
+        manifest = describe(candidate)
+        result = CandidateResult(manifest.precision, manifest.inference_precision, manifest.quantization)
+        results.append(result)
+        package = _write_model(candidate, folder, manifest)
         try:
-            jury.judge(package, step)
+            accepted = Selection(package, test.judge(package, result), results)
         except GateRefusedError as refusal:
-            step.refusal = str(refusal)
-            if rung.weakest is not None and step.per_class:
-                step.refusal += f" The layers that lost most: {'; '.join(rung.weakest(jury.probes[0]))}."
-            passed = None
-            if len(steps) == 1:
-                break
-            continue
-        passed = package
-        if len(steps) > 1:
+            accepted = None
+            result.refusal = str(refusal)
+            if candidate.weakest is not None and result.per_class:
+                result.refusal += f" The layers that lost most: {'; '.join(candidate.weakest(test.probes[0]))}."
+        first = len(results) == 1
+        if (first and accepted is None) or (not first and accepted is not None):
             break
-    if passed is None:
-        raise GateRefusedError("\n".join(_told(step) for step in steps))
-    return passed, steps
+    if accepted is None:
+        raise GateRefusedError("\n".join(map(_verdict, results)))
+    return accepted
 
 
-def _told(step: Step) -> str:
-    if step.refusal is None:
-        return f"{step.title}: passed. `samkd deploy --precision {step.precision}` packs it."
-    return f"{step.title}: {step.refusal}"
+def _write_model(candidate: Candidate, folder: Path, manifest: Manifest) -> Package:
+    """The package of a candidate, whose model takes the place of the one before it."""
+    for old in folder.glob("model.*"):
+        old.unlink()
+    candidate.write(folder)
+    return Package.of(folder, manifest)
+
+
+def _verdict(result: CandidateResult) -> str:
+    if result.refusal is None:
+        return f"{result.title}: passed. `samkd deploy --precision {result.precision}` packs it."
+    return f"{result.title}: {result.refusal}"

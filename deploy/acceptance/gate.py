@@ -1,42 +1,29 @@
 """The gate: what a converted model may lose. Pure functions; a refusal is a GateRefusedError."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from ...errors import GateRefusedError
+from ..runtime.manifest import ClassDrop
 
 SENSITIVITY = 1e-3  # least change of a probability between different inputs; rounding is a thousand times smaller
 _SUM_TOLERANCE = 1e-3
 
 
-@dataclass(frozen=True)
-class ClassDrop:
-    """Mean Dice of one class before (torch) and after (package) conversion, over the same `cases`."""
-
-    name: str
-    torch: float | None
-    package: float | None
-    drop: float | None
-    cases: int
-    worst_case: str | None
-    worst_drop: float | None
-
-
 Rows = Mapping[str, Sequence[Mapping[str, Any]]]
 
 
-def compare(reference: Rows, package: Rows) -> list[ClassDrop]:
+def compare(reference: Rows, converted: Rows) -> list[ClassDrop]:
     """One row per class from what evaluation.scores.score_case gave for each case, by case name.
 
     A case in which a class is absent from the truth and from both masks says nothing and is left out. When only one
     of the two masks leaves an absent class out, that one scores 1: inventing an organ counts as a loss.
     """
-    assert reference.keys() == package.keys(), (sorted(reference), sorted(package))
+    assert reference.keys() == converted.keys(), (sorted(reference), sorted(converted))
     names = list(dict.fromkeys(row["name"] for rows in reference.values() for row in rows))
-    before, after = _dice(reference), _dice(package)
+    before, after = _dice(reference), _dice(converted)
     drops = []
     for name in names:
         pairs = {case: (before[case][name], after[case][name]) for case in reference}
@@ -48,10 +35,11 @@ def compare(reference: Rows, package: Rows) -> list[ClassDrop]:
         if not scored:
             drops.append(ClassDrop(name, None, None, None, 0, None, None))
             continue
-        torch, converted = (float(np.mean([pair[i] for pair in scored.values()])) for i in range(2))
+        mean_before, mean_after = (float(np.mean([pair[i] for pair in scored.values()])) for i in range(2))
         worst = max(scored, key=lambda case: scored[case][0] - scored[case][1])
         worst_drop = scored[worst][0] - scored[worst][1]
-        drops.append(ClassDrop(name, torch, converted, torch - converted, len(scored), worst, worst_drop))
+        drop = mean_before - mean_after
+        drops.append(ClassDrop(name, mean_before, mean_after, drop, len(scored), worst, worst_drop))
     return drops
 
 
@@ -64,12 +52,12 @@ def require_accuracy(drops: Sequence[ClassDrop], *, max_drop: float, per_class: 
     did), and a comparison without any scored class."""
     judged = [drop for drop in drops if drop.drop is not None]
     if not judged:
-        raise GateRefusedError("no class occurs in the held-out cases, so there is nothing to judge the package by.")
+        raise GateRefusedError("no class occurs in the validation cases, so there is nothing to judge the package by.")
     mean = float(np.mean([drop.drop for drop in judged if drop.drop is not None]))
     if not per_class and mean <= max_drop:
         return
     lost = [
-        f"{d.name}: Dice {d.torch:.4f} -> {d.package:.4f}, a drop of {d.drop:.4f} over {d.cases} cases; "
+        f"{d.name}: Dice {d.torch:.4f} -> {d.converted:.4f}, a drop of {d.drop:.4f} over {d.cases} cases; "
         f"the most, {d.worst_drop:.4f}, in case {d.worst_case}"
         for d in judged
         if d.drop is not None and d.drop > max_drop

@@ -5,21 +5,21 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ...students.small_sam.model import MAX_POINTS
-
-if TYPE_CHECKING:
-    from .registry import Order
+from .base import ExportRequest
 
 
 @dataclass(frozen=True)
 class Graph:
-    """A module without branches on numbers, its float32 inputs by name (an example of one patch each, [1, ...]), and
-    what its output is called."""
+    """A module without branches on numbers, and what its inputs and its output are called.
+
+    `inputs` holds a float32 example of one patch [1, ...] by name.
+    """
 
     module: nn.Module
     inputs: Mapping[str, Tensor]
@@ -80,8 +80,8 @@ def encoder_and_decoder(network: nn.Module, *, patch: tuple[int, int, int], in_c
     )
 
 
-def graphs_of(order: Order) -> tuple[Graph, ...]:
+def graphs_of(request: ExportRequest) -> tuple[Graph, ...]:
     """The graph that sees the image, and with prompts the one behind it."""
-    if order.prompts:
-        return encoder_and_decoder(order.network, patch=order.patch, in_channels=order.in_channels)
-    return (whole(order.network, patch=order.patch, in_channels=order.in_channels),)
+    if request.prompts:
+        return encoder_and_decoder(request.network, patch=request.patch, in_channels=request.in_channels)
+    return (whole(request.network, patch=request.patch, in_channels=request.in_channels),)

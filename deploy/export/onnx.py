@@ -14,9 +14,8 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ...errors import MissingExtraError
+from .base import Candidate, ExportRequest, Precision, Target
 from .graphs import Graph, graphs_of
-from .precision import Precision
-from .registry import Order, Rung, Target
 
 if TYPE_CHECKING:
     import onnx
@@ -25,24 +24,26 @@ OPSET = 20
 _MOST_PATCHES = 1024  # an upper bound that torch.export asks for
 
 
-def rungs(order: Order) -> Iterator[Rung]:
-    """As Target.rungs. Raises MissingExtraError without onnx, onnxscript or ONNX Runtime."""
-    model, *behind = map(export, graphs_of(order))
-    yield Rung(Precision.FP32, _writer(model, behind))
-    if order.precision is Precision.INT8:
-        from .quantize_onnx import WAYS, quantize, weakest_layers
+def candidates(request: ExportRequest) -> Iterator[Candidate]:
+    """The float32 model, then for int8 one quantized model for each of SCHEMES. Raises MissingExtraError without onnx,
+    onnxscript or ONNX Runtime."""
+    model, *decoders = map(export, graphs_of(request))
+    yield Candidate(Precision.FP32, _writer(model, decoders))
+    if request.precision is Precision.INT8:
+        from .quantize_onnx import SCHEMES, quantize, weakest_layers
 
-        for way in WAYS:
-            made = quantize(model, order.calibration, way)
-            yield Rung(order.precision, _writer(made, behind), way.name, partial(weakest_layers, model, made))
+        for scheme in SCHEMES:
+            quantized = quantize(model, request.calibration, scheme)
+            weakest = partial(weakest_layers, model, quantized)
+            yield Candidate(request.precision, _writer(quantized, decoders), scheme.name, weakest)
 
 
-def _writer(model: onnx.ModelProto, behind: Sequence[onnx.ModelProto]) -> Callable[[Path], None]:
-    """A decoder stays in float32, as in openvino_target."""
+def _writer(model: onnx.ModelProto, decoders: Sequence[onnx.ModelProto]) -> Callable[[Path], None]:
+    """A decoder stays in float32: it is small, and its sines of positions would move the clicks."""
 
     def write(folder: Path) -> None:
         save(model, folder / ONNX.model)
-        for decoder in behind:
+        for decoder in decoders:
             save(decoder, folder / ONNX.decoder)
 
     return write
@@ -55,15 +56,15 @@ ONNX = Target(
     libraries=("numpy", "nibabel", "onnxruntime"),
     tools=("torch", "onnx", "onnxscript", "onnxruntime"),
     inference={Precision.FP32: "f32", Precision.INT8: "f32"},
-    rungs=rungs,
+    candidates=candidates,
 )
 
 
 def export(graph: Graph) -> onnx.ModelProto:
     """A graph as an ONNX model of N patches, N free.
 
-    By torch.export ("dynamo"). Nothing of this machine or of the source code is left in the model. Raises
-    MissingExtraError without onnx or onnxscript.
+    It is exported by torch.export ("dynamo"). Nothing of this machine or of the source code is left in the model.
+    Raises MissingExtraError without onnx or onnxscript.
     """
     try:
         import onnx
@@ -103,7 +104,7 @@ def save(model: onnx.ModelProto, path: Path) -> None:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Without the exporter's and the quantizer's remarks on their own progress."""
+    """Silence the remarks of the exporter and of the quantizer on their own progress."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         before = logging.root.manager.disable

@@ -14,9 +14,8 @@ from torch.jit import TracerWarning  # pyright: ignore[reportPrivateImportUsage]
 
 from ...errors import UsageError
 from ..runtime.engine_openvino import core, load_openvino
+from .base import Candidate, ExportRequest, Precision, Target
 from .graphs import Graph, graphs_of
-from .precision import Precision
-from .registry import Order, Rung, Target
 
 if TYPE_CHECKING:
     import openvino
@@ -24,29 +23,32 @@ if TYPE_CHECKING:
 _WORTH_SHARING = 1 << 16  # bytes
 
 
-def rungs(order: Order) -> Iterator[Rung]:
-    """As Target.rungs. Raises UsageError for bf16 on a CPU without it, MissingExtraError without OpenVINO or NNCF."""
-    if order.precision is Precision.BF16 and "BF16" not in core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+def candidates(request: ExportRequest) -> Iterator[Candidate]:
+    """The float32 model, then one in half precision or, for int8, one quantized model for each of SCHEMES.
+
+    Raises UsageError for bf16 on a CPU without it, MissingExtraError without OpenVINO or NNCF.
+    """
+    if request.precision is Precision.BF16 and "BF16" not in core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
         raise UsageError("precision bf16: this CPU has no bfloat16 to judge the package with; choose fp32 or int8")
-    model, *behind = map(convert, graphs_of(order))
-    yield Rung(Precision.FP32, _writer(model, behind, half=False))
-    if order.precision in (Precision.FP16, Precision.BF16):
-        yield Rung(order.precision, _writer(model, behind, half=True))
-    if order.precision is Precision.INT8:
-        from .quantize_openvino import WAYS, quantize, weakest_layers
+    model, *decoders = map(convert, graphs_of(request))
+    yield Candidate(Precision.FP32, _writer(model, decoders, half=False))
+    if request.precision in (Precision.FP16, Precision.BF16):
+        yield Candidate(request.precision, _writer(model, decoders, half=True))
+    if request.precision is Precision.INT8:
+        from .quantize_openvino import SCHEMES, quantize, weakest_layers
 
-        for way in WAYS:
-            made = quantize(model, order.calibration, way)
-            written = _writer(made, behind, half=False)
-            yield Rung(order.precision, written, way.name, partial(weakest_layers, model, made))
+        for scheme in SCHEMES:
+            quantized = quantize(model, request.calibration, scheme)
+            weakest = partial(weakest_layers, model, quantized)
+            yield Candidate(request.precision, _writer(quantized, decoders, half=False), scheme.name, weakest)
 
 
-def _writer(model: openvino.Model, behind: Sequence[openvino.Model], *, half: bool) -> Callable[[Path], None]:
+def _writer(model: openvino.Model, decoders: Sequence[openvino.Model], *, half: bool) -> Callable[[Path], None]:
     """A decoder stays in float32: it is small, and its sines of positions would move the clicks."""
 
     def write(folder: Path) -> None:
         save(model, folder / OPENVINO.model, half=half)
-        for decoder in behind:
+        for decoder in decoders:
             save(decoder, folder / OPENVINO.decoder, half=False)
 
     return write
@@ -59,7 +61,7 @@ OPENVINO = Target(
     libraries=("numpy", "nibabel", "openvino"),
     tools=("torch", "openvino", "nncf"),
     inference={Precision.FP32: "f32", Precision.FP16: "f32", Precision.BF16: "bf16", Precision.INT8: "f32"},
-    rungs=rungs,
+    candidates=candidates,
 )
 
 
@@ -71,7 +73,7 @@ def convert(graph: Graph) -> openvino.Model:
 
     example = tuple(graph.inputs.values())
     with torch.no_grad(), warnings.catch_warnings():
-        warnings.simplefilter("ignore", TracerWarning)  # a fixed size is what is wanted
+        warnings.simplefilter("ignore", TracerWarning)  # a fixed size is the purpose
         warnings.simplefilter("ignore", UserWarning)
         warnings.simplefilter("ignore", FutureWarning)  # tracing is deprecated; torch.export's graph is slower here
         model = convert_model(graph.module, example_input=example, input=[tuple(each.shape) for each in example])

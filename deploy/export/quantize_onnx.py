@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,30 +11,25 @@ import numpy as np
 
 from ...errors import MissingExtraError
 from .onnx import quiet, save
+from .sensitivity import (
+    FLOAT_ATTENTION,
+    FLOAT_ENDS,
+    PLAIN,
+    Layer,
+    LayerGraph,
+    QuantizationScheme,
+    float_layers,
+    weakest,
+)
 
 if TYPE_CHECKING:
     import onnx
 
-_QUANTIZED = ("Conv", "ConvTranspose", "MatMul", "Gemm")
+SCHEMES = (PLAIN, FLOAT_ATTENTION, FLOAT_ENDS)
+_QUANTIZABLE = ("Conv", "ConvTranspose", "MatMul", "Gemm")
 
 
-@dataclass(frozen=True)
-class Way:
-    """One way to quantize. Each of WAYS gives up less than the one before; the same gate judges all."""
-
-    name: str
-    float_attention: bool = False  # products of two activations: queries with keys, weights with values
-    float_ends: bool = False  # the layers next to the image and next to the probabilities
-
-
-WAYS = (
-    Way("plain"),
-    Way("attention in float", float_attention=True),
-    Way("attention and both ends in float", float_attention=True, float_ends=True),
-)
-
-
-def quantize(model: onnx.ModelProto, calibration: Sequence[np.ndarray], way: Way) -> onnx.ModelProto:
+def quantize(model: onnx.ModelProto, calibration: Sequence[np.ndarray], scheme: QuantizationScheme) -> onnx.ModelProto:
     """A quantized copy, its int8 parts between quantize and dequantize nodes (QDQ); `calibration` are prepared patches
     [C, *patch] of training cases.
 
@@ -56,86 +50,56 @@ def quantize(model: onnx.ModelProto, calibration: Sequence[np.ndarray], way: Way
             patch = next(self._left, None)
             return None if patch is None else {"image": patch[None].astype(np.float32)}
 
-    left_out = [*(_attention(model) if way.float_attention else ()), *(_ends(model) if way.float_ends else ())]
     with tempfile.TemporaryDirectory() as scratch, quiet():
-        before, after = Path(scratch) / "model.onnx", Path(scratch) / "int8.onnx"
-        save(model, before)
+        source, quantized = Path(scratch) / "model.onnx", Path(scratch) / "int8.onnx"
+        save(model, source)
         quantize_static(
-            before,
-            after,
+            source,
+            quantized,
             Patches(),
             quant_format=QuantFormat.QDQ,
-            op_types_to_quantize=list(_QUANTIZED),
+            op_types_to_quantize=list(_QUANTIZABLE),
             per_channel=True,
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
-            nodes_to_exclude=sorted(set(left_out)),
+            nodes_to_exclude=float_layers(layer_graph(model), scheme),
             extra_options={"WeightSymmetric": True, "ActivationSymmetric": False},
         )
-        return onnx.load(after)
+        return onnx.load(quantized)
 
 
-def weakest_layers(model: Any, quantized: Any, patch: np.ndarray, *, count: int = 3) -> list[str]:
+def layer_graph(model: onnx.ModelProto) -> LayerGraph:
+    """The graph of an ONNX model by its nodes' names; initializers, inputs and outputs are layers of their own."""
+    graph = model.graph
+    makers = {
+        **{output: node.name for node in graph.node for output in node.output},
+        **{each.name: f"input {each.name}" for each in graph.input},
+        **{each.name: f"weight {each.name}" for each in graph.initializer},
+    }
+    weights = {f"weight {each.name}": Layer("Constant", constant=True) for each in graph.initializer}
+    inputs = {f"input {each.name}": Layer("Parameter") for each in graph.input}
+    nodes = {node.name: Layer(node.op_type, [makers.get(each, "") for each in node.input]) for node in graph.node}
+    outputs = {f"output {each.name}": Layer("Result", [makers.get(each.name, "")]) for each in graph.output}
+    return LayerGraph(weights | inputs | nodes | outputs, list(inputs), list(outputs), quantizable=_QUANTIZABLE)
+
+
+def weakest_layers(model: onnx.ModelProto, quantized: onnx.ModelProto, patch: np.ndarray) -> list[str]:
     """The layers whose output, for a patch [C, *patch], is furthest from what it was: "name (x dB)", worst first."""
-    names = {node.output[0]: node.name for node in model.graph.node if node.op_type in _QUANTIZED}
+    names = {node.output[0]: node.name for node in model.graph.node if node.op_type in _QUANTIZABLE}
     before, after = (_outputs(each, list(names), patch) for each in (model, quantized))
-    ratios = {}
-    for output in before.keys() & after.keys():
-        noise = float(np.square(before[output] - after[output], dtype=np.float64).sum())
-        power = float(np.square(before[output], dtype=np.float64).sum())
-        ratios[output] = 10 * np.log10(power / noise) if noise and power else np.inf
-    return [f"{names[each]} ({ratios[each]:.1f} dB)" for each in sorted(ratios, key=ratios.__getitem__)[:count]]
+    return weakest((names[each], before[each], after[each]) for each in names if each in before and each in after)
 
 
-def _outputs(model: Any, names: Sequence[str], patch: np.ndarray) -> dict[str, Any]:
+def _outputs(model: onnx.ModelProto, names: Sequence[str], patch: np.ndarray) -> dict[str, Any]:
+    """Those of the values `names` that the model computes, for a patch [C, *patch]."""
     import onnx
     import onnxruntime
 
     probed = onnx.ModelProto()
     probed.CopyFrom(model)
-    made = {output for node in probed.graph.node for output in node.output}
-    known = {output.name for output in probed.graph.output}
-    wanted = [name for name in names if name in made]
-    probed.graph.output.extend(onnx.ValueInfoProto(name=name) for name in wanted if name not in known)
+    computed = {output for node in probed.graph.node for output in node.output}
+    outputs = {output.name for output in probed.graph.output}
+    names = [name for name in names if name in computed]
+    probed.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names if name not in outputs)
     session = onnxruntime.InferenceSession(probed.SerializeToString(), providers=["CPUExecutionProvider"])
-    return dict(zip(wanted, session.run(wanted, {"image": patch[None].astype(np.float32)}), strict=True))
-
-
-def _attention(model: Any) -> Iterable[str]:
-    weights = {each.name for each in model.graph.initializer}
-    makers = {output: node for node in model.graph.node for output in node.output}
-    for node in model.graph.node:
-        if node.op_type == "MatMul" and not any(_is_weight(each, weights, makers) for each in node.input):
-            yield node.name
-
-
-def _is_weight(name: str, weights: set[str], makers: dict[str, Any]) -> bool:
-    while name in makers and len(makers[name].input) == 1:
-        name = makers[name].input[0]
-    return name in weights
-
-
-def _ends(model: Any) -> Iterable[str]:
-    makers = {output: node for node in model.graph.node for output in node.output}
-    readers: dict[str, list[Any]] = {}
-    for node in model.graph.node:
-        for name in node.input:
-            readers.setdefault(name, []).append(node)
-    yield from _nearest([each.name for each in model.graph.input], lambda name: readers.get(name, []), "output")
-    yield from _nearest(
-        [each.name for each in model.graph.output], lambda name: [makers[name]] if name in makers else [], "input"
-    )
-
-
-def _nearest(start: Iterable[str], neighbours: Any, onward: str) -> Iterable[str]:
-    """The first quantizable layers on every way from the values `start`; ways that only carry sizes do not count."""
-    seen, stack = set(), list(start)
-    while stack:
-        for node in neighbours(stack.pop()):
-            if node.name in seen or node.op_type == "Shape":
-                continue
-            seen.add(node.name)
-            if node.op_type in _QUANTIZED:
-                yield node.name
-            else:
-                stack.extend(getattr(node, onward))
+    return dict(zip(names, session.run(names, {"image": patch[None].astype(np.float32)}), strict=True))

@@ -8,32 +8,29 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 from ...errors import UsageError
 from ..runtime.engine_onnx import TENSORRT as PROVIDER
 from ..runtime.engine_onnx import has_provider
 from . import onnx as onnx_target
-from .precision import Precision
-from .registry import Order, Rung, Target
-
-if TYPE_CHECKING:
-    pass
+from .base import Candidate, ExportRequest, Precision, Target
 
 
-def rungs(order: Order) -> Iterator[Rung]:
-    """As Target.rungs; fp16 is the float32 model, and TensorRT's choice of layers. UsageError for fp16 on a machine
-    where TensorRT does not work: nothing else could judge it."""
-    if order.precision is Precision.FP16 and not TENSORRT.works():
+def candidates(request: ExportRequest) -> Iterator[Candidate]:
+    """The candidates of ONNX; fp16 is the float32 model, and TensorRT's choice of layers.
+
+    Raises UsageError for fp16 on a machine where TensorRT does not work: nothing else could judge it.
+    """
+    if request.precision is Precision.FP16 and not TENSORRT.works():
         raise UsageError(
             "precision fp16 of the target tensorrt cannot be judged here: this ONNX Runtime has no TensorRT; choose "
             "fp32 or int8, or deploy on a machine with such a GPU"
         )
-    half = order.precision is Precision.FP16
-    for rung in onnx_target.rungs(replace(order, precision=Precision.FP32) if half else order):
-        yield rung
+    half = request.precision is Precision.FP16
+    for candidate in onnx_target.candidates(replace(request, precision=Precision.FP32) if half else request):
+        yield candidate
         if half:
-            yield replace(rung, precision=Precision.FP16)
+            yield replace(candidate, precision=Precision.FP16)
 
 
 # fp16 with layer norms and softmax in float32; int8 from the quantize and dequantize nodes (QDQ) of the model.
@@ -43,8 +40,8 @@ TENSORRT = Target(
     libraries=("numpy", "nibabel", "onnxruntime"),
     tools=onnx_target.ONNX.tools,
     inference={Precision.FP32: "f32", Precision.FP16: "f16", Precision.INT8: "f32"},
-    rungs=rungs,
-    judged_as="onnx",
+    candidates=candidates,
+    stand_in="onnx",
     works=lambda: has_provider(PROVIDER),
-    installed_as={"onnxruntime": "onnxruntime-gpu"},
+    device_names={"onnxruntime": "onnxruntime-gpu"},
 )

@@ -1,22 +1,24 @@
 """The model card of a package (Mitchell et al. 2019): what it is, how good it was, what it must not be used for."""
 
-from typing import Any
+from collections.abc import Sequence
+
+from ..runtime.manifest import CandidateResult, Manifest
 
 
-def model_card(manifest: dict[str, Any]) -> str:
+def model_card(manifest: Manifest) -> str:
     """Markdown from a manifest; every number in it is one of the manifest's."""
-    scores, plan, about = manifest["scores"], manifest["plan"], manifest["description"]
+    plan, about = manifest.plan, manifest.description
     rows = [
-        f"| {name} | {_number(row['torch'])} | {_number(row['package'])} | {_number(row['drop'])} | {row['cases']} |"
-        for name, row in scores["per_class"].items()
+        f"| {drop.name} | {_number(drop.torch)} | {_number(drop.converted)} | {_number(drop.drop)} | {drop.cases} |"
+        for drop in manifest.scores
     ]
-    quantization = f", quantization: {manifest['quantization']}" if manifest["quantization"] else ""
+    quantization = f", quantization: {manifest.quantization}" if manifest.quantization else ""
     return "\n".join(
         [
-            f"# {manifest['name']}",
+            f"# {manifest.name}",
             "",
-            f"Segments {', '.join(scores['per_class'])} in {', '.join(about.get('channels', ['a scan']))} scans. "
-            f"Made by samkd {manifest['samkd']}.",
+            f"Segments {', '.join(drop.name for drop in manifest.scores)} in {', '.join(about.channels) or 'a scan'} "
+            f"scans. Made by samkd {manifest.samkd}.",
             "",
             "**For research only. Not a medical device: its masks must not guide diagnosis or treatment.**",
             "",
@@ -31,37 +33,38 @@ def model_card(manifest: dict[str, Any]) -> str:
             "",
             "## Scores",
             "",
-            "Dice on the held-out scans, before conversion (torch) and with this package; the gate allowed a drop of "
-            f"{scores['max_drop']:g} per class. A class without a case was not judged.",
+            "Dice on the validation scans, which also chose the weights, before conversion (torch) and with this "
+            f"package. {_gate(manifest)}",
             "",
             "| class | torch | package | drop | cases |",
             "|---|---|---|---|---|",
             *rows,
             "",
-            f"How it was made, rung by rung, judged on {manifest['judged_on']}: the probabilities' signal-to-noise "
+            f"Every candidate that was tried, judged on {manifest.judged_on}: the probabilities' signal-to-noise "
             "ratio to the torch network, the share of voxels with the same class, and the means over the classes of "
             "Dice, HD95 and NSD (1 mm) against the truth.",
             "",
-            "| rung | SNR (dB) | same class | Dice | HD95 (mm) | NSD | |",
+            "| candidate | SNR (dB) | same class | Dice | HD95 (mm) | NSD | |",
             "|---|---|---|---|---|---|---|",
-            *map(_rung, manifest["ladder"]),
+            *map(_candidate, manifest.candidates),
             "",
             *_prompts(manifest),
             "## Data",
             "",
-            f"{about.get('dataset', 'Not named')}. {about.get('text', '')}".strip(),
+            f"{about.dataset or 'Not named'}. {about.text}".strip(),
             "",
             "The scores come from scans of that dataset. Nothing is known about other scanners, protocols, "
             "ages or diseases: measure on your own labelled scans first.",
             "",
             "## Model",
             "",
-            f"- precision: {manifest['precision']}{quantization}; everything that is not int8 is computed in "
-            f"{manifest['inference_precision']}, whatever the CPU could do faster",
-            f"- input: {manifest['in_channels']} channel(s), orientation {plan['orientation']}, "
-            f"spacing {plan['spacing']} mm, size {plan['size']}, patch {plan['patch']}, overlap {plan['overlap']}",
-            *(f"- {key}: {value}" for key, value in manifest["provenance"].items() if isinstance(value, str)),
-            f"- made with {', '.join(f'{name} {version}' for name, version in manifest['versions'].items())}",
+            f"- precision: {manifest.precision}{quantization}; everything that is not int8 is computed in "
+            f"{manifest.inference_precision}, whatever the CPU could do faster",
+            f"- input: {manifest.in_channels} channel(s), orientation {plan.orientation}, "
+            f"spacing {_triple(plan.spacing)} mm, size {_triple(plan.size)}, patch {_triple(plan.patch)}, "
+            f"overlap {plan.overlap}",
+            *(f"- {key}: {value}" for key, value in manifest.provenance.items() if isinstance(value, str)),
+            f"- made with {', '.join(f'{name} {version}' for name, version in manifest.versions.items())}",
             "",
             "## Limits",
             "",
@@ -75,31 +78,49 @@ def model_card(manifest: dict[str, Any]) -> str:
     )
 
 
-def _prompts(manifest: dict[str, Any]) -> list[str]:
-    if "prompts" not in manifest:
+def _gate(manifest: Manifest) -> str:
+    """What the gate judged, in a sentence or two."""
+    gate = manifest.gate
+    if gate is None:
+        return "No gate has judged it."
+    if gate.per_class:
+        return f"The gate allowed a drop of {gate.max_drop:g} per class. A class without a case was not judged."
+    return (
+        f"The gate allowed a drop of {gate.max_drop:g} in the mean over the classes with a case. "
+        "No class was judged by itself."
+    )
+
+
+def _prompts(manifest: Manifest) -> list[str]:
+    prompts, shown = manifest.prompts, manifest.candidates[-1].prompted
+    if prompts is None or shown is None:
         return []
-    prompts, shown = manifest["prompts"], manifest["ladder"][-1]["prompted"]
-    option = "--point X,Y,Z" if "point" in prompts["kinds"] else "--box X0,Y0,Z0,X1,Y1,Z1"
+    option = "--point X,Y,Z" if "point" in prompts.kinds else "--box X0,Y0,Z0,X1,Y1,Z1"
     rows = [f"{name} {_number(row['dice'])}" for name, row in shown["per_class"].items() if row["dice"] is not None]
     return [
         "## Prompts",
         "",
-        f"A user may point at what is meant ({', '.join(prompts['kinds'])}; up to {prompts['points']} points of a "
+        f"A user may point at what is meant ({', '.join(sorted(prompts.kinds))}; up to {prompts.points} points of a "
         f"class in a patch): `predict --class NAME {option}`, or `prompt`, which encodes the scan once and then "
         f"answers line by line. With one {shown['kind']} of each class from the truth, Dice was: {', '.join(rows)}.",
         "",
     ]
 
 
-def _rung(step: dict[str, Any]) -> str:
-    rows = [row for row in step["per_class"].values() if row["dice"] is not None]
+def _candidate(result: CandidateResult) -> str:
+    rows = [row for row in result.per_class.values() if row["dice"] is not None]
     dice, hd95, nsd = (
         _number(sum(row[key] for row in rows) / len(rows) if rows else None) for key in ("dice", "hd95_mm", "nsd")
     )
-    snr = "exact" if step["snr_db"] is None and rows else _number(step["snr_db"], 1)
-    verdict = "passed" if step["refusal"] is None else "refused"
-    return f"| {step['title']} | {snr} | {_number(step['agreement'], 6)} | {dice} | {hd95} | {nsd} | {verdict} |"
+    snr = "exact" if result.snr_db is None and rows else _number(result.snr_db, 1)
+    verdict = "passed" if result.refusal is None else "refused"
+    return f"| {result.title} | {snr} | {_number(result.agreement, 6)} | {dice} | {hd95} | {nsd} | {verdict} |"
 
 
 def _number(value: float | None, digits: int = 4) -> str:
     return "-" if value is None else f"{value:.{digits}f}"
+
+
+def _triple(values: Sequence[float | None] | None) -> str:
+    """Three numbers for d, h and w in brackets; "None" without them."""
+    return str(values and [*values])

@@ -71,10 +71,10 @@ def distribution(library: str) -> str:
 
 
 def _closure(names: Sequence[str]) -> list[str]:
-    found = list(names)
-    for name in found:
-        found += [need for need in _needs(name) if need not in found]
-    return found
+    closure = list(names)
+    for name in closure:
+        closure += [need for need in _needs(name) if need not in closure]
+    return closure
 
 
 def _needs(name: str) -> list[str]:

@@ -5,12 +5,13 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from ...errors import OutputError
 from ...volumes.files import atomic_path, make_folder
-from ..runtime.integrity import MANIFEST, check_names, digest, render, sha256
+from ..runtime.integrity import check_names, digest, render, sha256
+from ..runtime.manifest import MANIFEST, FileEntry, Manifest
 from ..runtime.signature import SIGNATURE
 from .bundle_metadata import METADATA, bundle_metadata
 from .card import model_card
@@ -45,22 +46,22 @@ def draft(destination: Path) -> Iterator[Path]:
 
 def finish(
     folder: Path,
-    manifest: dict[str, Any],
+    manifest: Manifest,
     *,
     libraries: Sequence[str],
-    renamed: Mapping[str, str],
+    device_names: Mapping[str, str],
     signer: Signer | None = None,
 ) -> None:
     """Complete a draft that holds its model and sample: papers, runtime, and the manifest that seals all of it.
 
-    `libraries` are what the device installs; their versions stand in the manifest; `renamed` holds their
-    names there, where those are others. `signer` also signs it.
+    `libraries` are what the device installs; their versions stand in the manifest. `device_names` holds their names
+    on the device, where those are others. `signer` also signs the manifest.
     """
     if signer is not None:
-        manifest = {**manifest, "signer": signer.public}
+        manifest = replace(manifest, signer=signer.public)
     model = {path.name: sha256(path) for path in sorted(folder.glob("model.*"))}
-    bill = bill_of_materials(manifest["name"], samkd=manifest["samkd"], model=model, libraries=libraries)
-    pins = [f"{renamed.get(name, name)}=={manifest['versions'][name]}" for name in libraries]
+    bill = bill_of_materials(manifest.name, samkd=manifest.samkd, model=model, libraries=libraries)
+    pins = [f"{device_names.get(name, name)}=={manifest.versions[name]}" for name in libraries]
     (folder / "MODEL_CARD.md").write_text(model_card(manifest), encoding="utf-8")
     (folder / "sbom.cdx.json").write_text(json.dumps(bill, indent=1) + "\n", encoding="utf-8")
     (folder / METADATA).parent.mkdir()
@@ -70,11 +71,9 @@ def finish(
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     names = {path.relative_to(folder).as_posix(): path for path in files}
     check_names(list(names), folder)
-    manifest = {
-        **manifest,
-        "files": {name: {"bytes": path.stat().st_size, "sha256": sha256(path)} for name, path in names.items()},
-    }
-    raw = render({**manifest, "digest": digest(manifest)})
+    entries = {name: FileEntry(path.stat().st_size, sha256(path)) for name, path in names.items()}
+    manifest = replace(manifest, files=entries)
+    raw = render(replace(manifest, digest=digest(manifest.to_json())).to_json())
     (folder / MANIFEST).write_bytes(raw)
     if signer is not None:
         (folder / SIGNATURE).write_bytes(signer.signature(raw))

@@ -96,7 +96,7 @@ def _prompt(options: argparse.Namespace) -> int:
 
 def _verify(options: argparse.Namespace) -> int:
     package = _open(options)
-    print(f"files: all {len(package.manifest['files'])} are what was packed")
+    print(f"files: all {len(package.manifest.files)} are what was packed")
     print(verify_sample(package))
     return 0
 
@@ -104,17 +104,19 @@ def _verify(options: argparse.Namespace) -> int:
 def _info(options: argparse.Namespace) -> int:
     package = _open(options)
     manifest = package.manifest
-    print(f"{manifest['name']}: samkd {manifest['samkd']}, {manifest['precision']}, {manifest['target']}")
-    if "signer" in manifest:
-        print(f"signed by {manifest['signer']}" + ("" if options.trust else " (not checked: give --trust PUBKEY)"))
+    print(f"{manifest.name}: samkd {manifest.samkd}, {manifest.precision}, {manifest.target}")
+    if manifest.signer is not None:
+        print(f"signed by {manifest.signer}" + ("" if options.trust else " (not checked: give --trust PUBKEY)"))
     print(f"classes: {', '.join(name for value, name in package.class_names.items() if value)}")
     print(f"input: {package.in_channels} channel(s), patch {'x'.join(map(str, package.plan.patch))}")
     if package.prompt_kinds:
         print(f"prompts: {', '.join(sorted(package.prompt_kinds))}")
     print(f"computes in {package.engine.precision} with {package.engine.threads} threads ({package.engine.version})")
-    for name, row in manifest["scores"]["per_class"].items():
-        if row["cases"]:
-            print(f"Dice of {name}: {row['package']:.4f} on {row['cases']} held-out scans (torch: {row['torch']:.4f})")
+    for drop in manifest.scores:
+        if drop.cases:
+            print(
+                f"Dice of {drop.name}: {drop.converted:.4f} on {drop.cases} validation scans (torch: {drop.torch:.4f})"
+            )
     return 0
 
 

@@ -90,9 +90,9 @@ class Engine:
 
         def wait() -> np.ndarray:
             started = time.perf_counter()
-            found = answer.result()
+            output = answer.result()
             self.seconds += time.perf_counter() - started
-            return found
+            return output
 
         return wait
 

@@ -45,9 +45,9 @@ def core() -> openvino.Core:
     Each core's CPU plugin installs an alternate signal stack and unmaps it when it is freed. With two cores, the first
     one freed first, the thread is left with an unmapped signal stack and the next Ctrl-C ends in a segmentation fault.
     """
-    made = load_openvino().Core()
-    made.get_property("CPU", "FULL_DEVICE_NAME")  # loads the plugin
-    return made
+    only_core = load_openvino().Core()
+    only_core.get_property("CPU", "FULL_DEVICE_NAME")  # loads the plugin
+    return only_core
 
 
 class Engine:
@@ -106,5 +106,5 @@ class Engine:
     def layer_precisions(self) -> dict[str, int]:
         """How many of the layers that compute with the image run in each precision, e.g. {"i8": 101, "f32": 543}."""
         layers = self._compiled.get_runtime_model().get_ops()
-        found = Counter(str(layer.get_rt_info()["runtimePrecision"].astype(str)) for layer in layers)
-        return {name: count for name, count in found.most_common() if name not in ("dynamic", "i32", "i64")}
+        counts = Counter(str(layer.get_rt_info()["runtimePrecision"].astype(str)) for layer in layers)
+        return {name: count for name, count in counts.most_common() if name not in ("dynamic", "i32", "i64")}

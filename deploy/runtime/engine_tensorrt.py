@@ -13,8 +13,11 @@ _INSTALL = "run: python -m pip install onnxruntime-gpu, and install TensorRT in 
 
 
 def tensorrt_engine(model: Path, *, precision: str, threads: int | None = None) -> Engine:
-    """As engine_onnx.Engine. The built engine is kept in the user's cache, in a folder by model; ONNX Runtime names the
-    file after GPU and version of TensorRT. Raises MissingExtraError where TensorRT does not work."""
+    """An ONNX Runtime session that computes with TensorRT.
+
+    The built engine is kept in the user's cache, in a folder by model; ONNX Runtime names the file after GPU and
+    version of TensorRT. Raises MissingExtraError where TensorRT does not work.
+    """
     if not has_provider(TENSORRT):
         raise MissingExtraError(f"{model.parent}: needs ONNX Runtime with TensorRT; {_INSTALL}")
     cache = cache_folder(model)

@@ -9,15 +9,14 @@ import stat
 import struct
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from ...errors import BadInputError, IntegrityError
+from .manifest import FORMAT, MANIFEST, Manifest
 from .signature import LENGTH, SIGNATURE, require_own_signature, require_signature
 
-FORMAT = 1
-MANIFEST = "manifest.json"
 MAX_MANIFEST = 1 << 20  # bytes
 MAX_PACKAGE = 4 << 30  # bytes, unpacked
 MAX_FILES = 64
@@ -41,7 +40,7 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def verify(folder: Path, *, trust: Path | None = None) -> dict[str, Any]:
+def verify(folder: Path, *, trust: Path | None = None) -> Manifest:
     """The manifest of a package, once every file in the folder is what the manifest says and nothing else is there.
 
     With `trust` the owner of that public key must have signed it. Raises BadInputError when the folder holds no
@@ -51,23 +50,23 @@ def verify(folder: Path, *, trust: Path | None = None) -> dict[str, Any]:
     if not os.path.lexists(path):
         raise BadInputError(f"{folder}: is no package, it holds no {MANIFEST}. Name the folder or the zip of one.")
     try:
-        found = dict(_regular_files(folder))
-        signature = _limited(folder / SIGNATURE, LENGTH) if SIGNATURE in found else None
-        manifest = read_manifest(_limited(path, MAX_MANIFEST), folder, signature=signature, trust=trust)
-        declared: dict[str, dict[str, Any]] = manifest["files"]
-        _compare_names(found.keys() - {MANIFEST, SIGNATURE}, declared.keys(), folder)
+        sizes = dict(_regular_files(folder))
+        signature = _limited(folder / SIGNATURE, LENGTH) if SIGNATURE in sizes else None
+        values = read_manifest(_limited(path, MAX_MANIFEST), folder, signature=signature, trust=trust)
+        declared: dict[str, dict[str, Any]] = values["files"]
+        _compare_names(sizes.keys() - {MANIFEST, SIGNATURE}, declared.keys(), folder)
         for name, entry in declared.items():
-            if found[name] != entry["bytes"] or sha256(folder / name) != entry["sha256"]:
+            if sizes[name] != entry["bytes"] or sha256(folder / name) != entry["sha256"]:
                 raise IntegrityError(f"{folder / name}: is not the file that was packed. Copy the package again.")
     except OSError as error:
         raise IntegrityError(f"{error.filename or folder}: cannot be read ({error.strerror or error}).") from error
-    return manifest
+    return Manifest.from_json(values, source=folder)
 
 
 def read_manifest(
     raw: bytes, source: Path, *, signature: bytes | None = None, trust: Path | None = None
 ) -> dict[str, Any]:
-    """A manifest whose format, digest and list of files hold, signed by `trust` where that is given.
+    """The values of a manifest whose format, digest and list of files hold, signed by `trust` where that is given.
 
     Raises BadInputError, IntegrityError, and what signature.require_signature raises.
     """
@@ -171,11 +170,12 @@ def _unpacked(packed: zipfile.ZipFile, entry: zipfile.ZipInfo, limit: int, archi
     return data
 
 
-def _compare_names(found: set[str], declared: Any, source: Path) -> None:
-    for name in sorted(found - set(declared)):
-        raise IntegrityError(f"{source}: holds the file {name}, which is no part of the package.")
-    for name in sorted(set(declared) - found):
-        raise IntegrityError(f"{source}: the file {name} is missing. Copy the package again.")
+def _compare_names(names: set[str], declared: Iterable[str], source: Path) -> None:
+    """Refuse a package that holds a file more or less than its manifest says. Raises IntegrityError."""
+    if extra := names - set(declared):
+        raise IntegrityError(f"{source}: holds the file {min(extra)}, which is no part of the package.")
+    if missing := set(declared) - names:
+        raise IntegrityError(f"{source}: the file {min(missing)} is missing. Copy the package again.")
 
 
 def _regular_files(folder: Path, prefix: str = "") -> Iterator[tuple[str, int]]:

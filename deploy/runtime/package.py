@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ...errors import BadInputError, IntegrityError
+from ...errors import IntegrityError
 from ...volumes.geometry import Geometry, Volume
 from ...volumes.pipeline import Model
-from ...volumes.plan import Plan
 from .engine import Engine, open_engine
 from .integrity import extract, verify
+from .manifest import Manifest
 from .promptable import Promptable, Session
 
 SAMPLE = "sample/scan.nii.gz"
@@ -45,7 +45,7 @@ class Package(Model):
     """The model of a package folder; `engine` is what infers its patches."""
 
     folder: Path  # where its files lie: for a zip, where it was unpacked
-    manifest: dict[str, Any]
+    manifest: Manifest
     engine: Engine | Promptable
 
     @classmethod
@@ -71,38 +71,24 @@ class Package(Model):
         return package
 
     @classmethod
-    def of(
-        cls, folder: Path, manifest: dict[str, Any], *, threads: int | None = None, path: Path | None = None
-    ) -> Package:
+    def of(cls, folder: Path, manifest: Manifest, *, threads: int | None = None, path: Path | None = None) -> Package:
         """The package of a folder whose files are known to be right; `path` is what the user calls it."""
-        try:
-            plan = Plan.from_dict(manifest["plan"])
-            class_names = {int(value): str(entry["name"]) for value, entry in manifest["labels"].items()}
-            in_channels, model = int(manifest["in_channels"]), folder / manifest["model"]
-            target, precision = str(manifest["target"]), str(manifest["inference_precision"])
-            prompts = manifest.get("prompts")
-            decoder = folder / prompts["decoder"] if prompts else None
-            kinds, points = (frozenset(map(str, prompts["kinds"])), int(prompts["points"])) if prompts else ((), 0)
-            channel_names = tuple(map(str, manifest.get("description", {}).get("channels", ())))
-            intensities = list(manifest.get("intensities", ()))
-            for file in filter(None, (model, decoder)):
-                if file.parent != folder or not file.is_file():
-                    raise ValueError(f"no model {file.name!r} in it")
-        except (BadInputError, KeyError, TypeError, ValueError, AttributeError, OSError) as error:
-            raise IntegrityError(f"{folder}: its manifest does not describe a package ({error!r}).") from error
-        engine = open_engine(target, model, precision=precision, threads=threads)
-        if decoder is not None:
-            engine = Promptable(engine, open_engine(target, decoder, precision="f32", threads=threads), points=points)
+        model, precision, prompts = _model(folder, manifest.model), manifest.inference_precision, manifest.prompts
+        decoder = _model(folder, prompts.decoder) if prompts else None
+        engine = open_engine(manifest.target, model, precision=precision, threads=threads)
+        if prompts is not None and decoder is not None:
+            second = open_engine(manifest.target, decoder, precision="f32", threads=threads)
+            engine = Promptable(engine, second, points=prompts.points)
         return cls(
             path=path or folder,
-            plan=plan,
-            class_names=class_names,
-            in_channels=in_channels,
+            plan=manifest.plan,
+            class_names=manifest.class_names,
+            in_channels=manifest.in_channels,
             infer=engine.begin,
             at_once=AT_ONCE,
-            channel_names=channel_names,
-            prompt_kinds=frozenset(kinds),
-            intensities=intensities,
+            channel_names=manifest.description.channels,
+            prompt_kinds=prompts.kinds if prompts else frozenset(),
+            intensities=[dict(each) for each in manifest.intensities],
             folder=folder,
             manifest=manifest,
             engine=engine,
@@ -111,11 +97,11 @@ class Package(Model):
     def facts(self) -> dict[str, Any]:
         """What a run report says of the package, as plain JSON values."""
         return {
-            "package": self.manifest["name"],
-            "digest": self.manifest["digest"],
+            "package": self.manifest.name,
+            "digest": self.manifest.digest,
             "engine": self.engine.version,
             "threads": self.engine.threads,
-            "precision": self.manifest["precision"],
+            "precision": self.manifest.precision,
             "inference_precision": self.engine.precision,
             "layer_precisions": self.engine.layer_precisions(),
             "overlap": self.plan.overlap,
@@ -125,3 +111,14 @@ class Package(Model):
         """For one prompt after another on a scan; only of a package that takes prompts."""
         assert isinstance(self.engine, Promptable)
         return Session(self.engine, self.plan, preprocessed, source, num_classes=len(self.class_names))
+
+
+def _model(folder: Path, name: str) -> Path:
+    """The file of a model in a package. Raises IntegrityError when there is none of that name in its folder."""
+    file = folder / name
+    try:
+        if file.parent == folder and file.is_file():
+            return file
+    except (ValueError, OSError):  # a name that no file can have
+        pass
+    raise IntegrityError(f"{folder}: its manifest does not describe a package (no model {name!r} in it).")

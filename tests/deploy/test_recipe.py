@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+from samkd.deploy.acceptance.candidates import ValidationCase
 from samkd.deploy.export import openvino as openvino_target
 from samkd.deploy.export import quantize_openvino as openvino_int8
 from samkd.deploy.export.graphs import whole
@@ -87,6 +88,8 @@ def test_package_holds_everything_and_says_what_it_is(built):
 
 def test_papers(built):
     card = (built / "MODEL_CARD.md").read_text()
+    assert "validation scans, which also chose the weights" in card and "held-out" not in card
+    assert "a drop of 0.005 per class" in card
     assert "Not a medical device" in card and "| left kidney | 1.0000 |" in card and "two bodies" in card
     bill = json.loads((built / "sbom.cdx.json").read_text())
     assert (bill["bomFormat"], bill["specVersion"]) == ("CycloneDX", "1.6")
@@ -156,7 +159,7 @@ def test_dead_student_is_refused_and_leaves_nothing(job, tmp_path):
 
 def test_conversion_that_kills_the_encoder_is_refused(job, levels, monkeypatch, tmp_path):
     dead = openvino_target.convert(whole(Constant(), patch=(16, 16, 16), in_channels=1))
-    monkeypatch.setattr(openvino_int8, "quantize", lambda model, calibration, way: dead)
+    monkeypatch.setattr(openvino_int8, "quantize", lambda model, calibration, scheme: dead)
     with pytest.raises(GateRefusedError, match="the converted model answers 8 different patches with the same") as no:
         job(levels, precision="int8", max_drop=1)
     assert no.value.exit_code == 6 and nothing_left(tmp_path)
@@ -177,29 +180,29 @@ def test_refusal_keeps_the_package_that_was_there(job, levels, tmp_path):
     assert (job(levels, max_drop=0.01) / "manifest.json").read_bytes() != before
 
 
-def test_the_next_way_is_tried_when_the_gate_refuses_one(job, levels, monkeypatch):
+def test_the_next_scheme_is_tried_when_the_gate_refuses_one(job, levels, monkeypatch):
     broken = openvino_target.convert(whole(Shifted(levels), patch=(16, 16, 16), in_channels=1))
     tried = []
 
-    def quantize(model, calibration, way):
-        tried.append(way.name)
+    def quantize(model, calibration, scheme):
+        tried.append(scheme.name)
         return broken if len(tried) < 3 else model
 
     monkeypatch.setattr(openvino_int8, "quantize", quantize)
     manifest = json.loads((job(levels, precision="int8") / "manifest.json").read_text())
-    assert tried == [way.name for way in openvino_int8.WAYS[:3]] and manifest["quantization"] == tried[-1]
+    assert tried == [scheme.name for scheme in openvino_int8.SCHEMES[:3]] and manifest["quantization"] == tried[-1]
     assert [step["refusal"] is None for step in manifest["ladder"]] == [True, False, False, True]
     assert "liver" in manifest["ladder"][1]["refusal"]
     assert manifest["ladder"][1]["per_class"]["liver"]["dice"] == 0 and manifest["ladder"][1]["agreement"] < 0.5
 
 
-def test_every_way_refused_names_every_way_the_layers_and_what_did_pass(job, levels, monkeypatch, tmp_path):
+def test_every_scheme_refused_names_every_scheme_the_layers_and_what_did_pass(job, levels, monkeypatch, tmp_path):
     broken = openvino_target.convert(whole(Shifted(levels), patch=(16, 16, 16), in_channels=1))
-    monkeypatch.setattr(openvino_int8, "quantize", lambda model, calibration, way: broken)
+    monkeypatch.setattr(openvino_int8, "quantize", lambda model, calibration, scheme: broken)
     with pytest.raises(GateRefusedError) as refused:
         job(levels, precision="int8")
     told = str(refused.value)
-    assert all(f"int8 ({way.name}): " in told for way in openvino_int8.WAYS) and "in case case_" in told
+    assert all(f"int8 ({scheme.name}): " in told for scheme in openvino_int8.SCHEMES) and "in case case_" in told
     assert "The layers that lost most: Convolution_" in told and " dB)" in told
     assert "fp32: passed. `samkd deploy --precision fp32` packs it." in told
     assert nothing_left(tmp_path)
@@ -254,8 +257,13 @@ def test_the_mean_may_pass_where_a_class_fails(job, levels):
     thinner.head.bias.data[2] -= 9.3  # the kidney shrinks a little
     with pytest.raises(GateRefusedError, match="left kidney: Dice"):
         job(thinner, max_drop=0.04)
-    scores = json.loads((job(thinner, max_drop=0.04, per_class=False) / "manifest.json").read_text())["scores"]
-    assert scores["per_class"]["left kidney"]["drop"] > 0.04 > scores["per_class"]["liver"]["drop"]
+    made = job(thinner, max_drop=0.04, per_class=False)
+    manifest = json.loads((made / "manifest.json").read_text())
+    scores = manifest["scores"]["per_class"]
+    assert scores["left kidney"]["drop"] > 0.04 > scores["liver"]["drop"]
+    assert manifest["gate"] == {"max_drop": 0.04, "per_class": False}
+    card = (made / "MODEL_CARD.md").read_text()
+    assert "a drop of 0.04 in the mean over the classes" in card and "per class" not in card
     with pytest.raises(GateRefusedError, match="in the mean"):
         job(thinner, max_drop=0.03, per_class=False)
 
@@ -282,15 +290,15 @@ def test_place_that_cannot_hold_a_folder(job, levels, tmp_path):
     assert (tmp_path / "packages").read_text() == "a file"
 
 
-def test_without_a_held_out_case_nothing_is_packed(job, levels):
-    with pytest.raises(BadInputError, match="no held-out case"):
-        job(levels, held_out=[], reference=[])
+def test_without_a_validation_case_nothing_is_packed(job, levels):
+    with pytest.raises(BadInputError, match="no validation case"):
+        job(levels, validation=[])
 
 
 def test_class_that_never_occurs_is_not_judged(job, levels):
     volume = Volume(np.full((1, 16, 16, 16), 60, np.float32), Geometry(np.eye(4), (16, 16, 16)))
     ones = np.ones((16, 16, 16), np.uint8)
-    made = job(levels, held_out=[("all liver", volume, ones)], reference=[ones])
+    made = job(levels, validation=[ValidationCase("all liver", volume, ones, ones)])
     kidney = json.loads((made / "manifest.json").read_text())["scores"]["per_class"]["left kidney"]
     assert kidney["cases"] == 0 and kidney["drop"] is None
     assert "| left kidney | - | - | - | 0 |" in (made / "MODEL_CARD.md").read_text()

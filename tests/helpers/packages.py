@@ -1,10 +1,14 @@
 """Scans of two bodies, a network that knows them, and its package."""
 
+from dataclasses import fields
+
 import numpy as np
 import torch
 from torch import nn
 
-from samkd.deploy.pipeline import deploy_student
+from samkd.deploy.acceptance.candidates import AcceptanceCriteria, ValidationCase
+from samkd.deploy.pipeline import PackageRequest, TrainedStudent, deploy_student
+from samkd.deploy.runtime.manifest import Description
 from samkd.volumes import Geometry, Plan, Volume
 from samkd.volumes.io.nifti import write_scan
 from samkd.volumes.pipeline import segment
@@ -63,28 +67,39 @@ def patches(count: int) -> list[np.ndarray]:
     ]
 
 
-def deploy(network, folder, **changes):
-    """deploy_student with the masks of Levels as truth and reference; `changes` replace its arguments."""
-    held_out, reference = [], []
+def validation_cases() -> list[ValidationCase]:
+    """Three scans, with the masks of Levels as truth and as reference."""
+    cases = []
     for seed in range(3):
         volume = make_scan(seed)
         mask = segment(volume, PLAN, infer_with(Levels()), num_classes=3)
-        held_out.append((f"case_{seed}", volume, mask))
-        reference.append(mask)
+        cases.append(ValidationCase(f"case_{seed}", volume, mask, mask))
+    return cases
+
+
+def deploy(network, folder, **changes):
+    """deploy_student with three cases; `changes` replace fields of the student, the criteria and the request."""
     sample = folder / "scan_0.nii.gz"
-    write_scan(sample, held_out[0][1])
-    arguments = {
+    write_scan(sample, make_scan(0))
+    values = {
+        "network": network,
         "plan": PLAN,
-        "dataset_labels": LABELS,
+        "class_names": LABELS,
         "in_channels": 1,
         "calibration": patches(8),
-        "held_out": held_out,
-        "reference": reference,
-        "precision": "fp32",
+        "provenance": {"run": "run-7", "recipe": "levels"},
+        "description": Description("two bodies", "Generated.", ("CT",)),
+        "validation": validation_cases() if "validation" not in changes else [],
         "max_drop": 0.005,
         "destination": folder / "packages" / "student",
+        "precision": "fp32",
         "sample": sample,
-        "provenance": {"run": "run-7", "recipe": "levels"},
-        "description": {"dataset": "two bodies", "text": "Generated.", "channels": ["CT"]},
+        **changes,
     }
-    return deploy_student(network, **{**arguments, **changes})
+
+    def take(record):
+        return record(**{each.name: values.pop(each.name) for each in fields(record) if each.name in values})
+
+    student, criteria, request = take(TrainedStudent), take(AcceptanceCriteria), take(PackageRequest)
+    assert not values, sorted(values)
+    return deploy_student(student, criteria, request)

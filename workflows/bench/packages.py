@@ -1,6 +1,5 @@
 """`samkd bench PACKAGE...`: what a scan costs on the device, and what the torch network it came from costs."""
 
-import json
 import tempfile
 import time
 from collections.abc import Sequence
@@ -9,6 +8,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+from ...deploy.runtime.manifest import Manifest
 from ...deploy.runtime.package import unpacked
 from ...volumes.datasets.phantom.generate import make_case
 from ...volumes.io.nifti import write_scan
@@ -37,7 +37,7 @@ def bench_packages(
 
 def _origin(package: Path) -> list[Path]:
     with unpacked(package) as folder:
-        name = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))["provenance"].get("run")
+        name = Manifest.read(folder).provenance.get("run")
     run = package.absolute().parent.parent / str(name)
     return [run] if (run / "config.yaml").is_file() else []
 

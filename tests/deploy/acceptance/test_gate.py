@@ -14,7 +14,7 @@ def rows(**dice):
 
 def test_drop_is_the_difference_of_the_means_over_the_cases():
     liver, kidney = compare(rows(a=(0.9, 0.8), b=(0.7, 0.6)), rows(a=(0.9, 0.5), b=(0.68, 0.62)))
-    assert (liver.torch, liver.package, liver.cases) == (pytest.approx(0.8), pytest.approx(0.79), 2)
+    assert (liver.torch, liver.converted, liver.cases) == (pytest.approx(0.8), pytest.approx(0.79), 2)
     assert liver.drop == pytest.approx(0.01) and liver.worst_case == "b"
     assert kidney.drop == pytest.approx(0.14) and kidney.worst_case == "a"
     assert kidney.worst_drop == pytest.approx(0.3)

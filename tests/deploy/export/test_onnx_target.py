@@ -9,7 +9,8 @@ import torch
 
 from samkd.deploy.export.graphs import whole
 from samkd.deploy.export.onnx import export, save
-from samkd.deploy.export.quantize_onnx import WAYS, _attention, _ends, quantize, weakest_layers
+from samkd.deploy.export.quantize_onnx import SCHEMES, layer_graph, quantize, weakest_layers
+from samkd.deploy.export.sensitivity import attention_layers, end_layers
 from samkd.deploy.runtime.engine_onnx import Engine
 from samkd.deploy.runtime.package import Package
 from samkd.errors import IntegrityError, MissingExtraError
@@ -59,7 +60,7 @@ def test_nothing_of_this_machine_is_in_the_model(exported):
 
 def test_int8_computes_in_int8(exported, tmp_path):
     model, images, expected = exported
-    made = quantize(model, list(images), WAYS[0])
+    made = quantize(model, list(images), SCHEMES[0])
     assert sum(node.op_type == "DequantizeLinear" for node in made.graph.node) > 20
     save(made, tmp_path / "model.onnx")
     assert (tmp_path / "model.onnx").stat().st_size < 0.6 * len(model.SerializeToString())
@@ -70,14 +71,15 @@ def test_int8_computes_in_int8(exported, tmp_path):
     assert len(weakest) == 3 and all(each.endswith(" dB)") for each in weakest)
 
 
-def test_ways_keep_what_they_name_in_float(exported):
+def test_schemes_keep_what_they_name_in_float(exported):
     model, images, _ = exported
-    names = {node.name: node.op_type for node in model.graph.node}
-    left = {*_attention(model), *_ends(model)}
-    assert {names[name] for name in _attention(model)} <= {"MatMul"}
-    ends = [names[name] for name in _ends(model)]
+    graph = layer_graph(model)
+    names = {name: layer.kind for name, layer in graph.layers.items()}
+    left = {*attention_layers(graph), *end_layers(graph)}
+    assert {names[name] for name in attention_layers(graph)} <= {"MatMul"}
+    ends = [names[name] for name in end_layers(graph)]
     assert 2 <= len(ends) <= 12 and set(ends) <= {"Conv", "ConvTranspose", "MatMul", "Gemm"}
-    made = quantize(model, list(images), WAYS[2])
+    made = quantize(model, list(images), SCHEMES[2])
     fed = {output: node for node in made.graph.node for output in node.output}
     for node in made.graph.node:
         if node.name in left:

@@ -11,7 +11,8 @@ from monai.networks.nets import swin_unetr as monai
 
 from samkd.deploy.export.graphs import whole
 from samkd.deploy.export.openvino import convert, save, share_repeated_columns, store_in_three_bytes
-from samkd.deploy.export.quantize_openvino import WAYS, _attention, _ends, quantize
+from samkd.deploy.export.quantize_openvino import SCHEMES, layer_graph, quantize
+from samkd.deploy.export.sensitivity import attention_layers, end_layers
 from samkd.deploy.runtime.engine_openvino import Engine, core, load_openvino
 from samkd.students import build_student
 
@@ -120,7 +121,7 @@ def test_a_third_of_the_file_of_a_plain_conversion_and_the_same_numbers(student,
 
 
 def test_int8_computes_in_int8_and_still_looks_at_its_input(model, images, expected, tmp_path):
-    save(quantize(model, list(images), WAYS[0]), tmp_path / "model.xml", half=False)
+    save(quantize(model, list(images), SCHEMES[0]), tmp_path / "model.xml", half=False)
     engine = Engine(tmp_path / "model.xml", precision="f32", threads=1)
     found = engine(images[:2])
     assert engine.precision == "f32" and engine.layer_precisions()["i8"] > 20
@@ -130,12 +131,13 @@ def test_int8_computes_in_int8_and_still_looks_at_its_input(model, images, expec
     assert (tmp_path / "model.bin").stat().st_size < 6e6
 
 
-def test_rungs_keep_what_they_name_in_float(model):
-    kinds = {layer.get_friendly_name(): layer.get_type_name() for layer in model.get_ordered_ops()}
-    assert sorted(kinds[name] for name in _attention(model)) == ["ScaledDotProductAttention"] * 8
-    ends = {kinds[name] for name in _ends(model)}
-    assert ends == {"Convolution"} and 3 <= len(list(_ends(model))) <= 4  # embedding, two of encoder 1, the output
-    assert len({way.name for way in WAYS}) == len(WAYS)
+def test_schemes_keep_what_they_name_in_float(model):
+    graph = layer_graph(model)
+    kinds = {name: layer.kind for name, layer in graph.layers.items()}
+    assert sorted(kinds[name] for name in attention_layers(graph)) == ["ScaledDotProductAttention"] * 8
+    ends = {kinds[name] for name in end_layers(graph)}
+    assert ends == {"Convolution"} and 3 <= len(end_layers(graph)) <= 4  # embedding, two of encoder 1, the output
+    assert len({scheme.name for scheme in SCHEMES}) == len(SCHEMES)
 
 
 def test_signals_arrive_after_engines_are_freed_in_any_order():

@@ -57,7 +57,7 @@ def rezip(folder):
 def test_signed_package_opens_for_those_who_trust_its_key_and_for_all_others(signed, key):
     for place in (signed, signed.with_name("student.zip")):
         assert Package.open(place, threads=1, trust=key.with_suffix(".pub")).class_names[1] == "liver"
-        assert Package.open(place, threads=1).manifest["signer"] == signed_by(key)
+        assert Package.open(place, threads=1).manifest.signer == signed_by(key)
 
 
 def signed_by(key):

@@ -22,7 +22,7 @@ def reseal(folder, **changes):
 
 
 def test_intact_package_verifies(package):
-    assert set(verify(package)["files"]) == set(NAMES) - {"manifest.json"}
+    assert set(verify(package).files) == set(NAMES) - {"manifest.json"}
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -13,7 +13,7 @@ from helpers.encoder_sizes import TINY
 from helpers.packages import deploy, make_scan
 from torch import nn
 
-from samkd.deploy.acceptance.candidates import Prompted
+from samkd.deploy.acceptance.candidates import Prompted, ValidationCase
 from samkd.deploy.runtime.integrity import digest, render
 from samkd.deploy.runtime.package import Package
 from samkd.deploy.runtime.prompt import answers
@@ -67,9 +67,10 @@ def packed(student, folder, **changes):
     arguments = {
         "plan": PLAN,
         "calibration": patches,
-        "held_out": [(f"case_{seed}", make_scan(seed), mask) for seed, mask in enumerate(automatic)],
-        "reference": automatic,
-        "takes": TAKES,
+        "validation": [
+            ValidationCase(f"case_{seed}", make_scan(seed), mask, mask) for seed, mask in enumerate(automatic)
+        ],
+        "prompt_kinds": TAKES,
         "prompted": Prompted("point", [CLICKS] * 3, clicked),
         "max_drop": 0.02,
     }
@@ -230,9 +231,13 @@ def test_a_conversion_that_ignores_its_prompts_is_refused(student, tmp_path, mon
     original = Promptable.decode
     monkeypatch.setattr(Promptable, "decode", lambda self, embedding, prompts=None: original(self, embedding, None))
     clicked = masks_of(student, CLICKS)
-    held_out = [(f"case_{seed}", make_scan(seed), mask) for seed, mask in enumerate(clicked)]
+    automatic = masks_of(student)
+    validation = [
+        ValidationCase(f"case_{seed}", make_scan(seed), truth, mask)
+        for seed, (truth, mask) in enumerate(zip(clicked, automatic, strict=True))
+    ]
     with pytest.raises(GateRefusedError, match="with a point for each class, more than"):
-        packed(student, tmp_path, held_out=held_out)
+        packed(student, tmp_path, validation=validation)
     assert not list((tmp_path / "packages").iterdir())
 
 

@@ -117,7 +117,7 @@ def test_device_verifies_and_describes(device, built, tmp_path):
     zipped = run(device, built, "info", "--package", built.with_name("student.zip"), cwd=tmp_path)
     assert zipped.returncode == 0, zipped.stderr
     assert "classes: liver, left kidney" in zipped.stdout and "computes in f32" in zipped.stdout
-    assert "on 3 held-out scans (torch: 1.0000)" in zipped.stdout
+    assert "on 3 validation scans (torch: 1.0000)" in zipped.stdout
 
 
 def test_runtime_alone_explains_what_is_missing(built, tmp_path):

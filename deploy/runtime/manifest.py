@@ -1,0 +1,279 @@
+"""The manifest of a package as a record: what is in it, what it expects, how good it was, and every file's checksum."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from ...errors import BadInputError, IntegrityError
+from ...volumes.plan import Plan
+
+FORMAT = 1
+MANIFEST = "manifest.json"
+
+
+@dataclass(frozen=True)
+class FileEntry:
+    """The size of a file in bytes, and its sha256."""
+
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class ClassEntry:
+    """The name of a class, and the colour (red, green, blue; 0 to 255) it is shown in."""
+
+    name: str
+    colour: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class PromptSupport:
+    """What a promptable package takes: its prompt kinds, the file of its decoder, and points of a class in a patch."""
+
+    kinds: frozenset[str]
+    decoder: str
+    points: int
+
+
+@dataclass(frozen=True)
+class Description:
+    """The dataset by name, a text about it, and the names of a scan's channels."""
+
+    dataset: str = ""
+    text: str = ""
+    channels: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Gate:
+    """What was judged: no class (with `per_class`), or not the mean of all, may lose more than `max_drop` of Dice.
+
+    `per_class` is None in a package that was written before this was recorded.
+    """
+
+    max_drop: float
+    per_class: bool | None
+
+
+@dataclass(frozen=True)
+class ClassDrop:
+    """Mean Dice of one class before (torch) and after (converted) conversion, over the same `cases`."""
+
+    name: str
+    torch: float | None
+    converted: float | None
+    drop: float | None
+    cases: int
+    worst_case: str | None
+    worst_drop: float | None
+
+
+@dataclass
+class CandidateResult:
+    """What one candidate did.
+
+    `per_class` holds Dice, HD95 and NSD against the truth and, as "to_torch", against the masks of the torch network;
+    `agreement` is the share of all voxels that got the network's class; `snr_db` is the signal-to-noise ratio of the
+    probabilities, None for exact ones. `prompted` holds "kind", and "agreement" and "per_class" for masks with prompts.
+    A candidate that was refused before it was measured has none of these.
+    """
+
+    precision: str
+    inference_precision: str
+    quantization: str | None
+    refusal: str | None = None
+    snr_db: float | None = None
+    agreement: float | None = None
+    per_class: dict[str, dict[str, Any]] = field(default_factory=dict)
+    prompted: dict[str, Any] | None = None
+
+    @property
+    def title(self) -> str:
+        return f"{self.precision} ({self.quantization})" if self.quantization else self.precision
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What manifest.json holds.
+
+    `model` is the file the engine of `target` opens, `inference_precision` the arithmetic it computes in. `intensities`
+    is what quality.intensity_profile gave for the training data, channel by channel. `provenance` is plain JSON. The
+    fields from `judged_on` on are known once a candidate was accepted, `files` and `digest` once all files are written.
+    """
+
+    samkd: str
+    name: str
+    target: str
+    model: str
+    plan: Plan
+    classes: Mapping[int, ClassEntry]
+    in_channels: int
+    precision: str
+    inference_precision: str
+    quantization: str | None = None
+    prompts: PromptSupport | None = None
+    intensities: tuple[Mapping[str, Any], ...] = ()
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+    description: Description = Description()
+    judged_on: str = ""
+    versions: Mapping[str, str] = field(default_factory=dict)
+    candidates: tuple[CandidateResult, ...] = ()
+    gate: Gate | None = None
+    scores: tuple[ClassDrop, ...] = ()
+    signer: str | None = None
+    files: Mapping[str, FileEntry] = field(default_factory=dict)
+    digest: str = ""
+
+    @property
+    def class_names(self) -> dict[int, str]:
+        """The names of the classes by their value in a mask, background 0 included."""
+        return {value: entry.name for value, entry in self.classes.items()}
+
+    @classmethod
+    def read(cls, package: Path) -> Manifest:
+        """The manifest of a package folder, whose files are not checked. Raises BadInputError, IntegrityError."""
+        try:
+            values = json.loads((package / MANIFEST).read_text(encoding="utf-8"))
+        except OSError as error:
+            raise BadInputError(f"{package}: is no package, it holds no {MANIFEST} ({error.strerror}).") from error
+        except (ValueError, RecursionError) as error:
+            raise IntegrityError(f"{package}: its {MANIFEST} is damaged ({error}). Copy the package again.") from error
+        return cls.from_json(values, source=package)
+
+    @classmethod
+    def from_json(cls, values: Any, *, source: Path) -> Manifest:
+        """The record of a manifest's JSON values; what older packages lack is empty.
+
+        Raises IntegrityError, naming `source`, for values that describe no package.
+        """
+        try:
+            return _record(values)
+        except (BadInputError, KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+            raise IntegrityError(f"{source}: its manifest does not describe a package ({error!r}).") from error
+
+    def to_json(self) -> dict[str, Any]:
+        """The JSON values of manifest.json; fields that are not known yet are left out."""
+        values: dict[str, Any] = {
+            "format": FORMAT,
+            "samkd": self.samkd,
+            "name": self.name,
+            "target": self.target,
+            "model": self.model,
+            "plan": self.plan.to_dict(),
+            "plan_digest": self.plan.digest(),
+            "labels": {
+                str(value): {"name": entry.name, "colour": [*entry.colour]} for value, entry in self.classes.items()
+            },
+            "classes": len(self.classes),
+            "in_channels": self.in_channels,
+            "precision": self.precision,
+            "inference_precision": self.inference_precision,
+            "quantization": self.quantization,
+            "intensities": [dict(each) for each in self.intensities],
+            "provenance": dict(self.provenance),
+            "description": {**asdict(self.description), "channels": [*self.description.channels]},
+            "judged_on": self.judged_on,
+            "versions": dict(self.versions),
+            "ladder": [{"title": each.title, **asdict(each)} for each in self.candidates],
+            "files": {name: asdict(entry) for name, entry in self.files.items()},
+        }
+        if self.prompts is not None:
+            values["prompts"] = {**asdict(self.prompts), "kinds": sorted(self.prompts.kinds)}
+        if self.gate is not None:
+            values["gate"] = asdict(self.gate)
+            values["scores"] = {"max_drop": self.gate.max_drop, "per_class": dict(map(_score_row, self.scores))}
+        if self.signer is not None:
+            values["signer"] = self.signer
+        if self.digest:
+            values["digest"] = self.digest
+        return values
+
+
+def _record(values: Mapping[str, Any]) -> Manifest:
+    return Manifest(
+        samkd=str(values["samkd"]),
+        name=str(values["name"]),
+        target=str(values["target"]),
+        model=str(values["model"]),
+        plan=Plan.from_dict(values["plan"]),
+        classes={
+            int(value): ClassEntry(str(entry["name"]), tuple(map(int, entry["colour"])))
+            for value, entry in values["labels"].items()
+        },
+        in_channels=int(values["in_channels"]),
+        precision=str(values["precision"]),
+        inference_precision=str(values["inference_precision"]),
+        quantization=_text(values.get("quantization")),
+        prompts=_prompts(values.get("prompts")),
+        intensities=tuple(dict(each) for each in values.get("intensities", ())),
+        provenance=dict(values.get("provenance", {})),
+        description=_description(values.get("description", {})),
+        judged_on=str(values.get("judged_on", "")),
+        versions={str(name): str(version) for name, version in values.get("versions", {}).items()},
+        candidates=tuple(map(_candidate, values.get("ladder", ()))),
+        gate=_gate(values),
+        scores=tuple(_class_drop(name, row) for name, row in values.get("scores", {}).get("per_class", {}).items()),
+        signer=_text(values.get("signer")),
+        files={
+            str(name): FileEntry(entry["bytes"], entry["sha256"]) for name, entry in values.get("files", {}).items()
+        },
+        digest=str(values.get("digest", "")),
+    )
+
+
+def _prompts(values: Any) -> PromptSupport | None:
+    if values is None:
+        return None
+    return PromptSupport(frozenset(map(str, values["kinds"])), str(values["decoder"]), int(values["points"]))
+
+
+def _description(values: Mapping[str, Any]) -> Description:
+    return Description(
+        dataset=str(values.get("dataset", "")),
+        text=str(values.get("text", "")),
+        channels=tuple(map(str, values.get("channels", ()))),
+    )
+
+
+def _candidate(values: Mapping[str, Any]) -> CandidateResult:
+    names = {each.name for each in fields(CandidateResult)}
+    return CandidateResult(**{key: value for key, value in values.items() if key in names})
+
+
+def _gate(values: Mapping[str, Any]) -> Gate | None:
+    if "gate" in values:
+        return Gate(float(values["gate"]["max_drop"]), bool(values["gate"]["per_class"]))
+    if "scores" in values:  # before it was recorded what the gate judged
+        return Gate(float(values["scores"]["max_drop"]), None)
+    return None
+
+
+def _class_drop(name: str, row: Mapping[str, Any]) -> ClassDrop:
+    return ClassDrop(
+        name=name,
+        torch=_number(row["torch"]),
+        converted=_number(row["package"]),
+        drop=_number(row["drop"]),
+        cases=int(row["cases"]),
+        worst_case=_text(row.get("worst_case")),
+        worst_drop=_number(row.get("worst_drop")),
+    )
+
+
+def _score_row(drop: ClassDrop) -> tuple[str, dict[str, Any]]:
+    """A row of the table of scores: in the file, the Dice of the converted model is called "package"."""
+    row = asdict(drop)
+    return row.pop("name"), {"package": row.pop("converted"), **row}
+
+
+def _number(value: Any) -> float | None:
+    return None if value is None else float(value)
+
+
+def _text(value: Any) -> str | None:
+    return None if value is None else str(value)
