@@ -33,7 +33,7 @@ class ConfigGroup:
     @property
     def title(self) -> str:
         """Where the group stands; of an intensity rule also which rule it is."""
-        place = ", ".join(filter(None, self.paths)) or "top of the file"
+        place = ", ".join(filter(None, self.paths)) or "The top of the file"
         rule = next((f" with rule: {key.type}" for key in self.keys if key.name == "rule"), "")
         return place + rule
 

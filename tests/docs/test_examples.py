@@ -1,12 +1,16 @@
 """The examples of docs/extend run: their files are loaded as modules of samkd, registered, and used as shown."""
 
+import ast
 import importlib
+import inspect
 import re
 import sys
 import types
 from pathlib import Path
 
 import pytest
+
+import samkd
 
 ROOT = Path(__file__).resolve().parents[2]
 EXTEND = ROOT / "docs" / "extend"
@@ -71,3 +75,24 @@ def test_the_example_runs(name: str, monkeypatch: pytest.MonkeyPatch):
         exec(register, scope)
         monkeypatch.setattr(module, variable, scope[variable])
     exec(compile(use, f"{name}.md", "exec"), {})
+
+
+@pytest.mark.parametrize("title", ["one scan", "a folder", "a plan"])
+def test_the_python_api_has_what_its_page_calls(title: str):
+    """Every name of an example can be imported, and takes the arguments with which it is called there."""
+    if not hasattr(samkd, "load_model"):
+        pytest.skip("samkd gives no names yet")
+    tree = ast.parse(titled_blocks(ROOT / "docs" / "python-api.md")[title])
+    names = {
+        alias.name: getattr(importlib.import_module(node.module), alias.name)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom) and node.module
+        for alias in node.names
+    }
+    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)]
+    checked = [call for call in calls if isinstance(call.func, ast.Name) and call.func.id in names]
+    assert checked
+    for call in checked:
+        assert isinstance(call.func, ast.Name)
+        keywords = {keyword.arg: None for keyword in call.keywords if keyword.arg}
+        inspect.signature(names[call.func.id]).bind(*call.args, **keywords)
