@@ -123,6 +123,34 @@ def test_the_readme_is_short():
     assert len((ROOT / "README.md").read_bytes()) <= 7000
 
 
+def test_the_architecture_page_has_the_import_rule_that_is_tested(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.syspath_prepend(str(ROOT / "tests"))
+    import test_architecture as rule  # pyright: ignore[reportMissingImports]
+
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    table = {}
+    for rooms, allowed in re.findall(r"^\| (`[^|]+) \| ([^|]+) \|$", text, re.M):
+        named = set(re.findall(r"`([\w.]+)`", allowed.partition(";")[0]))
+        if "volumes" in named and "without its datasets" not in allowed:
+            named |= rule.DATA
+        if "every room" in allowed:
+            named |= rule.ROOMS
+        table |= {room: named | rule.GROUND for room in re.findall(r"`([\w.]+)`", rooms)}
+    entries = {"__init__", "__main__"}  # not rooms
+    assert table == {room: set(names) | rule.GROUND for room, names in rule.ALLOWED.items() if room not in entries}
+
+
+def test_the_map_of_the_architecture_page_is_the_tree():
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    parent, shown = "", set()
+    for indent, name in re.findall(r"^( *)([\w.]+/?) {2,}", text.partition("```text")[2].partition("```")[0], re.M):
+        parent = parent if indent else name
+        shown.add((parent + name if indent else name).rstrip("/"))
+    assert len(shown) > 20 and all((ROOT / name).exists() for name in shown)
+    folders = {path.parent.name for path in ROOT.glob("*/__init__.py")}
+    assert folders <= shown
+
+
 def test_every_page_is_in_the_navigation_and_every_entry_is_a_page():
     navigation = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
     entries = set(re.findall(r"[\w/-]+\.md", navigation.partition("\nnav:")[2]))
