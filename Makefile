@@ -3,13 +3,14 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: help demo test test-fast lint clean
+.PHONY: help demo test test-fast lint docs clean
 
 help:
 	@echo "make demo   the whole job on the built-in phantom: teach, distill, deploy, predict, report"
 	@echo "make test   the test suite"
 	@echo "make test-fast   the tests that take seconds"
 	@echo "make lint   ruff and pyright"
+	@echo "make docs   the pages of docs/ as a site in site/"
 
 # `samkd` is this folder: .venv/src/samkd links to it, so that Python, editors and the type checker find it by its path.
 $(READY): pyproject.toml constraints.txt
@@ -45,5 +46,16 @@ lint: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
 
+# Every link is checked; the references of the command line and of the config are written first, from samkd itself.
+docs: $(READY)
+	@if command -v uv >/dev/null 2>&1; then \
+	  uv pip install --quiet --python $(BIN)/python -c constraints.txt -e '.[docs]'; \
+	else \
+	  $(BIN)/python -m pip install --quiet -c constraints.txt -e '.[docs]'; \
+	fi
+	$(BIN)/python docs/generate.py
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+	@echo "site/index.html"
+
 clean:
-	rm -rf .venv build dist *.egg-info runs
+	rm -rf .venv build dist *.egg-info runs site

@@ -30,6 +30,13 @@ class ConfigGroup:
     meaning: str
     keys: tuple[ConfigKey, ...]
 
+    @property
+    def title(self) -> str:
+        """Where the group stands; of an intensity rule also which rule it is."""
+        place = ", ".join(filter(None, self.paths)) or "The top of the file"
+        rule = next((f" with rule: {key.type}" for key in self.keys if key.name == "rule"), "")
+        return place + rule
+
 
 def json_schema() -> dict[str, Any]:
     """The JSON schema of a config file, `extends` included, for editors that check YAML."""
@@ -70,7 +77,7 @@ def config_text(*, width: int = 100) -> str:
     """The groups as plain text, for a terminal of `width` columns."""
     lines = []
     for group in config_groups():
-        lines += [f"{', '.join(filter(None, group.paths)) or 'top of the file'}: {group.meaning}"]
+        lines.append(f"{group.title}: {group.meaning}")
         for key in group.keys:
             default = "required" if key.default is None else f"default {key.default}"
             lines += textwrap.wrap(
@@ -127,13 +134,13 @@ def _type(field: dict[str, Any]) -> str:
         return " | ".join(map(str, field["enum"]))
     if field["type"] == "array":
         if "prefixItems" in field:
-            return f"a list of {len(field['prefixItems'])}, each ({_type(field['prefixItems'][0])})"
+            return f"a list of {len(field['prefixItems'])}, each {_part(field['prefixItems'][0])}"
         if _references(field["items"]):
             return "a list of groups"
-        return f"a list, each ({_type(field['items'])})"
+        return f"a list, each {_part(field['items'])}"
     if field["type"] == "object":
         inner = field.get("additionalProperties")
-        return f"a mapping, each value ({_type(inner)})" if isinstance(inner, dict) else "a mapping"
+        return f"a mapping, each value {_part(inner)}" if isinstance(inner, dict) else "a mapping"
     words = {
         "string": "text",
         "number": "number",
@@ -142,6 +149,12 @@ def _type(field: dict[str, Any]) -> str:
         "null": "null",
     }
     return words[field["type"]] + _bounds(field)
+
+
+def _part(field: dict[str, Any]) -> str:
+    """The type of a list's or mapping's entries, in brackets where a reader could tear it apart."""
+    text = _type(field)
+    return f"({text})" if " or " in text or "," in text else text
 
 
 def _bounds(field: dict[str, Any]) -> str:

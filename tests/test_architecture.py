@@ -58,7 +58,7 @@ FENCES = {
 SOURCES = sorted(
     path
     for path in ROOT.rglob("*.py")
-    if not {"tests", ".venv", "build", "benchmarks"} & set(path.relative_to(ROOT).parts)
+    if not {"tests", ".venv", "build", "benchmarks", "docs"} & set(path.relative_to(ROOT).parts)
 )
 
 

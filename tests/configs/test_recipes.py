@@ -1,4 +1,4 @@
-"""What a recipe says is what the plan does."""
+"""What a config says about intensities is what preprocessing does."""
 
 import numpy as np
 import pytest
