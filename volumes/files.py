@@ -69,3 +69,15 @@ def make_folder(path: str | Path) -> Path:
     except OSError as error:
         raise OutputError(f"{path}: this folder cannot be made ({error.strerror or error}).") from error
     return path
+
+
+def is_hidden(path: Path) -> bool:
+    """Whether a file or folder is no data by its name: `._scan.nii.gz` and `.DS_Store` of macOS, `Thumbs.db` and
+    `desktop.ini` of Windows, and whatever else begins with a dot.
+    """
+    return path.name.startswith(".") or path.name.lower() in ("thumbs.db", "ehthumbs.db", "desktop.ini", "__macosx")
+
+
+def visible_entries(folder: Path) -> list[Path]:
+    """The files and folders in a folder, links followed, by name, without the hidden ones; [] where it is no folder."""
+    return sorted(path for path in folder.iterdir() if not is_hidden(path)) if folder.is_dir() else []
