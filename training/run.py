@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from ..errors import BadInputError
-from ..volumes.files import atomic_path, make_folder
+from ..volumes.files import atomic_path, is_leftover, make_folder
 from ..volumes.plan import Plan
 
 BYSTANDERS = ("data", "recipe", "base")  # where data and base weights lie, and the whole recipe for later stages
@@ -44,12 +44,13 @@ class Run:
                     f"{path}: this run folder is from another recipe (different: {', '.join(changed)}); "
                     f"give another --run folder or the recipe it was started with"
                 )
+            make_folder(found.state.parent)
             return found
-        if path.exists() and any(path.iterdir()):
+        if path.exists() and not all(_own_leftover(entry) for entry in path.iterdir()):
             raise BadInputError(f"{path}: not a run folder and not empty; give a new --run folder")
         run = cls(make_folder(path), config)
-        make_folder(run.state.parent)
         run.write_text("config.yaml", yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
+        make_folder(run.state.parent)
         return run
 
     @classmethod
@@ -129,6 +130,11 @@ class Run:
         """Drop log entries later than the state that training continues from."""
         kept = [json.dumps(entry) + "\n" for entry in self.history() if entry["step"] <= step]
         self.write_text("log.jsonl", "".join(kept))
+
+
+def _own_leftover(entry: Path) -> bool:
+    """Whether `entry` is what a run leaves that ended before its config.yaml was there."""
+    return is_leftover(entry) or (entry.name == "state" and entry.is_dir() and not any(entry.iterdir()))
 
 
 def finished_runs(root: Path, stage: str, *, recipe: str | None = None) -> list[Run]:

@@ -20,6 +20,7 @@ from ..volumes.plan import Plan
 from ..volumes.prompts import GridPrompts
 from ..volumes.sliding_window import stitched
 from .checkpoint import load_weights
+from .lock import one_at_a_time
 from .loop import Objective, fit, plain_call
 from .patches import PatchBatches
 from .predictor import patch_function
@@ -128,6 +129,7 @@ def tell_base(run: Run, weights: Path | None, report: Any) -> None:
     )
 
 
+@one_at_a_time
 def train_network(
     network: torch.nn.Module,
     *,
