@@ -28,6 +28,7 @@ from .prepared import PreparedCase, fingerprint, prepare_cases
 from .progress import Bar, console
 from .prompt_sampling import Prompting
 from .run import Run, digest
+from .taught_classes import check_taught_classes
 
 AddTargets = Callable[[Sequence[Case], Sequence[PreparedCase]], list[PreparedCase]]
 
@@ -161,6 +162,7 @@ def train_network(
     with Bar(f"{title}: preparing cases", len(used) + len(cohort.validation)) as bar:
         prepared = prepare_cases(used, cohort.dataset, plan, cache, on_case=bar.advance)
         held_out = prepare_cases(cohort.validation, cohort.dataset, plan, cache, on_case=bar.advance)
+    check_taught_classes(prepared[: len(cohort.train)], labels=run.labels, root=cohort.dataset.root)
     if targets is not None:
         prepared = targets(used, prepared)
     batches = PatchBatches(
