@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,7 +59,7 @@ class Run:
         """Read a run folder. Raises BadInputError when it is none."""
         try:
             config = yaml.safe_load((path / "config.yaml").read_text(encoding="utf-8"))
-        except (OSError, yaml.YAMLError) as error:
+        except (OSError, yaml.YAMLError, ValueError, LookupError, AttributeError, RecursionError) as error:
             raise BadInputError(f"{path}: not a run folder (config.yaml: {error}); give one made by samkd") from None
         needed = {
             "stage",
@@ -101,7 +102,17 @@ class Run:
         return self.config["stage"]
 
     def metrics(self) -> dict[str, Any]:
-        return json.loads((self.path / "metrics.json").read_text(encoding="utf-8"))
+        """The content of metrics.json. Raises BadInputError."""
+        path = self.path / "metrics.json"
+        try:
+            metrics = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError, RecursionError) as error:
+            raise BadInputError(
+                f"{path}: cannot be read ({error}); remove it, and the same command scores anew"
+            ) from None
+        if not isinstance(metrics, dict):
+            raise BadInputError(f"{path}: holds no scores; remove it, then train again to score")
+        return metrics
 
     def write_json(self, name: str, values: Any) -> None:
         self.write_text(name, json.dumps(values, indent=1) + "\n")
@@ -112,22 +123,30 @@ class Run:
             temporary.write_text(text, encoding="utf-8")
 
     def log(self, entry: dict[str, Any]) -> None:
-        with (self.path / "log.jsonl").open("a", encoding="utf-8") as stream:
-            stream.write(json.dumps(entry) + "\n")
+        with (self.path / "log.jsonl").open("ab+") as stream:
+            if stream.seek(0, os.SEEK_END):
+                stream.seek(-1, os.SEEK_END)
+                torn = stream.read(1) != b"\n"  # what a power cut leaves is ended first
+                stream.write(b"\n" * torn)
+            stream.write(json.dumps(entry).encode() + b"\n")
 
     def history(self) -> Iterator[dict[str, Any]]:
-        """Entries of log.jsonl; a last line cut short by a kill is left out."""
+        """Entries of log.jsonl; lines that are none, such as one cut short by a kill, are left out."""
         path = self.path / "log.jsonl"
         if not path.exists():
             return
-        for line in path.read_text(encoding="utf-8").splitlines():
+        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
             try:
-                yield json.loads(line)
-            except json.JSONDecodeError:
-                return
+                entry = json.loads(line)
+            except (ValueError, RecursionError):
+                continue
+            if isinstance(entry, dict) and isinstance(entry.get("step"), int):
+                yield entry
 
     def forget_after(self, step: int) -> None:
-        """Drop log entries later than the state that training continues from."""
+        """Drop log entries later than the state that training continues from, 0 where there is none."""
+        if not (self.path / "log.jsonl").exists():
+            return
         kept = [json.dumps(entry) + "\n" for entry in self.history() if entry["step"] <= step]
         self.write_text("log.jsonl", "".join(kept))
 

@@ -135,6 +135,38 @@ def test_log_survives_a_torn_last_line_and_forgets_what_was_not_saved(tmp_path):
     assert [json.loads(line)["step"] for line in lines] == [1, 2]
 
 
+def test_a_log_goes_on_after_half_a_line_and_holds_every_step_once(tmp_path):
+    run = Run.create(tmp_path / "run", config())
+    run.forget_after(0)
+    assert not (run.path / "log.jsonl").exists()
+    run.log({"step": 1})
+    with (run.path / "log.jsonl").open("ab") as stream:
+        stream.write(b'{"step": 2, "lo')
+    run.log({"step": 2})
+    with (run.path / "log.jsonl").open("ab") as stream:
+        stream.write(b'7\n[1]\n{"loss": 1}\n{"step": "x"}\n\xff\n')
+    run.log({"step": 3})
+    assert [entry["step"] for entry in run.history()] == [1, 2, 3]
+    run.forget_after(0)  # killed before its first state: it begins anew
+    run.log({"step": 1})
+    assert [entry["step"] for entry in run.history()] == [1]
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b"{", b"\xff", b"[" * 100000])
+def test_broken_metrics_are_one_line(tmp_path, content):
+    run = Run.create(tmp_path / "run", config())
+    (run.path / "metrics.json").write_bytes(content)
+    with pytest.raises(BadInputError, match=r"metrics\.json"):
+        run.metrics()
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe", b"a: !!int abc", b"a: 2020-13-45", b"[" * 5000, b"a: *b"])
+def test_a_broken_configuration_is_one_line(tmp_path, content):
+    (tmp_path / "config.yaml").write_bytes(content)
+    with pytest.raises(BadInputError, match=r"config\.yaml"):
+        Run.read(tmp_path)
+
+
 def test_newest_run_wants_a_finished_one_of_the_stage_and_recipe(tmp_path):
     with pytest.raises(BadInputError, match="no finished teach run"):
         newest_run(tmp_path, "teach")
