@@ -136,7 +136,7 @@ def print_package(package: Path) -> None:
 
 def print_cases(dataset: "Dataset", rows: list[dict]) -> None:
     """What a dataset holds, as ranges over its readable cases, and then every fault."""
-    from ..volumes.datasets.survey import ranges
+    from ..volumes.datasets.survey import absent_classes, ranges
 
     print(
         f"{dataset.root}: {dataset.layout} layout, {dataset.name}, {len(dataset.training)} training and "
@@ -152,6 +152,8 @@ def print_cases(dataset: "Dataset", rows: list[dict]) -> None:
     for row in rows:
         if row["fault"]:
             print(f"{row['name']}: {row['fault']}")
+    if absent := absent_classes(dataset, rows):
+        print(f"warning: in no training mask: {', '.join(absent)}; no network can learn what it is never shown")
 
 
 def print_series(rows: list[dict]) -> None:

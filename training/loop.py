@@ -76,8 +76,8 @@ def fit(
         progress |= load_state(
             run.state, network=learning, optimizer=optimizer, average=average.values if average else None
         )
-        if fabric.is_global_zero:
-            run.forget_after(int(progress["step"]))
+    if fabric.is_global_zero:
+        run.forget_after(int(progress["step"]))
     first = int(progress["step"])
     model, wrapped = fabric.setup(network, optimizer)
     loader = DataLoader(

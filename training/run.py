@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 import yaml
 
 from ..errors import BadInputError
-from ..volumes.files import atomic_path, make_folder
+from ..volumes.files import atomic_path, is_leftover, make_folder
 from ..volumes.plan import Plan
 
 BYSTANDERS = ("data", "recipe", "base")  # where data and base weights lie, and the whole recipe for later stages
@@ -44,12 +45,13 @@ class Run:
                     f"{path}: this run folder is from another recipe (different: {', '.join(changed)}); "
                     f"give another --run folder or the recipe it was started with"
                 )
+            make_folder(found.state.parent)
             return found
-        if path.exists() and any(path.iterdir()):
+        if path.exists() and not all(_own_leftover(entry) for entry in path.iterdir()):
             raise BadInputError(f"{path}: not a run folder and not empty; give a new --run folder")
         run = cls(make_folder(path), config)
-        make_folder(run.state.parent)
         run.write_text("config.yaml", yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
+        make_folder(run.state.parent)
         return run
 
     @classmethod
@@ -57,7 +59,7 @@ class Run:
         """Read a run folder. Raises BadInputError when it is none."""
         try:
             config = yaml.safe_load((path / "config.yaml").read_text(encoding="utf-8"))
-        except (OSError, yaml.YAMLError) as error:
+        except (OSError, yaml.YAMLError, ValueError, LookupError, AttributeError, RecursionError) as error:
             raise BadInputError(f"{path}: not a run folder (config.yaml: {error}); give one made by samkd") from None
         needed = {
             "stage",
@@ -100,7 +102,17 @@ class Run:
         return self.config["stage"]
 
     def metrics(self) -> dict[str, Any]:
-        return json.loads((self.path / "metrics.json").read_text(encoding="utf-8"))
+        """The content of metrics.json. Raises BadInputError."""
+        path = self.path / "metrics.json"
+        try:
+            metrics = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError, RecursionError) as error:
+            raise BadInputError(
+                f"{path}: cannot be read ({error}); remove it, and the same command scores anew"
+            ) from None
+        if not isinstance(metrics, dict):
+            raise BadInputError(f"{path}: holds no scores; remove it, then train again to score")
+        return metrics
 
     def write_json(self, name: str, values: Any) -> None:
         self.write_text(name, json.dumps(values, indent=1) + "\n")
@@ -111,24 +123,37 @@ class Run:
             temporary.write_text(text, encoding="utf-8")
 
     def log(self, entry: dict[str, Any]) -> None:
-        with (self.path / "log.jsonl").open("a", encoding="utf-8") as stream:
-            stream.write(json.dumps(entry) + "\n")
+        with (self.path / "log.jsonl").open("ab+") as stream:
+            if stream.seek(0, os.SEEK_END):
+                stream.seek(-1, os.SEEK_END)
+                torn = stream.read(1) != b"\n"  # what a power cut leaves is ended first
+                stream.write(b"\n" * torn)
+            stream.write(json.dumps(entry).encode() + b"\n")
 
     def history(self) -> Iterator[dict[str, Any]]:
-        """Entries of log.jsonl; a last line cut short by a kill is left out."""
+        """Entries of log.jsonl; lines that are none, such as one cut short by a kill, are left out."""
         path = self.path / "log.jsonl"
         if not path.exists():
             return
-        for line in path.read_text(encoding="utf-8").splitlines():
+        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
             try:
-                yield json.loads(line)
-            except json.JSONDecodeError:
-                return
+                entry = json.loads(line)
+            except (ValueError, RecursionError):
+                continue
+            if isinstance(entry, dict) and isinstance(entry.get("step"), int):
+                yield entry
 
     def forget_after(self, step: int) -> None:
-        """Drop log entries later than the state that training continues from."""
+        """Drop log entries later than the state that training continues from, 0 where there is none."""
+        if not (self.path / "log.jsonl").exists():
+            return
         kept = [json.dumps(entry) + "\n" for entry in self.history() if entry["step"] <= step]
         self.write_text("log.jsonl", "".join(kept))
+
+
+def _own_leftover(entry: Path) -> bool:
+    """Whether `entry` is what a run leaves that ended before its config.yaml was there."""
+    return is_leftover(entry) or (entry.name == "state" and entry.is_dir() and not any(entry.iterdir()))
 
 
 def finished_runs(root: Path, stage: str, *, recipe: str | None = None) -> list[Run]:

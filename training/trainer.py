@@ -20,6 +20,7 @@ from ..volumes.plan import Plan
 from ..volumes.prompts import GridPrompts
 from ..volumes.sliding_window import sliding_window
 from .checkpoint import load_weights
+from .lock import one_at_a_time
 from .loop import Objective, fit, plain_call
 from .patches import PatchBatches
 from .predictor import patch_function
@@ -27,6 +28,7 @@ from .prepared import PreparedCase, fingerprint, prepare_cases
 from .progress import Bar, console
 from .prompt_sampling import Prompting
 from .run import Run, digest
+from .taught_classes import check_taught_classes
 
 AddTargets = Callable[[Sequence[Case], Sequence[PreparedCase]], list[PreparedCase]]
 
@@ -128,6 +130,7 @@ def tell_base(run: Run, weights: Path | None, report: Any) -> None:
     )
 
 
+@one_at_a_time
 def train_network(
     network: torch.nn.Module,
     *,
@@ -159,6 +162,7 @@ def train_network(
     with Bar(f"{title}: preparing cases", len(used) + len(cohort.validation)) as bar:
         prepared = prepare_cases(used, cohort.dataset, plan, cache, on_case=bar.advance)
         held_out = prepare_cases(cohort.validation, cohort.dataset, plan, cache, on_case=bar.advance)
+    check_taught_classes(prepared[: len(cohort.train)], labels=run.labels, root=cohort.dataset.root)
     if targets is not None:
         prepared = targets(used, prepared)
     batches = PatchBatches(

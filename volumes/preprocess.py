@@ -6,6 +6,7 @@ import numpy as np
 
 from .geometry import Geometry, Volume, reorient
 from .intensity import apply_intensity
+from .memory import refuse_larger_than_memory
 from .plan import Plan, grid
 from .resample import Positions, interpolate, passes, resample, sample_positions, slabs
 
@@ -13,9 +14,11 @@ from .resample import Positions, interpolate, passes, resample, sample_positions
 def preprocess(volume: Volume, plan: Plan) -> Volume:
     """The network's input: intensity rules, linear resampling, axis order; float32 [C, D, H, W].
 
-    Raises BadInputError as volumes.intensity does.
+    Raises BadInputError for intensities that cannot be scaled, and for a grid that does not fit into the memory there
+    is.
     """
     target = grid(plan, volume.geometry)
+    refuse_larger_than_memory(target, volume.geometry, channels=len(volume.array))
     stored = target.aligned(volume.geometry)  # sampled as the scan lies in memory, which is several times as fast
     values = resample(apply_intensity(volume.array, plan.intensity), volume.geometry, stored, order=1)
     return Volume(np.ascontiguousarray(reorient(values, stored, target)), target)

@@ -1,15 +1,13 @@
 """Writing a package: all of it, or nothing."""
 
 import json
-import os
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 from ...errors import OutputError
-from ...volumes.files import atomic_path, make_folder
+from ...volumes.files import atomic_folder, atomic_path, make_folder
 from ..runtime.integrity import check_names, digest, render, sha256
 from ..runtime.manifest import MANIFEST, FileEntry, Manifest
 from ..runtime.signature import SIGNATURE
@@ -30,18 +28,12 @@ def draft(destination: Path) -> Iterator[Path]:
     if destination.exists() and not (destination / MANIFEST).is_file() and any(_children(destination)):
         raise OutputError(f"{destination}: exists and is no package. Name another folder, or remove it.")
     make_folder(destination.parent)
-    folder = destination.with_name(f"{destination.name}.tmp-{os.getpid()}")
-    try:
-        folder.mkdir()
+    zipped = destination.with_name(f"{destination.name}.zip")
+    # The package takes its place first, then its zip: the managers end in that order.
+    with atomic_path(zipped) as archive, atomic_folder(destination, replace=True) as folder:
         yield folder
-        with atomic_path(destination.with_name(f"{destination.name}.zip")) as archive:
-            files = sorted(path for path in folder.rglob("*") if path.is_file())
-            write_zip(archive, {path.relative_to(folder).as_posix(): path for path in files})
-            _put_in_place(folder, destination)
-    except OSError as error:
-        raise OutputError(f"{destination}: the package cannot be written ({error.strerror or error}).") from error
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        files = sorted(path for path in folder.rglob("*") if path.is_file())
+        write_zip(archive, {path.relative_to(folder).as_posix(): path for path in files})
 
 
 def finish(
@@ -81,17 +73,3 @@ def finish(
 
 def _children(path: Path) -> Iterator[Path]:
     return path.iterdir() if path.is_dir() else iter([path])
-
-
-def _put_in_place(folder: Path, destination: Path) -> None:
-    old = destination.with_name(f"{destination.name}.old-{os.getpid()}")
-    replaced = destination.exists()
-    if replaced:
-        destination.replace(old)
-    try:
-        folder.replace(destination)
-    except OSError:
-        if replaced:
-            old.replace(destination)
-        raise
-    shutil.rmtree(old, ignore_errors=True)

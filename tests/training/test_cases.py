@@ -6,10 +6,12 @@ from helpers import dataset_layouts
 
 from samkd.errors import BadInputError
 from samkd.training.prepared import fingerprint, prepare_case, prepare_cases
+from samkd.training.taught_classes import check_taught_classes
 from samkd.training.trainer import Cohort
 from samkd.volumes import Plan, Volume
 from samkd.volumes.datasets.registry import read_dataset
-from samkd.volumes.io.nifti import read_scan, write_scan
+from samkd.volumes.datasets.survey import absent_classes, check_dataset, ranges
+from samkd.volumes.io.nifti import read_labels, read_scan, write_labels, write_scan
 
 PLAN = Plan(size=(None, 16, 16), intensity=({"rule": "zscore"},), patch=(1, 16, 16))
 
@@ -75,3 +77,37 @@ def test_a_scan_that_cannot_be_scaled_is_named(tmp_path):
     with pytest.raises(BadInputError, match="channel 0 of the scan") as refused:
         prepare_case(case, dataset, PLAN, tmp_path / "cache")
     assert str(refused.value).startswith(f"{case.image.place}: ")
+
+
+def prepared_of(root, tmp_path, keep):
+    dataset = read_dataset(dataset_layouts.decathlon(root))
+    for case in dataset.training:
+        assert case.label is not None
+        mask, geometry = read_labels(case.label.files[0])
+        write_labels(case.label.files[0], keep(mask), geometry, like=None)
+    cases = prepare_cases(dataset.training, dataset, PLAN, tmp_path / "cache", on_case=lambda _: None)
+    return dataset, cases
+
+
+def test_a_class_in_no_training_mask_is_named_before_the_first_step(tmp_path, capfd):
+    dataset, cases = prepared_of(tmp_path / "a", tmp_path, lambda mask: np.where(mask == 2, 0, mask))
+    check_taught_classes(cases, labels=dataset.labels, root=dataset.root)
+    assert "in no training mask: tumour;" in capfd.readouterr().err
+    rows = check_dataset(dataset)
+    assert absent_classes(dataset, rows) == ["tumour"]  # though a test mask holds it
+    assert ("tumour, voxels (1 of 4 masks)", [rows[3]["label_voxels"]["tumour"]]) in ranges(dataset, rows)
+
+
+def test_all_masks_empty_is_refused_before_the_first_step(tmp_path):
+    dataset, cases = prepared_of(tmp_path / "a", tmp_path, lambda mask: mask * 0)
+    with pytest.raises(BadInputError, match=r"all 3 training masks are empty .* organ, tumour"):
+        check_taught_classes(cases, labels=dataset.labels, root=dataset.root)
+    rows = check_dataset(dataset)
+    assert absent_classes(dataset, rows) == ["organ", "tumour"]
+
+
+def test_classes_that_are_there_are_no_matter(tmp_path, capfd):
+    dataset, cases = prepared_of(tmp_path / "a", tmp_path, lambda mask: mask)
+    check_taught_classes(cases, labels=dataset.labels, root=dataset.root)
+    assert "warning" not in capfd.readouterr().err
+    assert absent_classes(dataset, check_dataset(dataset)) == []

@@ -1,8 +1,14 @@
 import json
+import os
+import socket
+import subprocess
+import sys
 
 import pytest
+from lightning.fabric.utilities.rank_zero import rank_zero_only
 
 from samkd.errors import BadInputError
+from samkd.training.lock import LOCK, locked_folder, one_at_a_time
 from samkd.training.run import Run, control_of, digest, newest_run
 
 
@@ -39,6 +45,70 @@ def test_a_folder_that_holds_something_else_is_left_alone(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
 
 
+def test_a_run_that_ended_before_its_configuration_is_begun_again(tmp_path):
+    """Killed, or on a full disk, between the folder and its config.yaml: the same command goes on."""
+    for name in (".samkd-0123456789abcdef.tmp", "config.yaml.tmp-1042"):
+        run = tmp_path / name.strip(".") / "run"
+        (run / "state").mkdir(parents=True)
+        (run / name).write_text("stage: te")
+        assert Run.create(run, config()).config == config()
+    (tmp_path / "other" / "state").mkdir(parents=True)
+    (tmp_path / "other" / "state" / "mine").write_text("mine")
+    with pytest.raises(BadInputError, match="not a run folder"):
+        Run.create(tmp_path / "other", config())
+
+
+HOLDING = """
+import pathlib, sys, time
+from samkd.training.lock import locked_folder
+with locked_folder(pathlib.Path(sys.argv[1])):
+    print("ready", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_two_trainings_of_one_run_exclude_each_other(tmp_path):
+    process = subprocess.Popen([sys.executable, "-c", HOLDING, str(tmp_path)], stdout=subprocess.PIPE)
+    assert process.stdout is not None and process.stdout.readline()
+    try:
+        for _ in range(2):
+            expected = f"is being trained by process {process.pid} on {socket.gethostname()}"
+            with pytest.raises(BadInputError, match=expected) as caught, locked_folder(tmp_path):
+                pass
+            assert caught.value.exit_code == 3
+    finally:
+        process.kill()
+        process.wait()
+    assert (tmp_path / LOCK).exists()
+    mine = f"process {os.getpid()} on"  # what a killed process left is taken over
+    with locked_folder(tmp_path), pytest.raises(BadInputError, match=mine), locked_folder(tmp_path):
+        pass
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(RuntimeError), locked_folder(tmp_path):
+        raise RuntimeError
+    with locked_folder(tmp_path):
+        pass
+
+
+def test_a_training_holds_its_run_and_a_finished_run_is_only_read(tmp_path, monkeypatch):
+    run = Run.create(tmp_path / "run", config())
+    held = []
+
+    @one_at_a_time
+    def train(*, run: Run) -> Run:
+        held.append((run.path / LOCK).exists())
+        return run
+
+    assert train(run=run) is run
+    monkeypatch.setattr(rank_zero_only, "rank", 1)  # the second device of the same training
+    train(run=run)
+    monkeypatch.setattr(rank_zero_only, "rank", 0)
+    run.weights.write_bytes(b"")
+    run.write_json("metrics.json", {})
+    train(run=run)
+    assert held == [True, False, False] and not (run.path / LOCK).exists()
+
+
 @pytest.mark.parametrize("text", [None, "[1, 2]", "stage: teach", "a: {"])
 def test_reading_what_is_no_run_is_refused(tmp_path, text):
     if text is not None:
@@ -63,6 +133,38 @@ def test_log_survives_a_torn_last_line_and_forgets_what_was_not_saved(tmp_path):
     run.forget_after(2)
     lines = (run.path / "log.jsonl").read_text().splitlines()
     assert [json.loads(line)["step"] for line in lines] == [1, 2]
+
+
+def test_a_log_goes_on_after_half_a_line_and_holds_every_step_once(tmp_path):
+    run = Run.create(tmp_path / "run", config())
+    run.forget_after(0)
+    assert not (run.path / "log.jsonl").exists()
+    run.log({"step": 1})
+    with (run.path / "log.jsonl").open("ab") as stream:
+        stream.write(b'{"step": 2, "lo')
+    run.log({"step": 2})
+    with (run.path / "log.jsonl").open("ab") as stream:
+        stream.write(b'7\n[1]\n{"loss": 1}\n{"step": "x"}\n\xff\n')
+    run.log({"step": 3})
+    assert [entry["step"] for entry in run.history()] == [1, 2, 3]
+    run.forget_after(0)  # killed before its first state: it begins anew
+    run.log({"step": 1})
+    assert [entry["step"] for entry in run.history()] == [1]
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b"{", b"\xff", b"[" * 100000])
+def test_broken_metrics_are_one_line(tmp_path, content):
+    run = Run.create(tmp_path / "run", config())
+    (run.path / "metrics.json").write_bytes(content)
+    with pytest.raises(BadInputError, match=r"metrics\.json"):
+        run.metrics()
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe", b"a: !!int abc", b"a: 2020-13-45", b"[" * 5000, b"a: *b"])
+def test_a_broken_configuration_is_one_line(tmp_path, content):
+    (tmp_path / "config.yaml").write_bytes(content)
+    with pytest.raises(BadInputError, match=r"config\.yaml"):
+        Run.read(tmp_path)
 
 
 def test_newest_run_wants_a_finished_one_of_the_stage_and_recipe(tmp_path):

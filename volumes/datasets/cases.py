@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from ...errors import BadInputError
+from ..alignment import onto
 from ..files import file_digest
 from ..geometry import Geometry, Volume
 from ..io.mask_codes import Code
@@ -65,8 +66,8 @@ def scan_digest(case: Case) -> str:
 def read_case(case: Case, dataset: Dataset, *, fix_affine: bool = False) -> tuple[Volume, np.ndarray | None]:
     """Scan [C, D, H, W] and mask [D, H, W] (None without one), which share one grid and hold declared classes only.
 
-    With `fix_affine` a mask of its scan's shape is taken to lie on its scan, wherever its header puts it. Raises
-    BadInputError.
+    A mask that lies on its scan in another voxel order is read in the order of the scan. With `fix_affine` a mask of
+    its scan's shape and axis directions is taken to lie on its scan, wherever its header puts it. Raises BadInputError.
     """
     volume = read_source(case.image, channels=len(dataset.channels))
     if case.label is None:
@@ -89,14 +90,13 @@ def read_case_mask(case: Case, dataset: Dataset, scan: Geometry | None, *, fix_a
     path, image = case.label.files[0], case.image.files[0]
     mask, geometry = read_mask(case.label, codes=dataset.codes)
     faults = []
-    if scan is not None and geometry.shape != scan.shape:
-        faults.append(f"has the shape {geometry.shape}, its scan {image.name} has {scan.shape}")
-    elif scan is not None and not fix_affine and not geometry.same_grid(scan, tolerance_mm=min(scan.spacing) / 10):
-        distance = np.linalg.norm(geometry.corners() - scan.corners(), axis=1).max()
-        faults.append(
-            f"lies up to {distance:.3g} mm away from its scan {image.name} "
-            "(if its header is wrong: samkd convert --fix-affine)"
-        )
+    if scan is not None:
+        placed = onto(mask, geometry, scan)
+        fixable = geometry.shape == scan.shape and geometry.axis_codes == scan.axis_codes
+        if placed is not None:
+            mask = placed
+        elif not (fix_affine and fixable):
+            faults.append(_misplaced(geometry, scan, image.name, fixable=fixable))
     declared = len(dataset.merged or dataset.labels)  # classes count from 0 without gaps
     unknown = [value for value in np.unique(mask).tolist() if value >= declared]
     if unknown:
@@ -104,3 +104,19 @@ def read_case_mask(case: Case, dataset: Dataset, scan: Geometry | None, *, fix_a
     if faults:
         raise BadInputError(f"{path}: {' and '.join(faults)}. Correct the mask, or declare its classes.")
     return mask if dataset.merged is None else np.array(dataset.merged, mask.dtype)[mask]
+
+
+def _misplaced(mask: Geometry, scan: Geometry, name: str, *, fixable: bool) -> str:
+    """What is wrong with where a mask lies, and whether --fix-affine could mend it."""
+    if sorted(mask.shape) != sorted(scan.shape):
+        return f"has the shape {mask.shape}, its scan {name} has {scan.shape}"
+    distance = np.linalg.norm(mask.corners() - scan.corners(), axis=1).max()
+    away = f"lies up to {distance:.3g} mm away from its scan {name}"
+    if fixable:
+        return f"{away} (if its header is wrong: samkd convert --fix-affine)"
+    shapes = "" if mask.shape == scan.shape else f"has the shape {mask.shape}, its scan {name} has {scan.shape}, and "
+    turned = "would mirror or turn it" if mask.axis_codes != scan.axis_codes else "cannot mend it"
+    return (
+        f"{shapes}{away}: its axes run towards {mask.axis_codes}, those of the scan towards {scan.axis_codes}, so "
+        f"--fix-affine {turned}"
+    )

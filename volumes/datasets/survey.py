@@ -38,11 +38,20 @@ def ranges(dataset: Dataset, rows: Sequence[Mapping[str, Any]]) -> list[tuple[st
     for channel in dataset.channels:
         for level in ("p0.5", "p50", "p99.5"):
             found.append((f"{channel}, {level} of intensity", [row["intensity"][channel][level] for row in read]))
+    found = [(title, values) for title, values in found if values]
     counted = [row["label_voxels"] for row in rows if row["label_voxels"]]
     for name in list(dataset.labels.values())[1:]:
         present = [voxels[name] for voxels in counted if voxels[name]]
-        found.append((f"{name}, voxels ({len(present)} of {len(counted)} masks)", present))
-    return [(title, values) for title, values in found if values]
+        title = f"{name}, voxels ({len(present)} of {len(counted)} masks)"
+        found += [(title, present or [0])] if counted else []
+    return found
+
+
+def absent_classes(dataset: Dataset, rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The classes that no readable mask of the training cases holds, by name; none where there is no mask at all."""
+    counted = [row["label_voxels"] for row in rows if row["split"] == "training" and row["label_voxels"]]
+    names = list(dataset.labels.values())[1:]
+    return [name for name in names if counted and not any(voxels[name] for voxels in counted)]
 
 
 def _describe(case: Case, dataset: Dataset) -> dict[str, Any]:

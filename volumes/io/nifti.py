@@ -4,7 +4,6 @@ A file holds (i, j, k) with i fastest, which in memory is [D, H, W] = (k, j, i) 
 """
 
 import gzip
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from io import BufferedReader
@@ -18,6 +17,7 @@ from ...errors import BadInputError, OutputError
 from ..files import atomic_path
 from ..geometry import Geometry, Volume
 from ..hidden import hidden
+from ..memory import available_memory
 from .gzipped import DAMAGE, GzipReader
 
 with hidden("pydicom"):  # half a second, for a header extension that is never read
@@ -284,24 +284,12 @@ def _refuse_not_finite(values: np.ndarray, path: Path) -> None:
 
 def _refuse_larger_than_memory(layout: _Layout, path: Path) -> None:
     needed = layout.length + 4 * prod(layout.shape)  # as stored, and as float32
-    available = _available_memory()
+    available = available_memory()
     if needed > available:
         raise BadInputError(
             f"{path}: announces {layout.shape} voxels, {needed / 1e9:.1f} GB to read; {available / 1e9:.1f} GB of "
             "memory are free. Check the header, or use a machine with more memory."
         )
-
-
-def _available_memory() -> float:
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        return next(int(line.split()[1]) * 1024.0 for line in lines if line.startswith("MemAvailable"))
-    except (OSError, StopIteration):
-        pass
-    try:
-        return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
-    except (AttributeError, ValueError, OSError):
-        return float("inf")  # then only what is really in the file is read, and MemoryError ends it
 
 
 def _label_type(largest: int) -> str:

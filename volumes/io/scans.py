@@ -13,6 +13,8 @@ from pathlib import Path
 import numpy as np
 
 from ...errors import BadInputError, UsageError
+from ..alignment import onto
+from ..files import visible_entries
 from ..geometry import Geometry, Volume
 from .dicom.files import read_header
 from .dicom.seg import check_source, is_seg, write_seg
@@ -124,7 +126,7 @@ def group_channels(scans: Sequence[Source], *, channels: int) -> list[Source]:
 
 def video(folder: Path, *, name: str | None = None) -> Source:
     """The frames in a folder, by name, as one scan. Raises BadInputError when there is none."""
-    frames = tuple(sorted(entry for entry in folder.iterdir() if is_picture(entry)))
+    frames = tuple(entry for entry in visible_entries(folder) if is_picture(entry))
     if not frames:
         raise BadInputError(f"{folder}: no frame here; expected pictures (PNG, JPEG, TIFF)")
     return Source(name or folder.parent.name, frames)
@@ -210,13 +212,17 @@ def read_source(source: Source, *, channels: int = 1) -> Volume:
         )
     parts = [read_scan(file) for file in source.files]
     first = parts[0].geometry
+    arrays = []
     for file, part in zip(source.files, parts, strict=True):
-        if not part.geometry.same_grid(first, tolerance_mm=min(first.spacing) / 10):
+        array = onto(part.array, part.geometry, first)
+        if array is not None:
+            arrays.append(array)
+        else:
             raise BadInputError(
                 f"{file}: is not on the grid of the first channel, {source.files[0].name}. Resample all channels of a "
                 "scan onto one grid."
             )
-    return Volume(np.concatenate([part.array for part in parts]), first)
+    return Volume(np.concatenate(arrays), first)
 
 
 def read_mask(source: Source, *, codes: Sequence[Code] | None = None) -> tuple[np.ndarray, Geometry]:

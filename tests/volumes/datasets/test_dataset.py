@@ -9,6 +9,7 @@ from samkd.errors import BadInputError
 from samkd.volumes import Geometry, Volume
 from samkd.volumes.datasets.registry import read_case, read_dataset, with_classes
 from samkd.volumes.datasets.survey import check_dataset
+from samkd.volumes.geometry import reorient
 from samkd.volumes.io.nifti import write_labels, write_scan
 from samkd.volumes.io.scans import Source
 
@@ -93,7 +94,7 @@ def test_all_faults_come_at_once(root):
         "test[1] image '/etc/passwd.nii' leaves",
         'test[3] image is "imagesTs/d.mha"',
         "test[4] is 7",
-        '"training" lists 5 case(s) where 4 are announced',
+        '"training" lists 5 case(s) where numTraining announces 4',
     ):
         assert part in message
 
@@ -243,3 +244,67 @@ def test_a_label_beyond_the_declared_ones_is_refused_with_chosen_classes_too(roo
     with pytest.raises(BadInputError, match=r"holds the labels \[2\]"):
         dataset = with_classes(read_dataset(root), {"organ": ["liver"]})
         read_case(dataset.training[0], dataset)
+
+
+@pytest.mark.parametrize("fix_affine", [False, True])
+@pytest.mark.parametrize("codes", ["RAS", "LPS", "SAR", "PIR", "IPL"])
+def test_a_mask_in_another_voxel_order_is_read_in_the_scans(root, codes, fix_affine):
+    """nib.as_closest_canonical and ITK store the same places in another order; only its header tells."""
+    dataset = read_dataset(root)
+    case = dataset.training[0]
+    volume, mask = read_case(case, dataset)
+    assert mask is not None and case.label is not None
+    turned = volume.geometry.oriented(codes)
+    write_labels(case.label.files[0], reorient(mask, volume.geometry, turned), turned, like=None)
+    _, read = read_case(case, dataset, fix_affine=fix_affine)
+    np.testing.assert_array_equal(read, mask)
+    assert check_dataset(dataset)[0]["fault"] is None
+
+
+def test_an_oblique_mask_in_another_voxel_order_is_read_too(root):
+    dataset = read_dataset(root)
+    case = dataset.training[0]
+    angle = np.radians(40)
+    turn = np.eye(4)
+    turn[:2, :2] = [[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]
+    oblique = Geometry(turn @ GEOMETRY.affine, GEOMETRY.shape)
+    volume, mask = read_case(case, dataset)
+    assert mask is not None and case.label is not None
+    write_scan(case.image.files[0], Volume(volume.array, oblique))
+    turned = oblique.oriented("PIR")
+    write_labels(case.label.files[0], reorient(mask, oblique, turned), turned, like=None)
+    np.testing.assert_array_equal(read_case(case, dataset)[1], mask)
+
+
+def test_fix_affine_never_mirrors_a_mask(root):
+    """A mask elsewhere whose axes run otherwise: which voxel is which nobody knows."""
+    dataset = read_dataset(root)
+    case = dataset.training[0]
+    volume, mask = read_case(case, dataset)
+    assert mask is not None and case.label is not None
+    codes = volume.geometry.axis_codes
+    other = "".join({"L": "R", "R": "L", "A": "P", "P": "A"}.get(code, code) for code in codes)
+    turned = volume.geometry.oriented(other)
+    moved = turned.affine.copy()
+    moved[0, 3] += 7
+    write_labels(case.label.files[0], reorient(mask, volume.geometry, turned), Geometry(moved, turned.shape), like=None)
+    for fix_affine in (False, True):
+        with pytest.raises(
+            BadInputError, match=rf"towards {other}, .* {codes}, so --fix-affine would mirror"
+        ) as caught:
+            read_case(case, dataset, fix_affine=fix_affine)
+        assert "if its header is wrong" not in str(caught.value)
+
+
+def test_a_mask_turned_by_a_few_degrees_is_not_on_its_scan(root):
+    dataset = read_dataset(root)
+    case = dataset.training[0]
+    volume, mask = read_case(case, dataset)
+    assert mask is not None and case.label is not None
+    angle = np.radians(10)
+    turn = np.eye(4)
+    turn[:2, :2] = [[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]
+    write_labels(case.label.files[0], mask, Geometry(turn @ volume.geometry.affine, mask.shape), like=None)
+    with pytest.raises(BadInputError, match=r"mm away .* samkd convert --fix-affine"):
+        read_case(case, dataset)
+    np.testing.assert_array_equal(read_case(case, dataset, fix_affine=True)[1], mask)

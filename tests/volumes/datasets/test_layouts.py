@@ -14,18 +14,18 @@ from helpers.dataset_layouts import (
     affine_of,
     box,
     write_json,
-    write_nifti,
     write_picture,
 )
 from nibabel.nifti1 import Nifti1Image
 from PIL import Image
 
 from samkd.errors import BadInputError, OutputError
-from samkd.volumes import Geometry, Plan
+from samkd.volumes import Geometry, Plan, Volume
 from samkd.volumes.datasets.convert import write_nnunet
 from samkd.volumes.datasets.registry import read_case, read_dataset
 from samkd.volumes.datasets.survey import check_dataset
-from samkd.volumes.io.nifti import read_labels, write_labels
+from samkd.volumes.geometry import reorient
+from samkd.volumes.io.nifti import read_labels, write_labels, write_scan
 from samkd.volumes.io.pictures import write_picture_labels
 from samkd.volumes.io.scans import Source, as_nifti, mask_in, read_mask, read_source, sources, write_mask
 from samkd.volumes.preprocess import preprocess, preprocess_labels, restore
@@ -215,7 +215,7 @@ def test_nnunet_faults_come_at_once(tmp_path):
         ({"labels": {"background": 0, "whole": [1, 2]}}, "regions and an ignore label are not read"),
         ({"labels": {"background": 0, "organ": 1, "ignore": 2}}, "regions and an ignore label"),
         ({"labels": {"background": 0, "organ": 2}}, "without gaps"),
-        ({"labels": {"background": 0, "organ": True}}, "regions"),
+        ({"labels": {"background": 0, "organ": True}}, '"labels" gives {"organ": true}; expected whole numbers'),
         ({"file_ending": ".mha"}, '"file_ending" is ".mha"'),
         ({"numTraining": 7}, "announces 7"),
         ({"channel_names": {"0": "T1"}}, "has the channels [0, 1]; expected [0]"),
@@ -241,9 +241,21 @@ def test_nnunet_pictures_hold_their_channels_in_one_file(tmp_path):
 
 def test_channels_on_different_grids_are_refused(tmp_path):
     dataset = read_dataset(dataset_layouts.nnunet(tmp_path))
-    write_nifti(dataset.training[0].image.files[1], None, seed=0, classes=2, codes="IPL")
+    path = dataset.training[0].image.files[1]
+    geometry = Geometry(affine_of("IPL", spacing=(2.6, 1, 0.8)), SHAPE)
+    write_labels(path, np.zeros(SHAPE, np.uint8), geometry, like=None)
     with pytest.raises(BadInputError, match=r"case_000_0001\.nii\.gz: is not on the grid of the first channel"):
         read_case(dataset.training[0], dataset)
+
+
+def test_channels_in_another_voxel_order_are_read_in_the_firsts(tmp_path):
+    dataset = read_dataset(dataset_layouts.nnunet(tmp_path))
+    case = dataset.training[0]
+    volume, _ = read_case(case, dataset)
+    turned = volume.geometry.oriented("RAS")
+    second = Volume(reorient(volume.array[1:], volume.geometry, turned), turned)
+    write_scan(case.image.files[1], second)
+    np.testing.assert_array_equal(read_case(case, dataset)[0].array, volume.array)
 
 
 def test_btcv_faults(tmp_path):
@@ -362,3 +374,156 @@ def test_sources_of_a_folder(tmp_path):
         sources(tmp_path / "e" / "seq_2" / "labels")
     with pytest.raises(BadInputError, match="no scan here"):
         sources(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_hidden_files_are_no_data(tmp_path, name):
+    """macOS puts a `._` file beside every file of a disk that is not its own, Windows a Thumbs.db into a folder."""
+    dataset = read_dataset(LAYOUTS[name](tmp_path / "data"))
+    for path in [path for path in (tmp_path / "data").rglob("*") if path.is_file()]:
+        path.with_name(f"._{path.name}").write_bytes(b"\0\5\x16\7" + bytes(80))
+        for junk in (".DS_Store", "Thumbs.db", "desktop.ini"):
+            path.with_name(junk).write_bytes(b"junk")
+        path.with_name(".ipynb_checkpoints").mkdir(exist_ok=True)
+    again = read_dataset(tmp_path / "data")
+    assert again == dataset
+    assert [row["fault"] for row in check_dataset(again)] == [None] * (len(again.training) + len(again.test))
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_links_to_files_and_folders_are_followed(tmp_path, name):
+    """Data is often linked into place from a store: every folder, every file, or the whole dataset."""
+    dataset = read_dataset(LAYOUTS[name](tmp_path / "store"))
+    folders, files = tmp_path / "folders", tmp_path / "files"
+    folders.mkdir()
+    for entry in (tmp_path / "store").iterdir():
+        (folders / entry.name).symlink_to(entry)
+    for path in (tmp_path / "store").rglob("*"):
+        if path.is_file():
+            link = files / path.relative_to(tmp_path / "store")
+            link.parent.mkdir(parents=True, exist_ok=True)
+            link.symlink_to(path)
+    (tmp_path / "whole").symlink_to(tmp_path / "store")
+    for root in (folders, files, tmp_path / "whole"):
+        again = read_dataset(root)
+        assert [case.name for case in again.training] == [case.name for case in dataset.training]
+        assert [row["fault"] for row in check_dataset(again)] == [None] * (len(again.training) + len(again.test))
+
+
+def test_hidden_entries_of_a_list_are_no_cases(tmp_path):
+    """A dataset.json written by a script that took every file of the folder."""
+    dataset_layouts.decathlon(tmp_path)
+    content = json.loads((tmp_path / "dataset.json").read_text())
+    content["training"].append({"image": "./imagesTr/._case_000.nii.gz", "label": "./labelsTr/._case_000.nii.gz"})
+    content["test"].append("./imagesTs/._test_000.nii.gz")
+    write_json(tmp_path / "dataset.json", {**content, "numTraining": 4, "numTest": 2})
+    dataset = read_dataset(tmp_path)
+    assert (len(dataset.training), len(dataset.test)) == (3, 1)
+
+
+@pytest.mark.parametrize("name", ["Medical Segmentation Decathlon", "nnU-Net v2 raw", "AMOS22"])
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-le", "utf-32"])
+def test_json_of_windows_editors_is_read(tmp_path, name, encoding):
+    LAYOUTS[name](tmp_path)
+    text = (tmp_path / "dataset.json").read_text()
+    (tmp_path / "dataset.json").write_text(text, encoding=encoding)
+    assert len(read_dataset(tmp_path).training) == EXPECTED[name][2]
+
+
+def test_json_that_nothing_could_print_is_refused(tmp_path):
+    dataset_layouts.nnunet(tmp_path)
+    (tmp_path / "dataset.json").write_text(
+        (tmp_path / "dataset.json").read_text().replace('"organ"', '"\\ud800"'), encoding="utf-8"
+    )
+    assert "not valid JSON" in faults(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"numTraining": "3"},
+        {"numTraining": 3.0},
+        {"numTraining": None},
+        {"labels": {"background": "0", "organ": "1", "tumour": "2"}},
+        {"labels": {"background": 0, "organ": 1.0, "tumour": " 2"}},
+        {"labels": {"0": "background", "1": "organ", "2": "tumour"}},
+        {"channel_names": {"00": "T1", "01": "FLAIR"}},
+        {"file_ending": ".NII.GZ"},
+    ],
+)
+def test_nnunet_dataset_json_as_people_write_it(tmp_path, changes):
+    dataset_layouts.nnunet(tmp_path)
+    content = json.loads((tmp_path / "dataset.json").read_text())
+    write_json(tmp_path / "dataset.json", {**content, **changes})
+    dataset = read_dataset(tmp_path)
+    assert dataset.labels == {0: "background", 1: "organ", 2: "tumour"} and dataset.channels == ("T1", "FLAIR")
+    assert len(dataset.training) == 3
+
+
+@pytest.mark.parametrize(
+    ("changes", "part"),
+    [
+        ({"numTraining": "three"}, '"numTraining" is "three"; expected a number of cases'),
+        ({"numTraining": "7"}, "imagesTr has 3 case(s) where numTraining announces 7"),
+        ({"labels": {"background": 0, "organ": "one"}}, '"labels" gives {"organ": "one"}; expected whole numbers'),
+        ({"labels": {"background": 0, "organ": 1.5}}, "expected whole numbers"),
+        ({"file_ending": ".nii"}, 'imagesTr has no file that ends with the "file_ending" .nii; it holds case_000_0000'),
+    ],
+)
+def test_nnunet_messages_name_what_is_wrong(tmp_path, changes, part):
+    dataset_layouts.nnunet(tmp_path)
+    content = json.loads((tmp_path / "dataset.json").read_text())
+    write_json(tmp_path / "dataset.json", {**content, **changes})
+    message = faults(tmp_path)
+    assert part in message and "regions" not in message
+
+
+@pytest.mark.parametrize("name", ["Medical Segmentation Decathlon", "nnU-Net v2 raw", "AMOS22"])
+def test_suffixes_in_capitals_are_read(tmp_path, name):
+    dataset = read_dataset(LAYOUTS[name](tmp_path))
+    for path in list(tmp_path.rglob("*.nii.gz")):
+        path.rename(path.with_name(path.name.replace(".nii.gz", ".NII.GZ")))
+    again = read_dataset(tmp_path)
+    assert [case.name for case in again.training] == [case.name for case in dataset.training]
+    assert [bool(case.label) for case in again.test] == [bool(case.label) for case in dataset.test]
+    assert [row["fault"] for row in check_dataset(again)] == [None] * (len(again.training) + len(again.test))
+
+
+def test_two_files_that_differ_in_their_suffix_case_only_are_refused(tmp_path):
+    dataset_layouts.nnunet(tmp_path)
+    shutil.copy(tmp_path / "imagesTr" / "case_000_0000.nii.gz", tmp_path / "imagesTr" / "case_000_0000.NII.GZ")
+    assert "has the name of case_000_0000" in faults(tmp_path)
+
+
+def test_listed_paths_may_be_absolute_or_of_windows(tmp_path):
+    root = tmp_path / "data"
+    dataset = read_dataset(dataset_layouts.decathlon(root))
+    content = json.loads((root / "dataset.json").read_text())
+    (tmp_path / "link").symlink_to(root)
+    for prefix in (f"{root}/", f"{tmp_path}/link/", f"{root}/imagesTr/../"):
+        where = tmp_path / "link" if "link" in prefix else root
+        absolute = [{key: value.replace("./", prefix) for key, value in case.items()} for case in content["training"]]
+        write_json(root / "dataset.json", {**content, "training": absolute})
+        assert [case.name for case in read_dataset(where).training] == [case.name for case in dataset.training]
+    windows = [
+        {key: value.replace("./", "").replace("/", "\\") for key, value in case.items()} for case in content["training"]
+    ]
+    write_json(root / "dataset.json", {**content, "training": windows})
+    assert read_dataset(root) == dataset
+    outside = [{key: value.replace("./", "/elsewhere/") for key, value in case.items()} for case in content["training"]]
+    write_json(root / "dataset.json", {**content, "training": outside})
+    assert "leaves the dataset's folder; write it relative" in faults(root)
+
+
+def test_nnunet_v1_has_a_file_per_channel(tmp_path):
+    """Its dataset.json is the Decathlon's and names X.nii.gz, where the files are X_0000.nii.gz, X_0001.nii.gz."""
+    whole = read_dataset(dataset_layouts.decathlon(tmp_path / "whole", modality=("T1", "FLAIR")))
+    write_nnunet(whole, tmp_path / "v1")
+    shutil.copy(tmp_path / "whole" / "dataset.json", tmp_path / "v1" / "dataset.json")
+    dataset = read_dataset(tmp_path / "v1")
+    assert [case.name for case in dataset.training] == [case.name for case in whole.training]
+    assert dataset.channels == ("T1", "FLAIR") and all(case.label for case in (*dataset.training, *dataset.test))
+    for case, other in zip(dataset.training, whole.training, strict=True):
+        np.testing.assert_array_equal(read_case(case, dataset)[0].array, read_case(other, whole)[0].array)
+    (tmp_path / "v1" / "imagesTr" / "case_001_0001.nii.gz").unlink()
+    assert "does not exist as nnU-Net v1 names it, case_001_0001.nii.gz" in faults(tmp_path / "v1")

@@ -4,6 +4,7 @@ imgNNNN.nii.gz with Training/label/labelNNNN.nii.gz, and Testing/img, whose mask
 
 from pathlib import Path
 
+from ...files import visible_entries
 from ...io.scans import Source, bare_name, is_nifti
 from ..cases import Case, Dataset
 from .listing import Layout, sound
@@ -45,7 +46,7 @@ def _cases(folder: Path, faults: list[str], *, labelled: bool) -> tuple[Case, ..
 
 def _numbered(folder: Path, prefix: str, faults: list[str]) -> dict[str, Path]:
     found: dict[str, Path] = {}
-    for path in sorted(entry for entry in folder.glob("*") if is_nifti(entry)):
+    for path in filter(is_nifti, visible_entries(folder)):
         number = bare_name(path).removeprefix(prefix)
         if bare_name(path) != f"{prefix}{number}" or len(number) != 4 or not number.isdigit() or number in found:
             faults.append(f"{folder.parent.name}/{folder.name}/{path.name} is not named {prefix}NNNN, once")

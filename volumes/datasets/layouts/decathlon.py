@@ -1,5 +1,5 @@
 """The layout of the Medical Segmentation Decathlon (Antonelli et al. 2022): dataset.json lists the files of imagesTr,
-labelsTr, imagesTs and, where the test masks are known, labelsTs.
+labelsTr, imagesTs and, where the test masks are known, labelsTs. nnU-Net v1 has it too, with a file per channel.
 """
 
 from pathlib import Path
@@ -20,7 +20,7 @@ def _read(root: Path) -> Dataset:
     content, faults = description(root), []
     labels = numbered(content, "labels", faults)
     channels = numbered(content, "modality", faults)
-    entries = Entries(root, faults)
+    entries = Entries(root, faults, channels=max(1, len(channels)))
     dataset = Dataset(
         name=str(content.get("name") or root.resolve().name),
         root=root,

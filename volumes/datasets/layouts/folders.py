@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from ....errors import BadInputError
+from ...files import visible_entries
 from ...io.mask_codes import Code
 from ...io.pictures import is_picture, picture_channels
 from ...io.scans import Source, bare_name, is_nifti, read_mask
@@ -50,7 +51,7 @@ def _is_pair(folder: Path) -> bool:
 
 
 def _holds_pictures(root: Path) -> bool:
-    return any(is_picture(path) for path in (_training(root) / "images").iterdir())
+    return any(is_picture(path) for path in visible_entries(_training(root) / "images"))
 
 
 def _cases(folder: Path, pictures: bool, faults: list[str]) -> tuple[Case, ...]:
@@ -71,7 +72,7 @@ def _cases(folder: Path, pictures: bool, faults: list[str]) -> tuple[Case, ...]:
 
 def _by_name(folder: Path, pictures: bool, faults: list[str]) -> dict[str, Path]:
     found: dict[str, Path] = {}
-    for path in sorted(entry for entry in folder.glob("*") if is_picture(entry) or is_nifti(entry)):
+    for path in [entry for entry in visible_entries(folder) if is_picture(entry) or is_nifti(entry)]:
         if is_picture(path) != pictures:
             faults.append(f"{folder.name}/{path.name}: pictures and NIfTI files are mixed; keep one kind")
         elif bare_name(path) in found:

@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from ....errors import BadInputError
+from ...files import visible_entries
 from ...io.mask_codes import Code
+from ...io.scans import bare_name
 from ..cases import Case, Dataset
 
 
@@ -20,9 +22,11 @@ class Layout:
 
 
 def read_json(path: Path) -> Any:
-    """Raises BadInputError."""
+    """The content of a JSON file in UTF-8, UTF-16 or UTF-32, byte order mark or not. Raises BadInputError."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_bytes())
+        json.dumps(content, ensure_ascii=False).encode()  # half of a surrogate pair could neither be shown nor opened
+        return content
     except OSError as error:
         raise BadInputError(f"{path}: cannot be read ({error.strerror or error}).") from error
     except (ValueError, RecursionError) as error:
@@ -49,6 +53,40 @@ def sound(dataset: Dataset, faults: Sequence[str], *, source: Path) -> Dataset:
     return dataset
 
 
+def whole_number(value: Any) -> int | None:
+    """The number that 4, 4.0 or "4" stands for; None for anything else."""
+    if isinstance(value, str) and value.strip().isdecimal() and len(value) < 10:
+        return int(value)
+    if isinstance(value, int | float) and not isinstance(value, bool) and value == value // 1:
+        return int(value)
+    return None
+
+
+def check_count(content: Mapping[str, Any], key: str, count: int, what: str, faults: list[str]) -> None:
+    """A fault where `key` announces another number of cases than the `count` that `what` ("imagesTr has") holds."""
+    announced = content.get(key)
+    if announced is None:
+        return
+    number = whole_number(announced)
+    if number is None:
+        faults.append(f'"{key}" is {json.dumps(announced)}; expected a number of cases')
+    elif number != count:
+        faults.append(f"{what} {count} case(s) where {key} announces {number}")
+
+
+def with_any_suffix_case(path: Path) -> Path:
+    """`path`, or where it does not exist the one file beside it that differs in the letter case of .nii.gz or .nii."""
+    if path.exists() or not path.parent.is_dir():
+        return path
+    stem = bare_name(path)
+    same = [
+        other
+        for other in visible_entries(path.parent)
+        if other.name.lower() == path.name.lower() and bare_name(other) == stem
+    ]
+    return same[0] if len(same) == 1 else path
+
+
 def numbered(content: Mapping[str, Any], key: str, faults: list[str]) -> dict[int, str]:
     """The entries of {"0": name, "1": name, ...} in order; a fault when it is anything else."""
     value = content.get(key)
@@ -56,10 +94,11 @@ def numbered(content: Mapping[str, Any], key: str, faults: list[str]) -> dict[in
         faults.append(f'"{key}" is {json.dumps(value)}; expected {{"0": name, ...}}')
         return {}
     wanted = [str(number) for number in range(len(value))]
-    if set(value) != set(wanted):
+    by_number = {whole_number(number): name for number, name in value.items()}
+    if set(by_number) != set(range(len(value))):
         faults.append(f'"{key}" has the numbers {sorted(value)}; expected {wanted}, without gaps')
         return {}
-    names = [value[number] for number in wanted]
+    names = [by_number[number] for number in range(len(value))]
     if not different(names):
         faults.append(f'"{key}" has the names {names}; expected different, non-empty ones')
         return {}
@@ -84,7 +123,7 @@ def read_classes(path: Path) -> tuple[dict[int, str], tuple[Code, ...] | None]:
             classes = [(int(number), name, int(number)) for number, name in content.items()]
         else:
             classes = [(int(entry["classid"]), entry["name"], _colour(entry["color"])) for entry in content]
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise BadInputError(
             f'{path}: expected {{"number": "name", ...}} or [{{"name": ..., "color": [r, g, b], "classid": ...}}, ...] '
             f"({type(error).__name__}: {error})."

@@ -9,10 +9,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ...files import visible_entries
 from ...io.pictures import is_picture
 from ...io.scans import Source, is_nifti
 from ..cases import Case, Dataset
-from .listing import Layout, description, different, numbered, sound
+from .listing import Layout, check_count, description, different, numbered, sound, whole_number
 
 
 def _fits(root: Path) -> bool:
@@ -30,9 +31,7 @@ def _read(root: Path) -> Dataset:
     if "dataset" in content:
         faults.append('"dataset" lists files of its own; only imagesTr and labelsTr are read')
     parts = [_cases(root, part, ending, channels, faults) for part in ("Tr", "Ts")]
-    announced = content.get("numTraining", len(parts[0]))
-    if announced != len(parts[0]):
-        faults.append(f"imagesTr has {len(parts[0])} case(s) where numTraining announces {announced}")
+    check_count(content, "numTraining", len(parts[0]), "imagesTr has", faults)
     dataset = Dataset(
         name=str(content.get("name") or root.resolve().name),
         root=root,
@@ -49,25 +48,32 @@ def _labels(value: Any, faults: list[str]) -> dict[int, str]:
     if not isinstance(value, Mapping) or not value:
         faults.append(f'"labels" is {json.dumps(value)}; expected {{"background": 0, name: 1, ...}}')
         return {}
-    if any(not isinstance(number, int) or isinstance(number, bool) for number in value.values()) or "ignore" in value:
+    if all(whole_number(key) is not None for key in value) and all(isinstance(name, str) for name in value.values()):
+        return numbered({"labels": value}, "labels", faults)  # as the Decathlon and nnU-Net v1 have it
+    if any(isinstance(number, list) for number in value.values()) or "ignore" in value:
         faults.append(f'"labels" is {json.dumps(value)}; regions and an ignore label are not read: give plain classes')
         return {}
-    labels = {number: name for name, number in value.items()}
-    if sorted(labels) != list(range(len(value))) or not different(list(value)):
-        faults.append(f'"labels" has the numbers {sorted(value.values())}; expected 0, 1, ... without gaps')
+    numbers = {name: whole_number(number) for name, number in value.items()}
+    if wrong := [name for name, number in numbers.items() if number is None]:
+        faults.append(f'"labels" gives {json.dumps({name: value[name] for name in wrong})}; expected whole numbers')
         return {}
-    return dict(sorted(labels.items()))
+    if set(numbers.values()) != set(range(len(value))) or not different(list(value)):
+        faults.append(f'"labels" has the numbers {list(numbers.values())}; expected 0, 1, ... without gaps')
+        return {}
+    return {
+        number: name for name, number in sorted(numbers.items(), key=lambda item: item[1] or 0) if number is not None
+    }
 
 
 def _cases(root: Path, part: str, ending: str, channels: tuple[str, ...], faults: list[str]) -> tuple[Case, ...]:
     files: dict[str, dict[int, Path]] = defaultdict(dict)
-    for path in _files(root / f"images{part}", ending):
-        match = re.fullmatch(r"(.+)_(\d{4})", path.name.removesuffix(ending))
+    for stem, path in _files(root / f"images{part}", ending, faults).items():
+        match = re.fullmatch(r"(.+)_(\d{4})", stem)
         if match is None:
             faults.append(f"images{part}/{path.name} does not end with its channel, as in CASE_0000{ending}")
         else:
             files[match[1]][int(match[2])] = path
-    labels = {path.name.removesuffix(ending): path for path in _files(root / f"labels{part}", ending)}
+    labels = _files(root / f"labels{part}", ending, faults)
     # A picture holds all its channels in one file.
     wanted = [0] if is_picture(Path(f"a{ending}")) else list(range(len(channels)))
     for name, found in sorted(files.items()):
@@ -86,8 +92,19 @@ def _cases(root: Path, part: str, ending: str, channels: tuple[str, ...], faults
     )
 
 
-def _files(folder: Path, ending: str) -> list[Path]:
-    return sorted(path for path in folder.glob(f"*{ending}") if path.is_file())
+def _files(folder: Path, ending: str, faults: list[str]) -> dict[str, Path]:
+    """The files of a folder that end with `ending`, in whatever letter case, by what is before it."""
+    entries = [path for path in visible_entries(folder) if path.is_file()]
+    files: dict[str, Path] = {}
+    for path in entries:
+        if path.name.lower().endswith(ending.lower()):
+            first = files.setdefault(path.name[: -len(ending)], path)
+            if first is not path:
+                faults.append(f"{folder.name}/{path.name} has the name of {first.name}")
+    if entries and not files:
+        held = ", ".join(path.name for path in entries[:3])
+        faults.append(f'{folder.name} has no file that ends with the "file_ending" {ending}; it holds {held}')
+    return files
 
 
 LAYOUT = Layout(

@@ -6,7 +6,6 @@ muscle share theirs), nor does position (patients differ in size, pose and where
 
 import json
 import math
-import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from ....errors import OutputError, UsageError
-from ...files import make_folder, write_json
+from ...files import atomic_folder, make_folder, write_json
 from ...geometry import Geometry, Volume, reorient
 from ...io.nifti import write_labels, write_scan
 from .anatomy import LABELS, Abdomen, Canvas, rotation
@@ -73,17 +72,13 @@ def write_phantom(root: str | Path, *, training: int, test: int, seed: int, orga
                 f"{root}: holds something else than the phantom {made}. Name another folder, or remove this one."
             )
         return root
-    draft = make_folder(root.parent) / f"{root.name}.tmp-{os.getpid()}"
     try:
-        _write_cases(draft, made)
-        draft.replace(root)
-    except OSError as error:
-        if _phantom_in(root) == made:  # another process made it meanwhile
-            return root
-        raise OutputError(f"{root}: the phantom cannot be written ({error.strerror or error}).") from error
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
-    return root
+        with atomic_folder(root) as draft:
+            _write_cases(draft, made)
+    except OutputError:
+        if _phantom_in(root) != made:
+            raise
+    return root  # written now, or by another process meanwhile
 
 
 def _write_cases(root: Path, made: dict[str, int]) -> None:

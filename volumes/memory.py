@@ -1,0 +1,79 @@
+"""How much memory there is, and refusing a grid that cannot fit into it before anything is allocated."""
+
+import os
+from math import prod
+from pathlib import Path
+
+from ..errors import BadInputError
+from .geometry import Geometry
+
+_FLOAT = 4  # bytes
+_LARGEST_PATIENT = 3000.0  # mm
+
+
+def available_memory() -> float:
+    """Bytes that this process may still take: what the machine has free, or less where its cgroup (a container, a
+    batch job) allows less.
+    """
+    return min(_free_memory(), *(_left_in(*files) for files in _CGROUPS))
+
+
+def refuse_larger_than_memory(prepared: Geometry, source: Geometry, *, channels: int) -> None:
+    """Raises BadInputError when a scan on the grid `source` cannot be held on the grid `prepared` that a network sees,
+    and when its header must be in another unit than mm: the extent of the scan tells which.
+    """
+    extents = [count * edge for count, edge in zip(source.shape, source.spacing, strict=True)]
+    if max(extents) < 1:
+        raise BadInputError(
+            f"voxels of {_joined(source.spacing)} mm, a scan of {_joined(extents)} mm in all: is its header in metres? "
+            "Correct its affine, which must be in mm."
+        )
+    needed, available = _FLOAT * channels * prod(prepared.shape), available_memory()
+    if needed <= available:
+        return
+    unit = ": are these micrometres? Correct its affine, which must be in mm" if max(extents) > _LARGEST_PATIENT else ""
+    raise BadInputError(
+        f"voxels of {_joined(source.spacing)} mm, a grid of {_joined(prepared.shape)} voxels for this network, "
+        f"{needed / 1e9:.3g} GB, where {available / 1e9:.3g} GB of memory are free"
+        f"{unit or '. Cut the scan to the part that matters, or use a machine with more memory'}."
+    )
+
+
+def _free_memory() -> float:
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        return next(int(line.split()[1]) * 1024.0 for line in lines if line.startswith("MemAvailable"))
+    except (OSError, StopIteration):
+        pass
+    try:
+        return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    except (AttributeError, ValueError, OSError):
+        return float("inf")  # then only what is really in the file is read, and MemoryError ends it
+
+
+_CGROUPS = (  # limit, use and details of version 2 and 1, as a container sees its own
+    ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current", "/sys/fs/cgroup/memory.stat"),
+    (
+        "/sys/fs/cgroup/memory/memory.limit_in_bytes",
+        "/sys/fs/cgroup/memory/memory.usage_in_bytes",
+        "/sys/fs/cgroup/memory/memory.stat",
+    ),
+)
+
+
+def _left_in(limit: str, use: str, details: str) -> float:
+    """Bytes left below a cgroup's limit; files it has read are let go when memory is short. No limit: infinite."""
+    try:
+        most, used = float(Path(limit).read_text()), float(Path(use).read_text())
+    except (OSError, ValueError):  # not there, or "max"
+        return float("inf")
+    try:
+        lines = (line.split() for line in Path(details).read_text().splitlines())
+        cached = next(float(value) for name, value in lines if name in ("inactive_file", "total_inactive_file"))
+    except (OSError, ValueError, StopIteration):
+        cached = 0.0
+    return max(most - used + cached, 0.0)
+
+
+def _joined(values) -> str:
+    return " x ".join(f"{value:.5g}" for value in values)
