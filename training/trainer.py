@@ -268,6 +268,8 @@ def score_scans(
         for case in cases:
             volume, truth = read_labelled_case(case, dataset)
             found = segment(volume, plan, infer, classes=len(dataset.labels))
-            rows[case.name] = score_case(found, truth, spacing=volume.geometry.spacing, labels=dataset.labels)
+            rows[case.name] = score_case(
+                found, truth, spacing=volume.geometry.spacing, labels=dataset.labels, frames=volume.geometry.frames
+            )
             bar.advance(case.name)
     return rows

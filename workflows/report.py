@@ -67,7 +67,11 @@ def report(package: Path | None, *, out: Path, data: Path | None, runs: Path, ba
             volume, truth = read_labelled_case(case, dataset)
             masks[case.name] = read_labels(device.masks[scans[case.name].name])[0]
             rows[case.name] = score_case(
-                masks[case.name], truth, spacing=volume.geometry.spacing, labels=dataset.labels
+                masks[case.name],
+                truth,
+                spacing=volume.geometry.spacing,
+                labels=dataset.labels,
+                frames=volume.geometry.frames,
             )
     summaries = {name: (run.metrics()["test"] or {}).get("summary") for name, run in stages.items()}
     summaries["package"] = summarise(rows)

@@ -263,7 +263,9 @@ def evaluate(
             else:
                 with about(case.image.place):
                     found = loaded.segment(volume)
-            rows[case.name] = score_case(found, truth, spacing=volume.geometry.spacing, labels=dataset.labels)
+            rows[case.name] = score_case(
+                found, truth, spacing=volume.geometry.spacing, labels=dataset.labels, frames=volume.geometry.frames
+            )
             bar.advance(case.name)
     return {"summary": summarise(rows), "cases": rows, "prompts_from_truth": prompt_from_truth}
 

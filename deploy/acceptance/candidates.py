@@ -116,7 +116,9 @@ class Jury:
 
     def _score(self, masks: Sequence[np.ndarray], truths: Sequence[np.ndarray]) -> Rows:
         return {
-            name: score_case(mask, truth, spacing=volume.geometry.spacing, labels=self._labels)
+            name: score_case(
+                mask, truth, spacing=volume.geometry.spacing, labels=self._labels, frames=volume.geometry.frames
+            )
             for (name, volume, _), mask, truth in zip(self._held_out, masks, truths, strict=True)
         }
 
