@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -329,7 +330,8 @@ def test_a_mask_that_nibabel_saved_with_a_slope_is_read(tmp_path, dtype, classes
     header = whole.header
     header.set_data_dtype(dtype)
     nib.Nifti1Image(whole.get_fdata(), AFFINE, header).to_filename(tmp_path / "m.nii.gz")
-    assert nib.Nifti1Image.from_filename(tmp_path / "m.nii.gz").dataobj.slope != 1
+    stored: Any = nib.Nifti1Image.from_filename(tmp_path / "m.nii.gz").dataobj
+    assert stored.slope != 1
     np.testing.assert_array_equal(read_labels(tmp_path / "m.nii.gz")[0], labels.transpose(2, 1, 0))
 
 
