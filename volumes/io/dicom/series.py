@@ -14,7 +14,7 @@ import numpy as np
 
 from ....errors import BadInputError
 from ...geometry import Geometry, Volume
-from .files import Plane, is_dicom, left_out, planes, read_header, series_key
+from .files import Plane, is_dicom, left_out, planes, read_header, series_key, sound
 from .pixels import read_pixels
 
 _OTHER = (".nii", ".gz", ".png", ".jpg", ".jpeg", ".tif", ".tiff", ".json")  # never opened to look for DICOM
@@ -87,8 +87,9 @@ def _refuse_scan_in_several_series(series: Sequence[Mapping[Path, Any]]) -> None
     alike: dict[tuple, list[Mapping[Path, Any]]] = defaultdict(list)
     for headers in series:
         path, header = next(iter(headers.items()))
-        traits = tuple(str(header.get(name) or "") for name in ("Modality", "SeriesNumber", "Rows", "Columns"))
-        frame = str(header.get("FrameOfReferenceUID") or "")
+        with sound(path):
+            traits = tuple(str(header.get(name) or "") for name in ("Modality", "SeriesNumber", "Rows", "Columns"))
+            frame = str(header.get("FrameOfReferenceUID") or "")
         alike[("folder", str(path.parent), *traits)].append(headers)
         if frame:
             alike[("frame of reference", frame, *traits)].append(headers)
