@@ -73,7 +73,9 @@ def together(runs: Sequence[Run], options: argparse.Namespace) -> str:
         volume, truth = read_labelled_case(case, dataset)
         seen = grid(runs[0].plan, volume.geometry)
         mask = restore(ensemble.probabilities(volume, seen), seen, volume.geometry)
-        rows[case.name] = score_case(mask, truth, spacing=volume.geometry.spacing, labels=dataset.labels)
+        rows[case.name] = score_case(
+            mask, truth, spacing=volume.geometry.spacing, labels=dataset.labels, frames=volume.geometry.frames
+        )
     summary = summarise(rows)
     dice = [each["dice"] for each in (*summary["per_class"].values(), summary["mean"])]
     return "| all five teachers together | " + " | ".join(f"{value:.3f}" for value in dice) + " | |"

@@ -22,19 +22,27 @@ def score_case(
     spacing: Sequence[float],
     labels: Mapping[int, str],
     tolerance_mm: float = 1.0,
+    frames: bool = False,
 ) -> list[dict[str, Any]]:
     """Scores of one scan's labels [D, H, W], one row per class of `labels` but the background, 0.
 
-    `spacing` is in mm along D, H, W. A row holds "class", "name", "truth_voxels", "predicted_voxels" and
+    `spacing` is in mm along D, H, W. `frames` says that D counts the frames of a video. A row holds "class", "name",
+    "truth_voxels", "predicted_voxels" and
 
     - "dice" = 2 |P n T| / (|P| + |T|) and "iou" = |P n T| / |P u T|;
     - "hd95_mm": the larger of the two directed 95th percentiles of the distances from each surface voxel of one mask
       to the nearest surface voxel of the other (Maier-Hein et al. 2024, Metrics reloaded; as MONAI computes it);
     - "nsd": the share of both surfaces within `tolerance_mm` of the other (Nikolov et al. 2018), in voxels.
 
-    A surface is what one erosion with the six face neighbours takes away; beyond the scan's edge is background. The
-    four scores are None for a class absent from both masks; for one absent from just one of them, dice, iou and nsd
-    are 0 and hd95_mm is the diagonal of the scan in mm: the worst case, yet finite. They are never nan.
+    A surface is what one erosion with the six face neighbours takes away; beyond the scan's edge is background. An axis
+    of length 1 has no surface: a picture or a single slice is scored in 2-D, with four neighbours. No distance leads
+    from one frame of a video to another: every frame is scored in 2-D, and the distances of all its frames are put
+    together. In a frame where only one of the masks has the class, each of its surface pixels is the frame's diagonal
+    away from the other.
+
+    The four scores are None for a class absent from both masks; for one absent from just one of them, dice, iou and nsd
+    are 0 and hd95_mm is the diagonal of the scan (of a picture or frame) in mm: the worst case, yet finite. They are
+    never nan.
 
     Raises BadInputError when the shapes differ or a mask holds a value that `labels` does not declare.
     """
@@ -44,19 +52,24 @@ def score_case(
         unknown = sorted(set(np.unique(mask).tolist()) - set(labels))
         if unknown:
             raise BadInputError(f"the {name} holds the values {unknown}; the declared classes are {sorted(labels)}.")
-    worst = float(np.linalg.norm(np.multiply(truth.shape, spacing)))
+    predicted_images, true_images = _images(prediction, frames=frames), _images(truth, frames=frames)
+    image_spacing = _image_spacing(truth.shape, spacing, frames=frames)
+    worst = float(np.linalg.norm(np.multiply(true_images[0].shape, image_spacing)))
     rows = []
     for value, name in labels.items():
         if value == 0:
             continue
-        predicted, true = _cropped(prediction == value, truth == value)
+        predicted, true = prediction == value, truth == value
         sizes = {"truth_voxels": int(np.count_nonzero(true)), "predicted_voxels": int(np.count_nonzero(predicted))}
         if not any(sizes.values()):
             scores: dict[str, float | None] = dict.fromkeys(METRICS)
         elif not all(sizes.values()):
             scores = {"dice": 0.0, "iou": 0.0, "hd95_mm": worst, "nsd": 0.0}
         else:
-            scores = {**_overlap(predicted, true), **_surface(predicted, true, spacing, tolerance_mm)}
+            pairs = zip(predicted_images, true_images, strict=True)
+            distances = [_surface_distances(p == value, t == value, image_spacing, worst) for p, t in pairs]
+            to_true, to_predicted = (np.concatenate(parts) for parts in zip(*distances, strict=True))
+            scores = {**_overlap(predicted, true), **_surface(to_true, to_predicted, tolerance_mm)}
         rows.append({"class": value, "name": name, **scores, **sizes})
     return rows
 
@@ -86,10 +99,21 @@ def _mean(values: Iterable[float]) -> float | None:
     return float(np.mean(values)) if values else None
 
 
+def _images(mask: np.ndarray, *, frames: bool) -> list[np.ndarray]:
+    """What is scored as one image: the mask [D, H, W], or each of its frames, without axes of length 1."""
+    return [np.atleast_1d(image.squeeze()) for image in (mask if frames else [mask])]
+
+
+def _image_spacing(shape: Sequence[int], spacing: Sequence[float], *, frames: bool) -> tuple[float, ...]:
+    """The spacing in mm along the axes that _images leaves."""
+    axes = [axis for axis in range(int(frames), 3) if shape[axis] > 1] or [2]
+    return tuple(float(spacing[axis]) for axis in axes)
+
+
 def _cropped(one: np.ndarray, other: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Both masks, cut to their common bounding box with a margin of one empty voxel."""
     boxes = find_objects((one | other).astype(np.uint8))
-    box = boxes[0] if boxes else (slice(0, 0),) * 3
+    box = boxes[0] if boxes else (slice(0, 0),) * one.ndim
     return np.pad(one[box], 1), np.pad(other[box], 1)
 
 
@@ -99,14 +123,24 @@ def _overlap(predicted: np.ndarray, true: np.ndarray) -> dict[str, float]:
     return {"dice": 2 * common / total, "iou": common / (total - common)}
 
 
-def _surface(
-    predicted: np.ndarray, true: np.ndarray, spacing: Sequence[float], tolerance_mm: float
-) -> dict[str, float]:
-    ours, theirs = (mask & np.logical_not(binary_erosion(mask)) for mask in (predicted, true))
+def _surface_distances(
+    predicted: np.ndarray, true: np.ndarray, spacing: Sequence[float], worst: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """From each surface voxel of the prediction to the truth's surface in mm, and from the truth's to the prediction's.
+
+    They are `worst` where the other mask of this image is empty.
+    """
+    ours, theirs = (mask & np.logical_not(binary_erosion(mask)) for mask in _cropped(predicted, true))
+    if not (ours.any() and theirs.any()):
+        return np.full(np.count_nonzero(ours), worst), np.full(np.count_nonzero(theirs), worst)
     there = np.asarray(distance_transform_edt(~theirs, sampling=spacing))[ours]
     back = np.asarray(distance_transform_edt(~ours, sampling=spacing))[theirs]
-    near = np.count_nonzero(there <= tolerance_mm) + np.count_nonzero(back <= tolerance_mm)
+    return there, back
+
+
+def _surface(to_true: np.ndarray, to_predicted: np.ndarray, tolerance_mm: float) -> dict[str, float]:
+    near = np.count_nonzero(to_true <= tolerance_mm) + np.count_nonzero(to_predicted <= tolerance_mm)
     return {
-        "hd95_mm": float(max(np.percentile(there, 95), np.percentile(back, 95))),
-        "nsd": near / (there.size + back.size),
+        "hd95_mm": float(max(np.percentile(to_true, 95), np.percentile(to_predicted, 95))),
+        "nsd": near / (to_true.size + to_predicted.size),
     }

@@ -271,7 +271,13 @@ def score_scans(
     with Bar(title, len(cases)) as bar:
         for case in cases:
             volume, truth = read_labelled_case(case, dataset)
-            found = segment(volume, plan, infer, num_classes=len(dataset.labels))
-            rows[case.name] = score_case(found, truth, spacing=volume.geometry.spacing, labels=dataset.labels)
+            prediction = segment(volume, plan, infer, num_classes=len(dataset.labels))
+            rows[case.name] = score_case(
+                prediction,
+                truth,
+                spacing=volume.geometry.spacing,
+                labels=dataset.labels,
+                frames=volume.geometry.frames,
+            )
             bar.advance(case.name)
     return rows

@@ -16,10 +16,14 @@ _CODES = (("L", "R"), ("P", "A"), ("I", "S"))  # per world axis: name of the neg
 
 @dataclass(frozen=True, eq=False)
 class Geometry:
-    """The grid of a scan: affine float64 [4, 4] from (d, h, w, 1) to RAS+ mm, and its shape (D, H, W)."""
+    """The grid of a scan: affine float64 [4, 4] from (d, h, w, 1) to RAS+ mm, and its shape (D, H, W).
+
+    `frames` says that D counts the frames of a video, so that a spacing along d means nothing.
+    """
 
     affine: np.ndarray
     shape: tuple[int, int, int]
+    frames: bool = False
 
     def __post_init__(self):
         affine = np.array(self.affine, dtype=np.float64)
@@ -65,7 +69,7 @@ class Geometry:
         step = np.eye(4)
         step[:3, :3] = np.diag(scale)
         step[:3, 3] = (scale - 1) / 2
-        return Geometry(self.affine @ step, shape)
+        return Geometry(self.affine @ step, shape, self.frames)
 
     def corners(self) -> np.ndarray:
         """Centres of the eight corner voxels in mm, [8, 3]."""
@@ -86,7 +90,7 @@ class Geometry:
             step[origin, axis] = -1 if flip else 1
             step[origin, 3] = self.shape[origin] - 1 if flip else 0
         d, h, w = (self.shape[origin] for origin in order)
-        return Geometry(self.affine @ step, (d, h, w))
+        return Geometry(self.affine @ step, (d, h, w), self.frames and order[0] == 0)
 
 
 @dataclass(frozen=True, eq=False)

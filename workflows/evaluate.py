@@ -121,6 +121,9 @@ def _scores(segment: Segment, cases: list[Case], dataset: Dataset) -> dict[str, 
         for case in cases:
             volume, truth = read_labelled_case(case, dataset)
             prediction = segment(case, volume, truth)
-            scores[case.name] = score_case(prediction, truth, spacing=volume.geometry.spacing, labels=dataset.labels)
+            grid = volume.geometry
+            scores[case.name] = score_case(
+                prediction, truth, spacing=grid.spacing, labels=dataset.labels, frames=grid.frames
+            )
             bar.advance(case.name)
     return scores

@@ -127,8 +127,10 @@ def _summary_of(masks: dict[str, np.ndarray], cases: Sequence[Case], dataset: Da
     scores = {}
     for case in cases:
         volume, truth = read_labelled_case(case, dataset)
-        spacing = volume.geometry.spacing
-        scores[case.name] = score_case(masks[case.name], truth, spacing=spacing, labels=dataset.labels)
+        grid = volume.geometry
+        scores[case.name] = score_case(
+            masks[case.name], truth, spacing=grid.spacing, labels=dataset.labels, frames=grid.frames
+        )
     return summarise(scores)
 
 

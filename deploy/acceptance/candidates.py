@@ -132,7 +132,13 @@ class AcceptanceTest:
 
     def _score(self, masks: Sequence[np.ndarray], truths: Sequence[np.ndarray]) -> Rows:
         return {
-            case.name: score_case(mask, truth, spacing=case.volume.geometry.spacing, labels=self._class_names)
+            case.name: score_case(
+                mask,
+                truth,
+                spacing=case.volume.geometry.spacing,
+                labels=self._class_names,
+                frames=case.volume.geometry.frames,
+            )
             for case, mask, truth in zip(self._criteria.validation, masks, truths, strict=True)
         }
 

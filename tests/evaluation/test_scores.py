@@ -87,6 +87,77 @@ def test_spacing_is_along_d_h_w():
         assert row["hd95_mm"] == pytest.approx(2 * (5.0, 2.0, 1.5)[axis])
 
 
+def discs(*radii, shape=(128, 128)):
+    y, x = np.indices(shape)
+    return [(np.hypot(y - 64, x - 64) <= radius).astype(np.uint8) for radius in radii]
+
+
+def monai_2d(prediction, truth, spacing, tolerance_mm):
+    """HD95 and NSD of MONAI for one class of a 2-D mask."""
+    from monai.metrics.hausdorff_distance import compute_hausdorff_distance
+    from monai.metrics.surface_dice import compute_surface_dice
+
+    p, t = one_hot(prediction)[:, :2], one_hot(truth)[:, :2]
+    hd95 = compute_hausdorff_distance(p, t, percentile=95, spacing=spacing)
+    nsd = compute_surface_dice(p, t, class_thresholds=[tolerance_mm], spacing=spacing)
+    return float(hd95), float(nsd)
+
+
+@pytest.mark.parametrize("axis", range(3))
+def test_a_single_slice_has_a_2d_surface_along_any_axis(axis):
+    truth, prediction = discs(30, 36)
+    spacing = np.insert([1.5, 2.0], axis, 7.0).tolist()
+    ours = score_case(
+        np.expand_dims(prediction, axis), np.expand_dims(truth, axis), spacing=spacing, labels=LABELS, tolerance_mm=9.5
+    )[0]
+    assert (ours["hd95_mm"], ours["nsd"]) == pytest.approx(monai_2d(prediction, truth, (1.5, 2.0), 9.5), abs=1e-4)
+    assert 0.1 < ours["nsd"] < 0.9
+
+
+def test_discs_six_pixels_apart_by_hand():
+    truth, prediction = discs(30, 36)
+    row = score_case(prediction[None], truth[None], spacing=(1, 1, 1), labels=LABELS)[0]
+    assert row["nsd"] == 0 and row["hd95_mm"] == pytest.approx(math.hypot(6, 1))
+    absent = score_case(np.zeros_like(truth)[None], truth[None], spacing=(9, 1, 2), labels=LABELS)[0]
+    assert absent["hd95_mm"] == pytest.approx(math.hypot(128, 256)), "the picture's diagonal, without its thickness"
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_random_slices_are_scored_as_monai_does_in_2d(seed):
+    truth, prediction = blobs(seed, (1, 40, 50)), blobs(seed + 50, (1, 40, 50))
+    row = score_case(prediction, truth, spacing=SPACING, labels=LABELS, tolerance_mm=2.0)[0]
+    assert (row["hd95_mm"], row["nsd"]) == pytest.approx(monai_2d(prediction[0], truth[0], (2.0, 1.5), 2.0), abs=1e-4)
+
+
+def test_one_row_of_voxels_and_one_voxel_have_surfaces_too():
+    truth, prediction = np.zeros((1, 1, 20), np.uint8), np.zeros((1, 1, 20), np.uint8)
+    truth[..., 2:9], prediction[..., 4:9] = 1, 1
+    row = score_case(prediction, truth, spacing=(5, 5, 1.5), labels=LABELS)[0]
+    assert row["nsd"] == pytest.approx(2 / 4) and 2.5 < row["hd95_mm"] <= 3
+    one = np.ones((1, 1, 1), np.uint8)
+    row = score_case(one, one, spacing=(5, 5, 1.5), labels=LABELS)[0]
+    assert (row["hd95_mm"], row["nsd"]) == (0, 1)
+
+
+def test_no_distance_leads_from_one_frame_of_a_video_to_another():
+    truth, prediction = discs(30, 36)
+
+    def score(prediction, truth, **options):
+        return score_case(np.stack(prediction), np.stack(truth), spacing=(1, 1, 1), labels=LABELS, **options)[0]
+
+    once, picture = score([prediction], [truth], frames=True), score([prediction], [truth])
+    assert once == picture
+    video = score([prediction] * 3, [truth] * 3, frames=True)
+    assert [video[key] for key in ("dice", "iou", "hd95_mm", "nsd")] == [
+        once[key] for key in ("dice", "iou", "hd95_mm", "nsd")
+    ]
+    nothing = np.zeros_like(truth)
+    late = score([nothing, truth], [truth, nothing], frames=True)
+    assert late["nsd"] == 0 and late["hd95_mm"] == pytest.approx(math.hypot(128, 128)), "one frame late is no match"
+    missed = score([truth, nothing], [truth, truth], frames=True)
+    assert missed["nsd"] == pytest.approx(2 / 3) and missed["hd95_mm"] == pytest.approx(math.hypot(128, 128))
+
+
 def test_masks_that_cannot_be_compared():
     mask = np.zeros((4, 5, 6), np.uint8)
     with pytest.raises(BadInputError, match=r"\(4, 5, 6\).*\(4, 5, 7\)"):

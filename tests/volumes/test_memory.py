@@ -4,7 +4,7 @@ import pytest
 from samkd.errors import BadInputError
 from samkd.volumes import Geometry, Plan, Volume, memory
 from samkd.volumes.memory import available_memory
-from samkd.volumes.plan import prepare
+from samkd.volumes.preprocess import preprocess
 
 PLAN = Plan(spacing=(4.0, 4.0, 4.0), intensity=(), patch=(4, 4, 4))
 
@@ -15,24 +15,24 @@ def scan(voxel: float, shape=(30, 40, 50)) -> Volume:
 
 def test_micrometres_taken_for_millimetres_are_refused_before_anything_is_allocated():
     with pytest.raises(BadInputError, match=r"voxels of 4175 x 4175 x 4175 mm, a grid of 52188 x 41750 .* micrometres"):
-        prepare(scan(4175), PLAN)
+        preprocess(scan(4175), PLAN)
 
 
 def test_metres_taken_for_millimetres_are_refused():
     with pytest.raises(BadInputError, match=r"voxels of 0\.004 .* is its header in metres"):
-        prepare(scan(0.004), PLAN)
+        preprocess(scan(0.004), PLAN)
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 1), (3, 3, 3), (1, 40, 50)])
 def test_small_scans_of_patients_are_not(shape):
-    assert prepare(scan(1.0, shape), PLAN).array.size
+    assert preprocess(scan(1.0, shape), PLAN).array.size
 
 
 def test_a_large_grid_of_a_sound_scan_is_no_matter_of_units(monkeypatch):
     monkeypatch.setattr(memory, "available_memory", lambda: 1e5)
     with pytest.raises(BadInputError, match=r"memory are free\. Cut the scan"):
-        prepare(scan(5.0), PLAN)
-    prepare(scan(1.0), PLAN)
+        preprocess(scan(5.0), PLAN)
+    preprocess(scan(1.0), PLAN)
 
 
 @pytest.mark.parametrize(

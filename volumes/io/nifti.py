@@ -30,7 +30,14 @@ _PLACE_FIELDS = (
     *("quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y", "qoffset_z"),
 )
 _CHUNK = 1 << 24
+_WHOLE = 1e-3  # how far from a whole number a label may be stored
+_LARGEST_STEP = 0.1  # between stored integers: above it, values between two labels could not be told from rounding
 _Stream = GzipReader | BufferedReader
+# Onto a rectangular grid in the patient's directions, with its lowest value (air) where the scan does not reach.
+RESAMPLE = (
+    "python -c \"import nibabel as n, nibabel.processing as p; i = n.load('IN.nii.gz'); "
+    "n.save(p.resample_to_output(i, order=1, cval=i.get_fdata().min()), 'OUT.nii.gz')\""
+)
 
 
 def read_scan(path: str | Path, *, channels: int = 1) -> Volume:
@@ -59,22 +66,31 @@ def read_geometry(path: str | Path) -> Geometry:
 def read_labels(path: str | Path) -> tuple[np.ndarray, Geometry]:
     """Labels [D, H, W], uint8 (uint16 when one exceeds 255), and their grid. Raises BadInputError.
 
-    Labels are whole numbers from 0 to 65535, whatever the type they are stored in.
+    Labels are whole numbers from 0 to 65535, whatever the type they are stored in. A value within 1e-3 of a whole
+    number is that number. So is one within half a step of the stored integers, where the header's slope makes such
+    steps and they are no larger than 0.1: a program that saves a mask scaled leaves that rounding in it.
     """
     path = Path(path)
     raw, header, geometry = _read(path, 1)
     values = raw[0]
     slope, intercept = _scaling(header, path)
-    if (slope, intercept) != (1, 0):
+    scaled = (slope, intercept) != (1, 0)
+    if scaled:
         values = values.astype(np.float64) * slope + intercept
     if values.dtype.kind == "f":
         _refuse_not_finite(values, path)
-        broken = values[values != np.floor(values)]
+        step = abs(slope) if scaled and raw.dtype.kind in "iu" else 0.0
+        tolerance = max(_WHOLE, 0.501 * step if step <= _LARGEST_STEP else 0.0)
+        whole = np.rint(values)
+        broken = values[np.abs(values - whole) > tolerance]
         if broken.size:
             raise BadInputError(
-                f"{path}: holds {broken.size} values that are not whole numbers, such as {broken[0]:g}; expected "
-                "labels. Check that this is a mask and that it was resampled with nearest neighbour."
+                f"{path}: holds {broken.size} values that are not whole numbers, such as {broken[0]:.8g}"
+                f"{f' (stored numbers times scl_slope {slope:.6g} plus scl_inter {intercept:.6g})' if scaled else ''}; "
+                "expected labels. Check that this is a mask, that it was resampled with nearest neighbour, and save it "
+                "as integers without a slope."
             )
+        values = whole
     low, high = values.min(), values.max()
     if low < 0 or high > 65535:
         raise BadInputError(f"{path}: holds labels from {low:g} to {high:g}; expected 0 to 65535.")
@@ -260,7 +276,9 @@ def _checked(affine: np.ndarray, shape: tuple[int, int, int], path: Path) -> Geo
     if worst > 1e-3:
         raise BadInputError(
             f"{path}: its axes are sheared, two of them {np.degrees(np.arccos(min(worst, 1.0))):.1f} degrees apart "
-            "instead of 90 (a tilted gantry?). Resample it onto a rectangular grid first, for example with dcm2niix."
+            "instead of 90 (a tilted gantry?). From the DICOM series dcm2niix makes a rectangular one: take its file "
+            "named *_Tilt*. Without the series, resample this file (a mask with order=0): "
+            f"{RESAMPLE}"
         )
     return geometry
 

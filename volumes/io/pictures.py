@@ -30,7 +30,7 @@ def is_picture(path: Path) -> bool:
 
 def picture_geometry(shape: tuple[int, int, int]) -> Geometry:
     """The grid of a picture (D = 1) or a video (D frames)."""
-    return Geometry(_AFFINE, shape)
+    return Geometry(_AFFINE, shape, frames=True)
 
 
 def picture_channels(path: Path) -> tuple[str, ...]:

@@ -1,7 +1,11 @@
 import errno
 import gzip
+import shlex
 import shutil
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -153,6 +157,23 @@ def test_shear_is_refused(tmp_path):
         read_scan(tmp_path / "a.nii")
 
 
+@pytest.mark.parametrize("degrees", [0.2, 13.0])
+def test_the_command_named_for_a_sheared_scan_makes_one_that_is_read(tmp_path, degrees):
+    affine = np.diag([-1.0, -1.0, 2.0, 1.0])
+    affine[1, 2] = 2 * np.tan(np.radians(degrees))
+    data = np.full((20, 30, 12), -1000, np.int16)
+    data[5:15, 10:20, 3:9] = 40
+    nib.Nifti1Image(data, affine).to_filename(tmp_path / "IN.nii.gz")
+    with pytest.raises(BadInputError, match=r"sheared.*order=0") as caught:
+        read_scan(tmp_path / "IN.nii.gz")
+    command = shlex.split(str(caught.value).partition("(a mask with order=0): ")[2])
+    assert command[:2] == ["python", "-c"]
+    subprocess.run([sys.executable, *command[1:]], cwd=tmp_path, check=True, capture_output=True)
+    volume = read_scan(tmp_path / "OUT.nii.gz")
+    litres = np.prod(volume.geometry.spacing) * np.count_nonzero(volume.array > -480)
+    assert litres == pytest.approx(10 * 10 * 6 * 2, rel=0.1) and volume.array.min() == -1000
+
+
 @pytest.mark.parametrize("value", [0.0, -1.0, np.nan, np.inf])
 @pytest.mark.parametrize("axis", [1, 2, 3])
 def test_impossible_spacing_is_refused(plain, axis, value):
@@ -298,6 +319,45 @@ def test_what_is_no_label_is_refused(tmp_path, value, message):
     image(data).to_filename(tmp_path / "a.nii")
     with pytest.raises(BadInputError, match=message):
         read_labels(tmp_path / "a.nii")
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int8, np.uint16, np.int16, np.int32])
+@pytest.mark.parametrize("classes", [2, 7, 25])
+def test_a_mask_that_nibabel_saved_with_a_slope_is_read(tmp_path, dtype, classes):
+    """What get_fdata, the old header and save make of a mask: stored integers times a slope, plus an intercept."""
+    labels = np.random.default_rng(0).integers(0, classes, SHAPE).astype(dtype)
+    labels.flat[:2] = 0, classes - 1
+    whole = image(labels)
+    header = whole.header
+    header.set_data_dtype(dtype)
+    nib.Nifti1Image(whole.get_fdata(), AFFINE, header).to_filename(tmp_path / "m.nii.gz")
+    stored: Any = nib.Nifti1Image.from_filename(tmp_path / "m.nii.gz").dataobj
+    assert stored.slope != 1
+    np.testing.assert_array_equal(read_labels(tmp_path / "m.nii.gz")[0], labels.transpose(2, 1, 0))
+
+
+def test_floats_close_to_whole_numbers_are_these(tmp_path):
+    values = np.zeros(SHAPE, np.float32)
+    values[1:, 0, 0] = 1.0009, 2.9991, -0.0009
+    image(values).to_filename(tmp_path / "m.nii")
+    assert read_labels(tmp_path / "m.nii")[0][0, 0].tolist() == [0, 1, 3, 0]
+    values[0, 0, 0] = 6.0021
+    image(values).to_filename(tmp_path / "m.nii")
+    with pytest.raises(BadInputError, match=r"holds 1 values that are not whole numbers, such as 6\.0021"):
+        read_labels(tmp_path / "m.nii")
+
+
+def test_a_slope_that_hides_what_the_labels_were_is_named(tmp_path):
+    values = np.zeros(SHAPE, np.uint8)
+    values[1, 0, 0] = 3
+    path = tmp_path / "m.nii"
+    image(values).to_filename(path)
+    patched(path, scl_slope=0.35, scl_inter=0.0)
+    with pytest.raises(BadInputError, match=r"such as 1\.05.*stored numbers times scl_slope 0\.35"):
+        read_labels(path)
+    patched(path, scl_slope=1 / 255, scl_inter=0.0)
+    with pytest.raises(BadInputError, match=r"such as 0\.01176.*scl_slope 0\.0039"):
+        read_labels(path)
 
 
 @pytest.mark.parametrize("largest, dtype", [(1, np.uint8), (255, np.uint8), (256, np.uint16), (65535, np.uint16)])

@@ -208,3 +208,11 @@ def test_without_pillow_the_way_out_is_named(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "PIL", None)
     with pytest.raises(MissingExtraError, match="pip install pillow"):
         read_pictures([path])
+
+
+def test_the_grid_of_pictures_says_that_d_counts_frames(tmp_path):
+    """Scores need to know it: no distance leads from one frame to another."""
+    files = [save(tmp_path / f"{name}.png", GREY) for name in "ab"]
+    geometry = read_pictures(files).geometry
+    assert geometry.frames and read_picture_labels(files)[1].frames and geometry.oriented("SAR").frames
+    assert geometry.resized((2, 10, 14)).frames and not geometry.oriented("LSP").frames

@@ -6,6 +6,7 @@ and DICOM's own registered names are shown. pydicom is loaded by the first call.
 
 import functools
 import logging
+import re
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -18,18 +19,29 @@ import numpy as np
 
 from ....errors import BadInputError, MissingExtraError, SamkdError
 
+_MOSAIC = (0x0019, 0x100A)  # Siemens: the number of slices tiled into one image
 _TAGS = [
     *("SOPClassUID", "ImageType", "Modality", "SeriesInstanceUID", "SeriesNumber", "SeriesTime", "SeriesDescription"),
+    *("FrameOfReferenceUID", "VolumeBasedCalculationTechnique", "BitsStored", "RescaleType", "Units"),
+    *((0x0019, 0x0010), _MOSAIC),
     *("Rows", "Columns", "NumberOfFrames", "SamplesPerPixel", "PhotometricInterpretation", "ModalityLUTSequence"),
     *("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "SliceThickness", "SpacingBetweenSlices"),
     *("RescaleSlope", "RescaleIntercept", "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"),
 ]
 _VALUES = "PixelValueTransformationSequence"
 _COLOURS = ("RGB", "PALETTE COLOR", "YBR_FULL", "YBR_FULL_422", "YBR_PARTIAL_420", "YBR_ICT", "YBR_RCT")
-INSTALL = (
-    "pip install 'samkd[dicom]'; on a device without samkd: pip install pydicom pylibjpeg pylibjpeg-openjpeg "
-    "python-gdcm"
-)
+_SCOUTS = {"LOCALIZER", "SCOUT", "TOPOGRAM", "SCANOGRAM", "SCANOSCOPE"}
+_PROJECTIONS = {"MIP", "MAXIP", "MAXIMUM", "MINIP", "MINIMUM", "VRT", "SSD", "VOLUMERENDER", "VOLUMERENDERING"}
+_CALCULATED = ("MAX_IP", "MIN_IP", "VOLUME_RENDER", "SURFACE_RENDER", "CURVED_MPR")
+_HOUNSFIELD = ("HU", "HU_MOD", "US")  # the RescaleType of a CT: Hounsfield units, modified ones, unspecified
+_ACTIVITY = ("BQML", "GML", "CM2ML")  # the Units of a PET that mean the same in every scan: Bq/ml and two kinds of SUV
+_MUST_RESCALE = {"CT": "a CT", "PT": "a PET"}
+DECODERS = {  # what pip calls the packages of a decoder, all under permissive licences
+    "gdcm": "python-gdcm",
+    "pyjpegls": "pyjpegls",
+    "pylibjpeg": "pylibjpeg pylibjpeg-openjpeg",
+}
+INSTALL = f"pip install 'samkd[dicom]'; on a device without samkd: pip install pydicom {' '.join(DECODERS.values())}"
 
 
 @functools.cache
@@ -44,7 +56,7 @@ def load_pydicom() -> ModuleType:
     pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
     for name in ("pydicom", "highdicom", "pylibjpeg", "openjpeg"):
         logging.getLogger(name).setLevel(logging.CRITICAL + 1)
-    warnings.filterwarnings("ignore", module=r"pydicom|highdicom|samkd\.volumes\.dicom")
+    warnings.filterwarnings("ignore", module=r"pydicom|highdicom|samkd\.volumes\.io\.dicom")
     return pydicom
 
 
@@ -61,18 +73,55 @@ class Plane:
     depth: float | None  # between slices, or their thickness, as far as the header says
     slope: float
     intercept: float
+    rescaled: bool  # whether the header has a slope or an intercept; 1 and 0 are taken where it has none
     inverted: bool  # MONOCHROME1: 0 is white
 
 
 def is_dicom(path: Path) -> bool:
-    """Whether it is a file with DICOM's mark "DICM" behind the preamble. Raises BadInputError."""
+    """Whether it is a DICOM file: with the mark "DICM" behind its preamble, or without both and with an image.
+
+    Raises BadInputError for a file that cannot be read; MissingExtraError where only pydicom could tell.
+    """
     try:
         if not path.is_file():
             return False
         with path.open("rb") as file:
-            return file.read(132)[128:] == b"DICM"
+            start = file.read(132)
     except OSError as error:
         raise BadInputError(f"{path}: cannot be read ({error.strerror or error}). Check its permissions.") from error
+    return start[128:] == b"DICM" or (_begins_with_an_element(start) and _has_an_image(path))
+
+
+def _begins_with_an_element(start: bytes) -> bool:
+    """Whether the first bytes are a tag with which a DICOM data set, or its file meta group, can begin."""
+    little, big = (tuple(int.from_bytes(start[at : at + 2], order) for at in (0, 2)) for order in ("little", "big"))
+    return len(start) == 132 and any(tag[0] in (0x0002, 0x0008) and tag[1] <= 0x0018 for tag in (little, big))
+
+
+def _has_an_image(path: Path) -> bool:
+    """Whether a file without the mark can be read as DICOM up to its class and its number of rows."""
+    pydicom = load_pydicom()
+    try:
+        header = pydicom.dcmread(path, force=True, stop_before_pixels=True, specific_tags=["SOPClassUID", "Rows"])
+        return bool(header.get("SOPClassUID")) and int(header.get("Rows") or 0) > 0
+    except Exception:
+        return False
+
+
+def read_dicom(path: Path, **options: Any) -> Any:
+    """The pydicom Dataset of a file, with or without the preamble and the mark. `options` are those of pydicom.dcmread.
+
+    A file without them rarely names its transfer syntax. It is then the one that its elements show: implicit or
+    explicit, little or big endian. Compressed pixels are left without one, because nothing tells how to decode them.
+    """
+    pydicom = load_pydicom()
+    dataset = pydicom.dcmread(path, force=True, **options)
+    if dataset.preamble is None and not dataset.file_meta.get("TransferSyntaxUID"):
+        implicit, little = dataset.original_encoding
+        if "PixelData" not in dataset or not dataset["PixelData"].is_undefined_length:
+            explicit = pydicom.uid.ExplicitVRLittleEndian if little else pydicom.uid.ExplicitVRBigEndian
+            dataset.file_meta.TransferSyntaxUID = pydicom.uid.ImplicitVRLittleEndian if implicit else explicit
+    return dataset
 
 
 def read_header(path: Path) -> Any:
@@ -80,13 +129,16 @@ def read_header(path: Path) -> Any:
     if not is_dicom(path):
         raise BadInputError(f"{path}: is no DICOM file; expected DICOM, NIfTI (.nii, .nii.gz) or a picture.")
     with sound(path):
-        return load_pydicom().dcmread(path, stop_before_pixels=True, specific_tags=_TAGS)
+        return read_dicom(path, stop_before_pixels=True, specific_tags=_TAGS)
 
 
 def left_out(header: Any, path: Path) -> str | None:
-    """What the file is when it is not a slice of a scan: a report, a localizer, a screenshot, a DICOMDIR; else None."""
+    """What the file is when it is not a slice of a scan; else None.
+
+    It may be a report, a localizer, a screenshot, a DICOMDIR, or a projection through many slices.
+    """
     with sound(path):
-        uid = load_pydicom().uid.UID(header.get("SOPClassUID") or header.file_meta.get("MediaStorageSOPClassUID") or "")
+        uid = _sop_class(header)
         registered = uid.name != str(uid)
         if registered and "Image Storage" not in uid.name:
             return uid.name
@@ -94,7 +146,42 @@ def left_out(header: Any, path: Path) -> str | None:
             return "an object without an image"
         if "Secondary Capture" in uid.name and "ImagePositionPatient" not in header and "NumberOfFrames" not in header:
             return uid.name
-        return "a localizer" if "LOCALIZER" in (header.get("ImageType") or ()) else None
+        words = _image_type(header)
+        if words & _SCOUTS:
+            return "a localizer"
+        if words & _PROJECTIONS or header.get("VolumeBasedCalculationTechnique") in _CALCULATED:
+            return "a projection or rendering of many slices (such as a MIP)"
+        return None
+
+
+def _sop_class(header: Any) -> Any:
+    uid = header.get("SOPClassUID") or header.file_meta.get("MediaStorageSOPClassUID") or ""
+    return load_pydicom().uid.UID(uid)
+
+
+def _image_type(header: Any) -> set[str]:
+    """The words of ImageType: its values' parts, and each value as one word ("MIN IP" gives MIN, IP and MINIP)."""
+    value = header.get("ImageType") or ()
+    values = [str(part).upper() for part in ([value] if isinstance(value, str) else value)]
+    parts = {word for part in values for word in re.findall("[A-Z]+", part)}
+    return parts | {"".join(re.findall("[A-Z]+", part)) for part in values}
+
+
+def _modality(header: Any) -> str:
+    """ "CT" or "PT" where the class of the object or its modality says so; else what Modality says."""
+    name = _sop_class(header).name
+    if "CT Image Storage" in name:
+        return "CT"
+    return "PT" if "Positron" in name or "PET" in name else str(header.get("Modality") or "")
+
+
+def _tiles(header: Any) -> bool:
+    """Whether one image holds several slices side by side, as Siemens stores functional and diffusion MR."""
+    if "MOSAIC" in _image_type(header):
+        return True
+    element = header.get(_MOSAIC)
+    value = element.value if element is not None and "SIEMENS" in str(header.get((0x0019, 0x0010), "")) else None
+    return int.from_bytes(value, "little") > 1 if isinstance(value, bytes) else bool(value and int(value) > 1)
 
 
 def series_key(header: Any, path: Path) -> tuple[str, ...]:
@@ -115,19 +202,39 @@ def planes(header: Any, path: Path) -> list[Plane]:
         if samples != 1 or colour not in ("MONOCHROME1", "MONOCHROME2"):
             shown = colour if colour in _COLOURS else f"{samples} values per pixel of an unknown kind"
             raise BadInputError(f"{path}: holds {shown}; expected grey values (MONOCHROME1 or 2). Leave it out.")
-        if colour == "MONOCHROME1" and header.get("Modality") == "CT":
-            raise BadInputError(
-                f"{path}: is a CT in MONOCHROME1, so its values are Hounsfield units or their negative. Export it "
-                "as MONOCHROME2."
-            )
+        _refuse_other_units(header, path)
         if header.get("ModalityLUTSequence"):
             raise BadInputError(f"{path}: maps its values by a table (Modality LUT). Export it with a rescale slope.")
         count = int(header.get("NumberOfFrames") or 1)
+        if count == 1 and _tiles(header):
+            raise BadInputError(
+                f"{path}: holds several slices tiled into one image (a Siemens MOSAIC). Convert it with dcm2niix."
+            )
         shared = next(iter(header.get("SharedFunctionalGroupsSequence") or ()), {})
         each = list(header.get("PerFrameFunctionalGroupsSequence") or ([{}] if count == 1 else ()))
         if len(each) != count:
             raise BadInputError(f"{path}: says where {len(each)} of its {count} frames lie. Export the series again.")
         return [_plane(header, (frame, shared), path, number) for number, frame in enumerate(each)]
+
+
+def _refuse_other_units(header: Any, path: Path) -> None:
+    """Refuse a CT that is not in Hounsfield units and a PET in a unit that means something else in every scan."""
+    modality = _modality(header)
+    if modality == "CT" and header.get("PhotometricInterpretation") == "MONOCHROME1":
+        raise BadInputError(
+            f"{path}: is a CT in MONOCHROME1, so its values are Hounsfield units or their negative. Export it "
+            "as MONOCHROME2."
+        )
+    if modality == "CT" and int(header.get("BitsStored") or 16) <= 8:
+        raise BadInputError(
+            f"{path}: is a CT of {int(header.BitsStored)} bits, a picture of some grey-value window and not Hounsfield "
+            "units. Export the original series."
+        )
+    if modality == "PT" and (header.get("Units") or "BQML") not in _ACTIVITY:
+        raise BadInputError(
+            f"{path}: is a PET whose Units are not {', '.join(_ACTIVITY[:-1])} or {_ACTIVITY[-1]}, so its values mean "
+            "something else in every scan. Export it in Bq/ml (BQML)."
+        )
 
 
 @contextmanager
@@ -170,8 +277,20 @@ def _plane(header: Any, groups: Sequence[Any], path: Path, frame: int) -> Plane:
         raise BadInputError(f"{path}: its rows and columns (ImageOrientationPatient) are not two right-angled axes.")
     between_rows, between_columns = numbers("PixelSpacing", "PixelMeasuresSequence", 2).tolist()
     depths = [look(name, "PixelMeasuresSequence") for name in ("SpacingBetweenSlices", "SliceThickness")]
-    slope = float(numbers("RescaleSlope", _VALUES, 1)[0]) if look("RescaleSlope", _VALUES) is not None else 1.0
-    shift = float(numbers("RescaleIntercept", _VALUES, 1)[0]) if look("RescaleIntercept", _VALUES) is not None else 0.0
+    rescale = [name for name in ("RescaleSlope", "RescaleIntercept") if look(name, _VALUES) is not None]
+    if len(rescale) < 2 and (what := _MUST_RESCALE.get(_modality(header))):
+        raise BadInputError(
+            f"{path}: expected RescaleSlope and RescaleIntercept, which {what} must have, but it has "
+            f"{f'only {rescale[0]}' if rescale else 'neither'}: its values could be anything. Export the original "
+            "series again, with both."
+        )
+    if _modality(header) == "CT" and (look("RescaleType", _VALUES) or "HU") not in _HOUNSFIELD:
+        raise BadInputError(
+            f"{path}: is a CT whose RescaleType is not HU, so its values are not Hounsfield units (a map of iodine, "
+            "density or atomic numbers?). Export the series in Hounsfield units."
+        )
+    slope = float(numbers("RescaleSlope", _VALUES, 1)[0]) if "RescaleSlope" in rescale else 1.0
+    shift = float(numbers("RescaleIntercept", _VALUES, 1)[0]) if "RescaleIntercept" in rescale else 0.0
     if min(between_rows, between_columns) < 1e-6 or slope == 0:
         raise BadInputError(
             f"{path}: has the pixel spacing {between_rows:g} x {between_columns:g} mm and the rescale slope {slope:g}; "
@@ -187,5 +306,6 @@ def _plane(header: Any, groups: Sequence[Any], path: Path, frame: int) -> Plane:
         depth=next((abs(float(depth)) for depth in depths if depth), None),
         slope=slope,
         intercept=shift,
+        rescaled=bool(rescale),
         inverted=header.get("PhotometricInterpretation") == "MONOCHROME1",
     )

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from ....errors import BadInputError, MissingExtraError
-from .files import INSTALL, Plane, load_pydicom, sound
+from .files import DECODERS, Plane, load_pydicom, read_dicom, sound
 
 _PLUGINS = {  # permissively licensed decoders; what is not listed is decoded by pydicom itself
     **dict.fromkeys(("50", "51", "57", "70"), "gdcm"),  # JPEG: baseline, extended, lossless
@@ -51,7 +51,7 @@ def read_pixels(ordered: Sequence[Plane]) -> np.ndarray:
 
 def _stored(path: Path, wanted: Sequence[Plane]) -> Iterator[np.ndarray]:
     """float64 [rows, columns] of the frames of a file, MONOCHROME1 inverted."""
-    dataset = load_pydicom().dcmread(path)
+    dataset = read_dicom(path)
     plugin = _plugin(dataset, path)
     if "PixelData" not in dataset:
         raise BadInputError(f"{path}: holds no whole pixel data: it is cut off, or no image. Copy it again.")
@@ -81,7 +81,10 @@ def _plugin(dataset: Any, path: Path) -> str:
         ) from error
     plugin = _PLUGINS.get(uid.rpartition(".")[2], "") if uid.is_compressed and uid.is_encapsulated else ""
     if plugin and plugin not in decoder.available_plugins:
-        raise MissingExtraError(f"{path}: {uid.name} needs a decoder that is not here; {INSTALL}")
+        raise MissingExtraError(
+            f"{path}: {uid.name} needs a decoder that is not here; pip install 'samkd[dicom]'; on a device without "
+            f"samkd: pip install {DECODERS[plugin]}"
+        )
     return plugin
 
 
@@ -163,7 +166,7 @@ def serve() -> None:
         for line in sys.stdin:
             path, frames, plugin = json.loads(line)
             try:
-                for stored in _decoded(load_pydicom().dcmread(path), frames, plugin):
+                for stored in _decoded(read_dicom(Path(path)), frames, plugin):
                     out.write(json.dumps([stored.dtype.str, *stored.shape]).encode() + b"\n")
                     out.write(np.ascontiguousarray(stored).data)
             except Exception:

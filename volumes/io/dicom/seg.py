@@ -13,7 +13,7 @@ from .... import __version__
 from ....errors import BadInputError, MissingExtraError, UsageError
 from ...files import atomic_path
 from ...geometry import Geometry
-from .files import Plane, is_dicom, load_pydicom, sound
+from .files import Plane, is_dicom, load_pydicom, read_dicom, sound
 from .organ_codes import organ
 from .series import assemble
 
@@ -101,7 +101,7 @@ def _sources(files: Sequence[Path]) -> dict[Path, Any]:
     found = {}
     for path in files:
         with sound(path):
-            found[path] = header = load_pydicom().dcmread(path, stop_before_pixels=True)
+            found[path] = header = read_dicom(path, stop_before_pixels=True)
             for name in _MAY_BE_BLANK:
                 if name not in header:
                     setattr(header, name, None)

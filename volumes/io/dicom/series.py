@@ -4,18 +4,21 @@ What could be misread is refused. samkd is no de-identification tool: nothing of
 the values, but what you name your folders and files is shown and used as it is.
 """
 
+import logging
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from ....errors import BadInputError
 from ...geometry import Geometry, Volume
-from .files import Plane, is_dicom, left_out, planes, read_header, series_key
+from .files import Plane, is_dicom, left_out, planes, read_header, series_key, sound
 from .pixels import read_pixels
 
 _OTHER = (".nii", ".gz", ".png", ".jpg", ".jpeg", ".tif", ".tiff", ".json")  # never opened to look for DICOM
+_LOG = logging.getLogger("samkd")
 _APART = 0.05  # of the gap: how far a slice may lie from its place in the even row of slices
 _PARALLEL = 1e-3  # largest sine of an angle that counts as none
 _TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
@@ -25,16 +28,25 @@ def find_series(root: str | Path) -> dict[str, tuple[Path, ...]]:
     """The files of every series in a folder and the folders in it, by a name that comes from no header: that of the
     folder its first file lies in, numbered where several share it.
 
-    Files without the mark of DICOM are passed over; so are, by their own declaration, DICOM files that are no slices
-    (reports, masks, localizers, a DICOMDIR). Raises BadInputError, MissingExtraError without pydicom.
+    Files that are no DICOM are passed over; so are, by their own declaration, DICOM files that are no slices (reports,
+    masks, localizers, projections, a DICOMDIR). A warning (logger "samkd") says how many. Raises BadInputError, also
+    for one scan in several series; MissingExtraError without pydicom.
     """
     root = Path(root)
-    groups: dict[tuple[str, ...], list[Path]] = defaultdict(list)
-    for path in dicom_files(root):
+    candidates = _candidates(root)
+    unread = [path for path in candidates if not is_dicom(path)]
+    groups: dict[tuple[str, ...], dict[Path, Any]] = defaultdict(dict)
+    others: dict[Path, str] = {}
+    for path in sorted(set(candidates) - set(unread)):
         header = read_header(path)
-        if left_out(header, path) is None:
-            groups[series_key(header, path)].append(path)
-    found = sorted(groups.values())
+        kind = left_out(header, path)
+        if kind is None:
+            groups[series_key(header, path)][path] = header
+        else:
+            others[path] = kind
+    _warn_of_passed_over(root, unread, others, {path.parent for headers in groups.values() for path in headers})
+    _refuse_scan_in_several_series(list(groups.values()))
+    found = sorted(list(headers) for headers in groups.values())
     folders = [files[0].parent.resolve().name for files in found]
     numbers = Counter()
     series = {}
@@ -45,10 +57,66 @@ def find_series(root: str | Path) -> dict[str, tuple[Path, ...]]:
     return series
 
 
-def dicom_files(root: Path) -> list[Path]:
-    """The DICOM files in a folder and the folders in it, or the one file. Raises BadInputError."""
-    entries = [root] if root.is_file() else sorted(root.rglob("*"))
-    return [path for path in entries if path.suffix.lower() not in _OTHER and is_dicom(path)]
+def _candidates(root: Path) -> list[Path]:
+    """The files, in a folder and the folders in it, that may be DICOM: not hidden, and of no other known format."""
+    if root.is_file():
+        return [root]
+    paths = (path for path in sorted(root.rglob("*")) if path.suffix.lower() not in _OTHER and path.is_file())
+    return [path for path in paths if not any(part.startswith(".") for part in path.relative_to(root).parts)]
+
+
+def _warn_of_passed_over(root: Path, unread: Sequence[Path], others: Mapping[Path, str], scans: set[Path]) -> None:
+    """Say how many files beside slices are not read; `scans` are the folders with slices.
+
+    Where there are none, all count, unless the folder holds other formats: then it is no DICOM folder.
+    """
+    if not scans and root.is_dir() and any(path.suffix.lower() in _OTHER for path in root.rglob("*")):
+        return
+    lost = [path for path in unread if not scans or path.parent in scans]
+    for paths, what in ((lost, "no DICOM that can be read"), (list(others), "DICOM but no slices of a scan")):
+        if paths:
+            kinds = f" ({', '.join(sorted({others[path] for path in paths}))})" if paths[0] in others else ""
+            _LOG.warning(
+                f"warning: {root}: passed over {len(paths)} file(s) that are {what}{kinds}, for example "
+                f"{paths[0].relative_to(root) if paths[0] != root else root.name}"
+            )
+
+
+def _refuse_scan_in_several_series(series: Sequence[Mapping[Path, Any]]) -> None:
+    """Refuse series that together are one scan, because every slice, or some, has a SeriesInstanceUID of its own."""
+    alike: dict[tuple, list[Mapping[Path, Any]]] = defaultdict(list)
+    for headers in series:
+        path, header = next(iter(headers.items()))
+        with sound(path):
+            traits = tuple(str(header.get(name) or "") for name in ("Modality", "SeriesNumber", "Rows", "Columns"))
+            frame = str(header.get("FrameOfReferenceUID") or "")
+        alike[("folder", str(path.parent), *traits)].append(headers)
+        if frame:
+            alike[("frame of reference", frame, *traits)].append(headers)
+    for (shared, *_), members in alike.items():
+        if len(members) > 1 and _are_one_scan(members, same_frame=shared != "folder"):
+            paths = [path for headers in members for path in headers]
+            raise BadInputError(
+                f"{paths[0].parent}: {len(paths)} files, for example {paths[0].name} and {paths[-1].name}, are slices "
+                f"in a row with one series number and size, but in {len(members)} series (SeriesInstanceUID): one scan "
+                "taken apart by its scanner or an anonymiser. Export it as one series, or give its slices one "
+                "SeriesInstanceUID."
+            )
+
+
+def _are_one_scan(members: Sequence[Mapping[Path, Any]], *, same_frame: bool) -> bool:
+    """Whether all slices of these series lie in one even row, or are single slices of one patient at several places."""
+    try:
+        rows = [[plane for path, header in headers.items() for plane in planes(header, path)] for headers in members]
+        ordered = [plane for row in rows for plane in row]
+        normal = np.cross(*_refuse_odd(ordered).axes)
+        ordered.sort(key=lambda plane: float(plane.position @ normal))
+        span = float((ordered[-1].position - ordered[0].position) @ normal)
+        if same_frame and span > 1e-3 and all(len(row) == 1 for row in rows):
+            return True
+        return len(ordered) > 2 and bool(np.any(_step(ordered, normal)))
+    except BadInputError:
+        return False
 
 
 def read_series(source: str | Path | Sequence[Path]) -> Volume:
@@ -114,6 +182,11 @@ def _refuse_odd(found: Sequence[Plane]) -> Plane:
                 f"{where} has another orientation than the others of its series, {angle:.1f} degrees apart. Leave it "
                 "out (a localizer?) or export the series again."
             )
+        if plane.rescaled != first.rescaled:
+            raise BadInputError(
+                f"{where} {'has' if plane.rescaled else 'lacks'} a RescaleSlope or RescaleIntercept, unlike the others "
+                "of its series, so its values cannot be compared with theirs. Export the series again."
+            )
     return first
 
 
@@ -140,7 +213,7 @@ def _step(ordered: Sequence[Plane], normal: np.ndarray) -> np.ndarray:
         angle = np.degrees(np.arctan2(aside, total @ normal))
         raise BadInputError(
             f"{ordered[0].file.parent}: its slices follow each other {angle:.1f} degrees off their normal (a tilted "
-            "gantry?). Resample the series onto a rectangular grid first, for example with dcm2niix."
+            "gantry?). Convert it with dcm2niix, which also writes a rectangular one: take its file named *_Tilt*."
         )
     step = total / (len(ordered) - 1)
     distances = np.linalg.norm(positions - positions[0] - np.arange(len(ordered))[:, None] * step, axis=1)

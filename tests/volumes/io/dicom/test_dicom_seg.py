@@ -198,3 +198,16 @@ def test_real_organs_come_back_on_the_same_voxels(tmp_path, kind):
     names = {number: f"organ {value}" for number, value in enumerate(present.tolist())}
     write_seg(tmp_path / "organs.dcm", few, geometry, files, names=names, kind=kind)
     assert_same_voxels(tmp_path / "organs.dcm", few, geometry)
+
+
+def test_sources_without_the_preamble_are_referred_to(tmp_path):
+    files = write_series(tmp_path / "ct", values())
+    for path in files[:3]:
+        dataset = pydicom.dcmread(path)
+        dataset.preamble = None
+        del dataset.file_meta
+        pydicom.dcmwrite(path, dataset, implicit_vr=True, little_endian=True, enforce_file_format=False)
+    volume = read_series(tmp_path / "ct")
+    mask = labels()
+    write_seg(tmp_path / "mask.dcm", mask, volume.geometry, files, names=NAMES)
+    assert_same_voxels(tmp_path / "mask.dcm", mask, volume.geometry)
