@@ -141,6 +141,26 @@ def test_prompts_for_a_folder_of_scans_are_refused(painter, data, tmp_path):
     assert not (tmp_path / "masks").exists()
 
 
+def test_a_run_writes_no_mask_over_a_scan_and_goes_on_after_a_bad_one(painter, data, tmp_path):
+    scans = tmp_path / "scans"
+    scans.mkdir()
+    for path in (data / "imagesTr").iterdir():
+        (scans / path.name).write_bytes(path.read_bytes())
+    (scans / "bad.nii.gz").write_bytes(b"no scan")
+    before = {path: path.read_bytes() for path in scans.iterdir()}
+    done = samkd("predict", painter, "-i", scans, "-o", scans)
+    assert done.exit_code == 2 and "would overwrite the scan" in done.stderr
+    assert {path: path.read_bytes() for path in scans.iterdir()} == before
+    report = tmp_path / "report.json"
+    done = samkd("predict", painter, "-i", scans, "-o", tmp_path / "masks", "--report", report, "--threads", 1)
+    assert done.exit_code == 3 and "error: 1 of 3 scans have no mask: bad.nii.gz" in done.stderr
+    assert "nothing was found" in done.stderr
+    assert len(list((tmp_path / "masks").iterdir())) == 2
+    content = json.loads(report.read_text())
+    assert content["run"] == "run" and content["engine"].startswith("torch") and len(content["failed"]) == 1
+    assert all(value > 0 for scan in content["scans"] for value in scan["seconds"].values())
+
+
 class Silent(Painter):
     promptable = False
 

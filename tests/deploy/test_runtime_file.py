@@ -24,10 +24,12 @@ def test_every_module_that_is_shipped_is_reachable_and_every_reachable_one_is_sh
         runtime.extractall(tmp_path / "unpacked")
     finder = ModuleFinder([str(tmp_path / "unpacked")])
     finder.run_script(str(tmp_path / "unpacked" / "__main__.py"))
+    files = {name: getattr(module, "__file__", None) for name, module in finder.modules.items()}
+    package = tmp_path / "unpacked" / "samkd"
     reached = {
-        Path(file).relative_to(tmp_path / "unpacked" / "samkd").as_posix()
-        for name, module in finder.modules.items()
-        if name.split(".")[0] == "samkd" and (file := getattr(module, "__file__", None))
+        Path(file).relative_to(package).as_posix()
+        for name, file in files.items()
+        if name.split(".")[0] == "samkd" and file
     }
     assert names_in(tmp_path / "runtime.pyz") == {"LICENSE", *reached} == {"LICENSE", *runtime_modules()}
     assert not [name for name in finder.badmodules if name.startswith("samkd.") and "." in name and _is_module(name)]

@@ -3,6 +3,7 @@
 import copy
 import json
 import random
+from types import SimpleNamespace
 
 import pytest
 from helpers.fuzzing import COUNT, mutated, read_or_refuse
@@ -20,6 +21,7 @@ def opened(package, monkeypatch):
 
     def engine(target, model, **_):
         assert model.parent == package and model.is_file()
+        return SimpleNamespace(begin=None)
 
     monkeypatch.setattr("samkd.deploy.runtime.package.open_engine", engine)
     return lambda: read_or_refuse(lambda: Package.open(package))
