@@ -30,7 +30,7 @@ def samkd(*arguments, runs: Path, sets=TINY):
 
 def data_of(teacher: Path) -> list[str]:
     """The phantom made for the teachers, so that no other run makes it again."""
-    return ["-c", "phantom", "--data", str(Run.read(teacher).config["data"])]
+    return ["-c", "phantom", "--data", str(Run.read(teacher).config.data)]
 
 
 def made(runs: Path, stage: str) -> list[Run]:

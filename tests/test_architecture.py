@@ -29,7 +29,7 @@ ALLOWED = {
     "volumes.datasets": GROUND | {"volumes"},
     "evaluation": GROUND | DATA,
     "sam": GROUND | DATA,
-    "training": GROUND | DATA | {"configs", "evaluation"},
+    "training": GROUND | DATA | {"configs", "evaluation", "sam"},
     "teachers": GROUND | DATA | {"configs", "sam", "training"},
     "students": GROUND | DATA | {"configs", "sam", "training"},
     "distill": GROUND | DATA | {"configs", "teachers", "students", "training", "evaluation"},

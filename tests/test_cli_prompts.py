@@ -6,12 +6,13 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from run_configs import run_config
 from typer.testing import CliRunner
 
 from samkd.cli.app import app
 from samkd.distill import networks
 from samkd.sam.prompt_tensors import Prompts
-from samkd.teachers.base import Teacher
+from samkd.teachers.base import TeacherNetwork
 from samkd.training.checkpoint import save_weights
 from samkd.training.run import Run
 from samkd.volumes import Plan
@@ -21,11 +22,10 @@ PLAN = Plan(intensity=({"rule": "window", "low": -200, "high": 250},), patch=(12
 LIVER = next(value for value, name in LABELS.items() if name == "liver")
 
 
-class Painter(Teacher):
+class Painter(TeacherNetwork):
     """Marks the voxel of each point inside, and every voxel of each box, with its class; all else is background."""
 
-    promptable = True
-    unused_prompts = frozenset({"outside point"})
+    prompt_kinds = frozenset({"point", "box"})
 
     def __init__(self):
         super().__init__()
@@ -66,9 +66,8 @@ def painter(tmp_path, data, monkeypatch):
 
 
 def make_run(path, network, data, monkeypatch):
-    config = {key: {} for key in ("stage", "network", "objective", "cases", "recipe")}
-    config |= {"labels": {str(value): name for value, name in LABELS.items()}, "channels": ["CT"], "seed": 0}
-    run = Run.create(path, {**config, "plan": PLAN.to_dict(), "data": str(data)})
+    labels = {str(value): name for value, name in LABELS.items()}
+    run = Run.create(path, run_config(labels=labels, plan=PLAN.to_dict(), data=str(data)))
     save_weights(network, run.weights)
     monkeypatch.setattr(networks, "load_network", lambda run, base: network.eval())
     return path
@@ -132,7 +131,7 @@ def test_prompts_for_a_folder_of_scans_are_refused(painter, data, tmp_path):
 
 
 class Silent(Painter):
-    promptable = False
+    prompt_kinds = frozenset()
 
 
 def test_a_network_that_takes_no_prompts_says_so(tmp_path, scan, data, monkeypatch):
@@ -198,7 +197,7 @@ def test_a_real_teacher_from_training_with_prompts_to_scores(tmp_path, recipe, k
     run, runs = tmp_path / "run", tmp_path / "runs"
     done = samkd("teach", "--run", run, "--runs", runs, *sets)
     assert done.exit_code == 0, done.output
-    assert Run.read(run).config["objective"]["prompts"]["share"] == 0.9
+    assert (Run.read(run).config.objective.prompts or {})["share"] == 0.9
     data = next((runs / "data").iterdir())
     scan = next((data / "imagesTs").iterdir())
     image = nib.Nifti1Image.from_filename(scan)

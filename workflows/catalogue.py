@@ -8,7 +8,7 @@ import torch
 from ..errors import UsageError
 from ..sam.presets import ENCODERS
 from ..students import STUDENTS, build_student
-from ..students.small_sam.model import ENCODERS as STUDENT_ENCODERS
+from ..students.small_sam.model import STUDENT_ENCODERS
 from ..teachers import TEACHERS, build_teacher
 
 # The patch (D, H, W) each paper works on; 13 classes are the 12 organs of BTCV and the background.

@@ -45,25 +45,19 @@ def load_model(path: Path, *, base: Path | None = None, trust: Path | None = Non
     if trust is not None:
         raise UsageError(f"{path}: only packages are signed; leave --trust out")
     from ..distill.networks import load_network
-    from ..sam.prompt_tensors import Prompts
-    from ..students.small_sam.model import SmallSAM
-    from ..teachers.base import Teacher
-    from ..training.predictor import patch_function
+    from ..training.predictor import make_predictor
     from ..training.run import Run
     from ..volumes.pipeline import segment
-    from ..volumes.prompts import KINDS
 
     run = Run.read(path)
-    if base is not None and not run.config["objective"].get("pretrained"):
+    if base is not None and run.config.adapted_file is None:
         raise UsageError(f"{path}: this run adapts no published weights; leave --weights out")
     network = load_network(run, base=base)
-    infer = patch_function(network, to_network=Prompts.of)
+    infer = make_predictor(network)
     return Model(
         path,
         lambda volume, prompts=None: segment(volume, run.plan, infer, classes=len(run.labels), prompts=prompts),
-        len(run.config["channels"]),
+        len(run.config.channels),
         run.labels,
-        takes=KINDS - network.unused_prompts
-        if isinstance(network, Teacher | SmallSAM) and network.promptable
-        else frozenset(),
+        takes=network.prompt_kinds,
     )

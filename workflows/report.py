@@ -36,7 +36,7 @@ def report(package: Path | None, *, out: Path, data: Path | None, runs: Path, ba
     from ..evaluation.html_report import write_report
     from ..evaluation.overlay import comparison_png
     from ..evaluation.scores import score_case, summarise
-    from ..training.predictor import patch_function
+    from ..training.predictor import make_predictor
     from ..training.run import Run, control_of
     from ..volumes.geometry import reorient
     from ..volumes.io.nifti import read_labels
@@ -49,15 +49,15 @@ def report(package: Path | None, *, out: Path, data: Path | None, runs: Path, ba
     student = Run.read(runs / origin["run"])
     stages: dict[str, Run] = {}
     if student.stage == "distill":
-        taught = student.config["objective"]["teachers"]
+        taught = student.config.objective.teachers
         for number, teacher in enumerate(taught, start=1):
-            stages["teacher" if len(taught) == 1 else f"teacher {number}"] = Run.read(runs / teacher["run"])
+            stages["teacher" if len(taught) == 1 else f"teacher {number}"] = Run.read(runs / teacher.run)
     if control := control_of(student, runs):
         stages["student without teacher"] = control
     if student.stage == "distill":
         stages["student with teacher"] = student
 
-    dataset = open_dataset(recipe_for(None, student, []), data or Path(student.config["data"]), runs=runs)
+    dataset = open_dataset(recipe_for(None, student, []), data or Path(student.config.data), runs=runs)
     cases = labelled_test(dataset)
     with tempfile.TemporaryDirectory() as scratch:
         scans = {case.name: as_nifti(case.image, Path(scratch), channels=len(dataset.channels)) for case in cases}
@@ -72,7 +72,7 @@ def report(package: Path | None, *, out: Path, data: Path | None, runs: Path, ba
     summaries = {name: (run.metrics()["test"] or {}).get("summary") for name, run in stages.items()}
     summaries["package"] = summarise(rows)
 
-    networks = {name: (run.plan, patch_function(load_network(run, base=base))) for name, run in stages.items()}
+    networks = {name: (run.plan, make_predictor(load_network(run, base=base))) for name, run in stages.items()}
     pictures = {}
     for case in cases[:3]:
         volume, truth = read_labelled_case(case, dataset)

@@ -30,7 +30,7 @@ _PROMPTED = {"point": ("point",), "points": ("point", "outside point"), "box": (
 def recipe_for(config: str | None, source: "Run | None", overrides: list[str]) -> Recipe:
     """The recipe named, else the one the source run was made with, else the phantom's."""
     if config is None and source is not None:
-        return parse_recipe(source.config["recipe"], overrides=overrides, source=f"{source.path}/config.yaml")
+        return parse_recipe(source.config.recipe, overrides=overrides, source=f"{source.path}/config.yaml")
     return load_recipe(config or "phantom", overrides)
 
 
@@ -71,7 +71,7 @@ def lesson(
     asked = list(lambdas) or [recipe.lambda_]
     if unlabelled is not None and min(asked) == 1:
         raise UsageError("--unlabelled: with lambda = 1 there is no teacher, and scans without masks teach nothing")
-    dataset = open_dataset(recipe, data or (Path(source.config["data"]) if source else None), runs=runs)
+    dataset = open_dataset(recipe, data or (Path(source.config.data) if source else None), runs=runs)
     return Lesson(recipe, with_unlabelled(dataset, unlabelled) if unlabelled else dataset, read, asked)
 
 
@@ -97,11 +97,11 @@ def deploy_run(
     from ..distill.networks import load_network
     from ..students.small_sam.model import SmallSAM
     from ..training.patches import PatchBatches
-    from ..training.predictor import patch_function
+    from ..training.predictor import make_predictor
     from ..training.prepared import prepare_case
     from ..training.progress import Bar
     from ..training.prompt_sampling import prompts_from_truth
-    from ..training.trainer import Cohort
+    from ..training.split import DataSplit
     from ..volumes.io.scans import as_nifti
     from ..volumes.pipeline import segment
 
@@ -111,16 +111,16 @@ def deploy_run(
     recipe = recipe_for(None, run, overrides)
     settings = recipe.deployment
     require_precision(made_by, Precision(settings.precision))  # before the long pass through torch
-    dataset = open_dataset(recipe, data or Path(run.config["data"]), runs=runs)
-    cohort = Cohort.of(dataset, validation=recipe.validation, seed=recipe.seed)
+    dataset = open_dataset(recipe, data or Path(run.config.data), runs=runs)
+    cohort = DataSplit.of(dataset, validation=recipe.validation, seed=recipe.seed)
     network, plan = load_network(run), run.plan
     train = [prepare_case(case, dataset, plan, runs / "cache") for case in cohort.train[: settings.calibration]]
     patches = PatchBatches.plain(train, patch=plan.patch, count=settings.calibration, seed=recipe.seed)
-    asked = run.config["objective"].get("prompts") if isinstance(network, SmallSAM) else None
+    asked = run.config.objective.prompts if isinstance(network, SmallSAM) else None
     takes = _PROMPTED[asked["kind"]] if asked else ()
     kind = "box" if "box" in takes else "point"
     held_out, reference, prompts, prompted = [], [], [], []
-    infer = patch_function(network, to_network=getattr(network, "prompts_of", None))
+    infer = make_predictor(network)
     with Bar("held-out scans, torch", len(cohort.validation)) as bar:
         for case in cohort.validation:
             volume, truth = read_labelled_case(case, dataset)
@@ -136,7 +136,7 @@ def deploy_run(
             network,
             plan=plan,
             dataset_labels=run.labels,
-            in_channels=len(run.config["channels"]),
+            in_channels=len(run.config.channels),
             calibration=patches,
             held_out=held_out,
             reference=reference,
@@ -153,8 +153,8 @@ def deploy_run(
                 "run": run.path.name,
                 "stage": run.stage,
                 "recipe": recipe.name,
-                "network": run.config["network"]["name"],
-                "objective": run.config["objective"],
+                "network": run.config.network.name,
+                "objective": run.config.objective.to_dict(),
                 "test": (run.metrics()["test"] or {}).get("summary"),
             },
             description={
@@ -323,12 +323,12 @@ def bench_distill(teachers: Sequence[str]) -> dict[str, Any]:
     """
     if not teachers:
         raise UsageError("bench distill: name the runs that teach, for example `samkd bench distill runs/teach-...`")
-    from ..distill.ensemble import Ensemble, Teacher, check_teachers, read_teacher
+    from ..distill.ensemble import Ensemble, EnsembleMember, check_teachers, read_teacher
     from .bench.distillation import bench_distill as measure
 
     read = [read_teacher(text) for text in teachers]
     recipe = recipe_for(None, read[0][0], [])
-    dataset = open_dataset(recipe, Path(read[0][0].config["data"]), runs=read[0][0].path.parent)
+    dataset = open_dataset(recipe, Path(read[0][0].config.data), runs=read[0][0].path.parent)
     check_teachers([run for run, _ in read], dataset)
-    ensemble = Ensemble([Teacher.of(run, weight=weight) for run, weight in read])
+    ensemble = Ensemble([EnsembleMember.of(run, weight=weight) for run, weight in read])
     return measure(recipe, dataset, ensemble, cases=4, steps=10)

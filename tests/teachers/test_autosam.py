@@ -32,7 +32,7 @@ def tiny(**changes):
 @pytest.mark.parametrize(("channels", "patch"), [(1, (8, 24, 32)), (3, (16, 8, 20))])
 def test_forward_and_backward(backbone: str, channels: int, patch: tuple[int, int, int]):
     model = tiny(backbone=backbone, in_channels=channels, patch=patch)
-    assert (model.in_channels, model.num_classes, model.patch, model.promptable) == (channels, 4, patch, False)
+    assert (model.in_channels, model.num_classes, model.patch, model.prompt_kinds) == (channels, 4, patch, frozenset())
     logits = model(torch.randn(2, channels, *patch))
     assert logits.shape == (2, 4, *patch)
     nn.functional.cross_entropy(logits, torch.randint(4, (2, *patch))).backward()

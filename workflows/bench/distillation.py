@@ -19,7 +19,8 @@ from ...errors import UsageError
 from ...training.patches import PatchBatches
 from ...training.prepared import prepare_cases
 from ...training.progress import Bar
-from ...training.trainer import Cohort, PooledDice
+from ...training.split import DataSplit
+from ...training.validation import PooledDice
 from ...volumes.datasets.registry import Dataset, read_case
 from ...volumes.plan import grid
 
@@ -32,13 +33,13 @@ def bench_distill(recipe: Recipe, dataset: Dataset, ensemble: Ensemble, *, cases
     ``dice`` is the float and the quantised targets' against the masks, pooled over the cases.
     """
     plan = student_plan(recipe)
-    chosen = Cohort.of(dataset, validation=recipe.validation, seed=recipe.seed).train[:cases]
+    chosen = DataSplit.of(dataset, validation=recipe.validation, seed=recipe.seed).train[:cases]
     with tempfile.TemporaryDirectory() as scratch:
         cache = Path(scratch)
         with Bar("preparing cases", len(chosen)) as bar:
             plain = prepare_cases(chosen, dataset, plan, cache, on_case=bar.advance)
         taught = cached_targets(ensemble, chosen, plain, dataset, plan=plan, cache=cache, limit=float("inf"))
-        files = [case.teacher for case in taught if case.teacher is not None]
+        files = [case.soft_targets for case in taught if case.soft_targets is not None]
         sizes = [path.stat().st_size for path in cache.rglob("*.targets")]
         exact, rounded, changed = PooledDice(dataset.labels), PooledDice(dataset.labels), 0
         for case, file, prepared in zip(chosen, files, plain, strict=True):
@@ -84,7 +85,7 @@ def _step_times(recipe: Recipe, dataset: Dataset, ensemble: Ensemble, *, plain, 
         batch = {name: tensor.to(device) for name, tensor in source[number].items()}
         with torch.autocast(device.type, torch.bfloat16, enabled=settings.precision == "bf16-mixed"):
             logits = network(batch["image"])
-        teacher = teach(batch["image"]) if teach else batch.get("teacher")
+        teacher = teach(batch["image"]) if teach else batch.get("soft_targets")
         distillation_loss(logits, batch["labels"], teacher, lambda_=lambda_, distance=distance)["loss"].backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)

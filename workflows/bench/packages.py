@@ -74,7 +74,7 @@ def segment_with_torch(run: Path, scan: Path, threads: int | None) -> dict[str, 
 
     from ...deploy.runtime.memory import peak_bytes
     from ...distill.networks import load_network
-    from ...training.predictor import patch_function
+    from ...training.predictor import make_predictor
     from ...training.run import Run
     from ...volumes.io.nifti import read_scan, write_labels
     from ...volumes.pipeline import segment_prepared
@@ -82,7 +82,7 @@ def segment_with_torch(run: Path, scan: Path, threads: int | None) -> dict[str, 
 
     torch.set_num_threads(threads or torch.get_num_threads())
     source = Run.read(run)
-    infer, waited = patch_function(load_network(source)), 0.0
+    infer, waited = make_predictor(load_network(source)), 0.0
 
     def timed(patches: Any) -> Any:
         nonlocal waited
@@ -92,7 +92,7 @@ def segment_with_torch(run: Path, scan: Path, threads: int | None) -> dict[str, 
         return found
 
     times.append(time.perf_counter())
-    volume = read_scan(scan, channels=len(source.config["channels"]))
+    volume = read_scan(scan, channels=len(source.config.channels))
     times.append(time.perf_counter())
     prepared = prepare(volume, source.plan)
     times.append(time.perf_counter())
