@@ -6,7 +6,7 @@ from typing import ClassVar
 from torch import nn
 
 from ..sam.checkpoints import LoadReport, load_published
-from .adapters import adapter_names, freeze
+from .freezing import adapter_names, freeze
 
 DECODING = ("prompt_encoder.", "slice_prompts.", "mask_decoder.")  # what comes after the image's features
 

@@ -32,7 +32,7 @@ ALLOWED = {
     "training": GROUND | DATA | {"configs", "evaluation", "sam"},
     "teachers": GROUND | DATA | {"configs", "sam", "training"},
     "students": GROUND | DATA | {"configs", "sam", "training"},
-    "distill": GROUND | DATA | {"configs", "teachers", "students", "training", "evaluation"},
+    "distill": GROUND | DATA | {"configs", "sam", "teachers", "students", "training", "evaluation"},
     "deploy": GROUND | DATA | {"deploy.runtime", "students", "training", "evaluation"},
     "deploy.runtime": GROUND | {"volumes"},
     "workflows": GROUND | ROOMS,

@@ -15,8 +15,8 @@ from ...sam.presets import Backbone, get_backbone
 from ...sam.prompt_encoder import PromptEncoder, build_prompt_encoder
 from ...sam.prompt_tensors import Prompts
 from ...sam.slice_prompts import clicks
-from ..adapters import SharedFactors
 from ..base import TeacherNetwork
+from .adapters import SharedFactors
 from .decoder import Decoding, build_decoder, fused_blocks
 from .encoder import AdaptedBlock, Placement, StackEncoder
 

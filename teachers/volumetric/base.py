@@ -8,8 +8,8 @@ from torch import Tensor
 
 from ...errors import UsageError
 from ...sam.checkpoints import LoadReport, load_published
-from ..adapters import adapter_names
 from ..base import TeacherNetwork
+from ..freezing import adapter_names
 from .decoder import AggregationDecoder
 from .encoder import FEATURES, VolumeBlock, VolumeEncoder
 

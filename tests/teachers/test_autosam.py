@@ -14,8 +14,8 @@ from samkd.sam.presets import get_backbone
 from samkd.sam.prompt_encoder import build_prompt_encoder
 from samkd.sam.vit import ImageEncoder
 from samkd.teachers import build_teacher
-from samkd.teachers.adapters import adapter_names
 from samkd.teachers.autosam.prompt_generator import PromptGenerator, poolings
+from samkd.teachers.freezing import adapter_names
 from samkd.teachers.volumetric.base import NEW, REPLACED
 from samkd.training.losses import segmentation_loss
 
