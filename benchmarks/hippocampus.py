@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from verbs import samkd, settings
 
-from samkd.distill.ensemble import Ensemble, Teacher
+from samkd.distill.ensemble import Ensemble, EnsembleMember
 from samkd.distill.paired_comparison import Rows, paired_difference
 from samkd.evaluation.scores import score_case, summarise
 from samkd.training.run import Run
@@ -68,7 +68,7 @@ def mean_rows(runs: Sequence[Run]) -> Rows:
 def together(runs: Sequence[Run], options: argparse.Namespace) -> str:
     """The row of the teachers' mean probabilities, on the test cases."""
     dataset = open_dataset(recipe_for("hippocampus", None, []), options.data, runs=options.runs)
-    ensemble, rows = Ensemble([Teacher.of(run) for run in runs]), {}
+    ensemble, rows = Ensemble([EnsembleMember.of(run) for run in runs]), {}
     for case in labelled_test(dataset):
         volume, truth = read_labelled_case(case, dataset)
         seen = grid(runs[0].plan, volume.geometry)

@@ -60,11 +60,11 @@ def main() -> None:
     lines = []
     for path in options.students:
         run = Run.read(path)
-        data = Path(run.config["data"])
+        data = Path(run.config.data)
         torch = run.metrics()["test"]["summary"]["per_class"]
         for target, precisions in WAYS.items():
             for precision in precisions:
-                title = f"| {run.config['network']['name']} | {target} | {precision}"
+                title = f"| {run.config.network.name} | {target} | {precision}"
                 package = deployed(path, target, precision, options.out, options.max_drop)
                 if package is None:
                     lines.append(f"{title} | refused | | | | |" + " |" * len(torch))

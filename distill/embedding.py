@@ -1,6 +1,8 @@
 """A student's image embedding against its teachers' (the decoupled distillation of MobileSAM, Zhang et al. 2023)."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,44 +14,76 @@ from ..errors import UsageError
 class EmbeddingMatch(nn.Module):
     """Mean squared distance of image embeddings of the same slices, the student's through a learned 1x1 projection.
 
-    The embeddings are those of the networks' last forward passes, [B * D, C, h, w] in all of SAM's kind that encode
-    slices; a teacher's are interpolated to the student's tokens. MobileSAM has no projection, for its student has its
-    teacher's width. `teachers` are (name, network, share of the sum). Raises UsageError for a network that encodes no
-    slices. `image` [1, C, *patch] is any patch; each network is run on it once.
+    Embeddings are [B * D, C, h, w] in all networks of SAM's kind that encode slices; a teacher's are interpolated to
+    the student's tokens. MobileSAM has no projection, for its student has its teacher's width. `teachers` are (name,
+    network, share of the sum). Raises UsageError for a network that encodes no slices. `image` [1, C, *patch] is any
+    patch; each network is run on it once, to know the width of its embedding.
     """
 
     def __init__(self, student: nn.Module, teachers: Sequence[tuple[str, nn.Module, float]], image: Tensor) -> None:
         super().__init__()
         self._shares = [share for _, _, share in teachers]
-        self._student = _Embedding("the student", student, image)
-        self._teachers = [_Embedding(f"teacher {name}", network, image) for name, network, _ in teachers]
-        width = self._student.last.shape[1]
-        self.projections = nn.ModuleList(nn.Conv2d(width, each.last.shape[1], 1) for each in self._teachers)
+        networks = [("the student", student), *((f"teacher {name}", network) for name, network, _ in teachers)]
+        # In a list: they are no part of this module, whose parameters are the projections'.
+        self._encoders = [_image_encoder(name, network) for name, network in networks]
+        widths = [
+            _embedding_width(name, network, encoder, image)
+            for (name, network), encoder in zip(networks, self._encoders, strict=True)
+        ]
+        self.projections = nn.ModuleList(nn.Conv2d(widths[0], width, 1) for width in widths[1:])
 
-    def forward(self) -> Tensor:
-        """The mean over the teachers, by their shares, of the mean over slices, channels and tokens."""
-        found = self._student.last
-        total = found.new_zeros(())
-        for share, projection, teacher in zip(self._shares, self.projections, self._teachers, strict=True):
-            wanted = F.interpolate(teacher.last.float(), found.shape[2:], mode="bilinear", antialias=True)
-            total = total + share * (projection(found) - wanted).square().mean()
+    @contextmanager
+    def recording(self) -> Iterator[list[Tensor]]:
+        """The embeddings of the forward passes inside the block, the student's first; the last where there are more."""
+        with recorded(self._encoders) as embeddings:
+            yield embeddings
+
+    def forward(self, embeddings: Sequence[Tensor]) -> Tensor:
+        """The mean over the teachers, by their shares, of the mean over slices, channels and tokens.
+
+        `embeddings` are the student's and then each teacher's, as `recording` has them after the block.
+        """
+        student, *teachers = embeddings
+        total = student.new_zeros(())
+        for share, projection, teacher in zip(self._shares, self.projections, teachers, strict=True):
+            target = F.interpolate(teacher.float(), student.shape[2:], mode="bilinear", antialias=True)
+            total = total + share * (projection(student) - target).square().mean()
         return total
 
 
-class _Embedding:
-    """What a network's image encoder gave last."""
+@contextmanager
+def recorded(modules: Sequence[nn.Module]) -> Iterator[list[Tensor]]:
+    """A list of the last output of each module inside the block, in their order; an empty tensor before its first."""
+    outputs = [torch.empty(0)] * len(modules)
 
-    def __init__(self, name: str, network: nn.Module, image: Tensor) -> None:
-        encoder = getattr(network, "image_encoder", None)
-        if not isinstance(encoder, nn.Module):
-            raise UsageError(f"distillation.embedding: {name} has no image encoder of SAM's kind; set it to 0")
-        encoder.register_forward_hook(self._keep)
-        training = network.training
-        with torch.no_grad():
-            network.eval()(image.to(next(network.parameters()).device))
-        network.train(training)
-        if not isinstance(self.last, Tensor) or self.last.ndim != 4:
-            raise UsageError(f"distillation.embedding: {name} does not encode slice by slice; set it to 0")
+    def keep(index: int, output: Any) -> None:
+        outputs[index] = output
 
-    def _keep(self, module: nn.Module, inputs: object, output: Tensor) -> None:
-        self.last = output
+    handles = [
+        module.register_forward_hook(lambda module, inputs, output, index=index: keep(index, output))
+        for index, module in enumerate(modules)
+    ]
+    try:
+        yield outputs
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _image_encoder(name: str, network: nn.Module) -> nn.Module:
+    encoder = getattr(network, "image_encoder", None)
+    if not isinstance(encoder, nn.Module):
+        raise UsageError(f"distillation.embedding: {name} has no image encoder of SAM's kind; set it to 0")
+    return encoder
+
+
+def _embedding_width(name: str, network: nn.Module, encoder: nn.Module, image: Tensor) -> int:
+    """C of the network's embedding. Raises UsageError when it does not encode slices."""
+    training = network.training
+    with torch.no_grad(), recorded([encoder]) as outputs:
+        network.eval()(image.to(next(network.parameters()).device))
+    network.train(training)
+    (embedding,) = outputs
+    if not isinstance(embedding, Tensor) or embedding.ndim != 4:
+        raise UsageError(f"distillation.embedding: {name} does not encode slice by slice; set it to 0")
+    return embedding.shape[1]

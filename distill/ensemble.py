@@ -11,10 +11,10 @@ import numpy as np
 import torch
 
 from ..errors import BadInputError, UsageError
-from ..training.checkpoint import sha256
-from ..training.predictor import patch_function
+from ..training.predictor import make_predictor
 from ..training.run import Run
 from ..volumes.datasets.registry import Dataset
+from ..volumes.files import file_digest
 from ..volumes.geometry import Geometry, Volume, reorient
 from ..volumes.plan import Plan
 from ..volumes.preprocess import preprocess
@@ -24,7 +24,7 @@ from .networks import load_network
 
 
 @dataclass(frozen=True, eq=False)
-class Teacher:
+class EnsembleMember:
     """One of the runs that teach; ``weight`` is its part of the average, relative to those of the others."""
 
     name: str
@@ -35,12 +35,14 @@ class Teacher:
     trained_on: frozenset[str] = frozenset()  # names of its labelled training cases
 
     @classmethod
-    def of(cls, run: Run, *, weight: float = 1.0, base: Path | None = None) -> "Teacher":
+    def of(cls, run: Run, *, weight: float = 1.0, base: Path | None = None) -> "EnsembleMember":
         """`base` as in networks.load_network. Raises BadInputError for a run that is not finished."""
         if not run.finished:
             raise BadInputError(f"{run.path}: this run is not finished, it cannot teach; run its command again")
-        cases = frozenset(run.config["cases"]["train"])
-        return cls(run.path.name, run.plan, sha256(run.weights), lambda: load_network(run, base=base), weight, cases)
+        cases = frozenset(run.config.cases.train)
+        return cls(
+            run.path.name, run.plan, file_digest(run.weights), lambda: load_network(run, base=base), weight, cases
+        )
 
     @cached_property
     def network(self) -> torch.nn.Module:
@@ -50,7 +52,7 @@ class Teacher:
         """Sliding window with the teacher's own plan, then linear resampling: float32 [K, *student_grid.shape]."""
         prepared = preprocess(volume, self.plan)
         classes = int(self.network.num_classes)  # type: ignore[arg-type]
-        infer = patch_function(self.network)
+        infer = make_predictor(self.network)
         found = sliding_window(prepared.array, self.plan.patch, self.plan.overlap, infer, num_classes=classes)
         along = prepared.geometry.aligned(student_grid)
         targets = np.empty((classes, *student_grid.shape), np.float32)
@@ -61,10 +63,10 @@ class Teacher:
     def on_patches(self, image: torch.Tensor, prompts: Any = None) -> torch.Tensor:
         """Probabilities [B, K, *patch] for patches [B, C, *patch] on the teacher's own grid, of its patch's size.
 
-        A promptable teacher is shown the prompts, any other segments without.
+        A teacher that takes prompts is shown them, any other segments without.
         """
         network = self.network.to(image.device).eval()
-        shown = prompts if getattr(network, "promptable", False) else None
+        shown = prompts if network.prompt_kinds else None
         with torch.no_grad():
             return network(image, shown).float().softmax(1)
 
@@ -93,9 +95,9 @@ def check_teachers(runs: Sequence[Run], dataset: Dataset) -> None:
                 f"{run.path}: this teacher knows {run.labels}, the dataset declares {dataset.labels}; "
                 f"teacher and student must have the same classes"
             )
-        if len(run.config["channels"]) != len(dataset.channels):
+        if len(run.config.channels) != len(dataset.channels):
             raise BadInputError(
-                f"{run.path}: this teacher was trained on {run.config['channels']}, the dataset has "
+                f"{run.path}: this teacher was trained on {list(run.config.channels)}, the dataset has "
                 f"{list(dataset.channels)}; teacher and student must see the same channels"
             )
 
@@ -103,7 +105,7 @@ def check_teachers(runs: Sequence[Run], dataset: Dataset) -> None:
 class Ensemble:
     """The weighted mean of the class probabilities of one or more teachers."""
 
-    def __init__(self, teachers: Sequence[Teacher]) -> None:
+    def __init__(self, teachers: Sequence[EnsembleMember]) -> None:
         assert teachers
         self.teachers = tuple(teachers)
         total = sum(teacher.weight for teacher in teachers)

@@ -1,17 +1,23 @@
 """A finished run as a torch network: any of them may teach, predict or be packed."""
 
-from pathlib import Path
+from __future__ import annotations
 
-import torch
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..errors import BadInputError, IntegrityError
-from ..students import build_student
-from ..teachers import build_teacher
-from ..training.checkpoint import load_weights, sha256
+from ..students import student_from_spec
+from ..teachers import teacher_from_spec
+from ..training.checkpoint import load_weights
 from ..training.run import Run
+from ..volumes.files import file_digest
+
+if TYPE_CHECKING:
+    from ..students import Student
+    from ..teachers.base import TeacherNetwork
 
 
-def load_network(run: Run, *, base: Path | None = None) -> torch.nn.Module:
+def load_network(run: Run, *, base: Path | None = None) -> TeacherNetwork | Student:
     """The network of a run with its best weights, in evaluation mode.
 
     A teacher that adapts published weights is put together again: `base` is their file (default: where it lay when
@@ -20,22 +26,19 @@ def load_network(run: Run, *, base: Path | None = None) -> torch.nn.Module:
     """
     if not run.weights.exists():
         raise BadInputError(f"{run.path}: no weights yet; finish this run first")
-    spec = dict(run.config["network"])
-    room, options = spec.pop("room"), spec.pop("options", {})
-    spec["patch"] = tuple(spec["patch"])
-    if room == "students":
-        network = build_student(**spec, **options)
+    if run.config.network.family == "students":
+        network = student_from_spec(run.config.network)
     else:
-        network = build_teacher(**spec, **options)
-        if wanted := run.config["objective"]["pretrained"]:
-            path = base or Path(run.config["base"])
+        network = teacher_from_spec(run.config.network)
+        if pretrained := run.config.adapted_file:
+            path = base or Path(run.config.pretrained_path or "")
             if not path.is_file():
                 raise BadInputError(
-                    f"{path}: {run.path} adapts this file ({wanted['name']}); say where it is: --weights"
+                    f"{path}: {run.path} adapts this file ({pretrained.name}); say where it is: --weights"
                 )
-            if sha256(path) != wanted["sha256"]:
+            if file_digest(path) != pretrained.sha256:
                 raise IntegrityError(
-                    f"{path}: not the weights that {run.path} adapts ({wanted['name']}, sha256 {wanted['sha256']}); "
+                    f"{path}: not the weights that {run.path} adapts ({pretrained.name}, sha256 {pretrained.sha256}); "
                     "give that very file with --weights"
                 )
             network.load_base(path)

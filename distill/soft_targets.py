@@ -10,8 +10,8 @@ import numpy as np
 from ..errors import UsageError
 from ..training.prepared import PreparedCase, fingerprint
 from ..training.progress import Bar
-from ..training.run import digest
-from ..training.trainer import PooledDice
+from ..training.run_config import digest
+from ..training.validation import PooledDice
 from ..volumes.datasets.registry import Case, Dataset, read_case, read_labelled_case
 from ..volumes.files import atomic_path, make_folder
 from ..volumes.plan import Plan, grid
@@ -58,7 +58,7 @@ def cached_targets(
                 temporary.write_bytes(content)
             bar.advance(case.name)
     targets = map(TargetFile.open, paths)
-    return [case.with_teacher(target) for case, target in zip(prepared, targets, strict=True)]
+    return [case.with_soft_targets(target) for case, target in zip(prepared, targets, strict=True)]
 
 
 def validation_dice(

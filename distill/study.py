@@ -8,11 +8,12 @@ from typing import Any
 from ..configs.schema import Recipe
 from ..evaluation.chart import line_chart
 from ..training.progress import console
-from ..training.run import Run, digest
-from ..training.trainer import Cohort
+from ..training.run import Run
+from ..training.run_config import digest
+from ..training.split import DataSplit
 from ..volumes.datasets.registry import Dataset
 from ..volumes.files import atomic_path
-from .ensemble import Ensemble, Teacher, check_teachers
+from .ensemble import Ensemble, EnsembleMember, check_teachers
 from .paired_comparison import paired_difference
 from .soft_targets import validation_dice
 from .train import CACHE_LIMIT, distill, student_plan
@@ -59,7 +60,7 @@ def study(
     check_teachers([taught for taught, _ in teachers], dataset)
     needed = any(value < 1 for value in lambdas)
     ensemble = (
-        Ensemble([Teacher.of(taught, weight=weight, base=base) for taught, weight in teachers])
+        Ensemble([EnsembleMember.of(taught, weight=weight, base=base) for taught, weight in teachers])
         if needed and teachers
         else None
     )
@@ -68,9 +69,9 @@ def study(
     if ensemble:
         if online:
             ensemble.check_online(plan)
-        cohort = Cohort.of(dataset, validation=recipe.validation, seed=recipe.seed)
-        measured = validation_dice(ensemble, cohort.validation, dataset, plan=plan, cache=runs / "cache")
-        _tell(measured, ensemble, cohort)
+        split = DataSplit.of(dataset, validation=recipe.validation, seed=recipe.seed)
+        measured = validation_dice(ensemble, split.validation, dataset, plan=plan, cache=runs / "cache")
+        _tell(measured, ensemble, split)
 
     def train(value: float) -> Run:
         return distill(
@@ -98,9 +99,9 @@ def study(
     return Study(tuple(taught for taught, _ in teachers), alone, students, effects, curve)
 
 
-def _tell(measured: dict[str, dict[str, float]], ensemble: Ensemble, cohort: Cohort) -> None:
+def _tell(measured: dict[str, dict[str, float]], ensemble: Ensemble, split: DataSplit) -> None:
     """A teacher no better than its student teaches little: say first how good each is."""
-    held_out = {case.name for case in cohort.validation}
+    held_out = {case.name for case in split.validation}
     seen = [len(held_out & teacher.trained_on) for teacher in ensemble.teachers]
     for index, (name, scores) in enumerate(measured.items()):
         known = seen[index] if index < len(seen) else max(seen)

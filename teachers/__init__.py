@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-import importlib
-import inspect
 from typing import TYPE_CHECKING, Any
 
-from ..errors import UsageError
+from ..training.registry import build_registered, check_registered
 
 if TYPE_CHECKING:
     from ..sam.presets import EncoderSize
-    from .base import Teacher
+    from ..training.run_config import NetworkSpec
+    from .base import TeacherNetwork
 
-TEACHERS = ("masam", "medsa", "autosam", "sam3d")
-# The patch (D, H, W) that each teacher's paper works on.
+# Name -> module and builder. A new teacher is a folder, a line here, and the patch (D, H, W) that its paper works on.
+TEACHERS = {
+    "masam": "masam.model:build_masam",
+    "medsa": "medsa.model:build_medsa",
+    "autosam": "autosam.model:build_autosam",
+    "sam3d": "sam3d.model:build_sam3d",
+}
 PAPER_PATCHES = {
     "masam": (5, 512, 512),
     "medsa": (5, 1024, 1024),
@@ -24,8 +28,7 @@ PAPER_PATCHES = {
 
 def check_teacher(name: str, backbone: str | EncoderSize) -> None:
     """UsageError for an unknown teacher or backbone; cheap, so that a wrong name is told before any work is done."""
-    if name not in TEACHERS:
-        raise UsageError(f"unknown teacher {name!r}: choose one of {', '.join(TEACHERS)}")
+    check_registered(TEACHERS, name, kind="teacher")
     from ..sam.presets import get_encoder_size
 
     get_encoder_size(backbone)
@@ -39,15 +42,33 @@ def build_teacher(
     num_classes: int,
     patch: tuple[int, int, int],
     **options: Any,
-) -> Teacher:
+) -> TeacherNetwork:
     """The teacher `name` for patches (D, H, W) of `in_channels` channels and `num_classes` classes with background.
 
     `options` are those of the teacher's own builder. UsageError for an unknown name, backbone or option.
     """
     check_teacher(name, backbone)
-    build = getattr(importlib.import_module(f".{name}.model", __package__), f"build_{name}")
-    fixed = {"backbone": backbone, "in_channels": in_channels, "num_classes": num_classes, "patch": patch}
-    known = [option for option in inspect.signature(build).parameters if option not in fixed]
-    if unknown := sorted(set(options) - set(known)):
-        raise UsageError(f"teacher {name!r} has no option {', '.join(unknown)}: choose among {', '.join(known)}")
-    return build(**fixed, **options)
+    return build_registered(
+        TEACHERS,
+        name,
+        kind="teacher",
+        package=__package__ or "",
+        options=options,
+        backbone=backbone,
+        in_channels=in_channels,
+        num_classes=num_classes,
+        patch=patch,
+    )
+
+
+def teacher_from_spec(spec: NetworkSpec) -> TeacherNetwork:
+    """The teacher of a run's record, with random weights; UsageError as in build_teacher."""
+    assert spec.backbone is not None
+    return build_teacher(
+        spec.name,
+        backbone=spec.backbone,
+        in_channels=spec.in_channels,
+        num_classes=spec.num_classes,
+        patch=spec.patch,
+        **spec.options,
+    )

@@ -1,21 +1,24 @@
 """samkd teach: fit a SAM-adapter teacher to a dataset."""
 
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
-
-import torch
 
 from ..configs.schema import Recipe
 from ..errors import BadInputError, UsageError
-from ..training.checkpoint import load_shared, load_weights, sha256
-from ..training.losses import segmentation_loss
+from ..training.checkpoint import load_shared, load_weights
+from ..training.job import TrainingJob
 from ..training.progress import console
-from ..training.prompt_sampling import Prompting
-from ..training.run import Run, digest
-from ..training.trainer import Cohort, run_config, tell_base, train_network
+from ..training.prompt_sampling import PromptSampler
+from ..training.run import Run
+from ..training.run_config import NetworkSpec, Objective, PublishedFile
+from ..training.split import DataSplit
+from ..training.step import SupervisedStep
+from ..training.trainer import run_job
 from ..volumes.datasets.registry import Dataset
+from ..volumes.files import file_digest
 from ..volumes.plan import Plan
-from . import build_teacher
+from . import teacher_from_spec
+from .base import TeacherNetwork
 
 
 def teach(
@@ -33,102 +36,89 @@ def teach(
     With published ``weights`` the image encoder is frozen and only adapters and decoder learn (Chen et al. 2023);
     without, there is nothing to keep and everything learns. It goes on from the best weights of the run `start`, of
     the same network; where that knew other classes, the layers that depend on them start anew. Raises UsageError when
-    the recipe has prompts for a teacher that takes none, or holds an encoder that starts from nothing, BadInputError
+    the recipe has prompts for a teacher that takes none, or freezes an encoder that starts from nothing, BadInputError
     when `start` is another network's run.
     """
-    plan = Plan.from_dict(recipe.teacher.plan.model_dump(mode="json"))
-    cohort = Cohort.of(dataset, validation=recipe.validation, seed=recipe.seed)
-    settings, prompts = recipe.teacher.training, recipe.teacher.prompts
-    if recipe.teacher.hold_encoder and start is None:
+    job = teaching_job(recipe, dataset, pretrained=weights, init_run=start)
+    return run_job(job, runs=runs, run=run, devices=devices)
+
+
+def teaching_job(recipe: Recipe, dataset: Dataset, *, pretrained: Path | None, init_run: Path | None) -> TrainingJob:
+    """The run of a teacher: labels alone, from a published checkpoint or another run where there is one."""
+    config, settings = recipe.teacher, recipe.teacher.training
+    if config.hold_encoder and init_run is None:
         raise UsageError(
             f"recipe {recipe.name!r} holds the image encoder of the run it starts from; give --start RUN, or set "
             "teacher.hold_encoder to false"
         )
-    spec = {
-        "room": "teachers",
-        "name": recipe.teacher.name,
-        "backbone": recipe.teacher.backbone,
-        "in_channels": len(dataset.channels),
-        "num_classes": len(dataset.labels),
-        "patch": list(plan.patch),
-        "options": recipe.teacher.options,
-    }
-    pretrained = {"name": weights.name, "sha256": sha256(weights)} if weights else None
-    first = _first(start, spec, pretrained) if start else None
-    config = run_config(
+    plan = Plan.from_dict(config.plan.model_dump(mode="json"))
+    spec = NetworkSpec(
+        family="teachers",
+        name=config.name,
+        backbone=config.backbone,
+        in_channels=len(dataset.channels),
+        num_classes=len(dataset.labels),
+        patch=plan.patch,
+        options=config.options,
+    )
+    published = PublishedFile(pretrained.name, file_digest(pretrained)) if pretrained else None
+    first = _first_run(init_run, spec, published) if init_run else None
+
+    def initialise(network: TeacherNetwork) -> None:
+        if pretrained:
+            network.freeze_base()
+        if first:
+            _continue_from(first, network, dataset.labels)
+        if config.hold_encoder:
+            network.freeze_encoder()
+
+    def make_step(network: TeacherNetwork, prompts: PromptSampler | None) -> SupervisedStep:
+        return SupervisedStep(
+            dice_weight=settings.dice_weight, cross_entropy_weight=settings.cross_entropy_weight, prompts=prompts
+        )
+
+    return TrainingJob(
         stage="teach",
         recipe=recipe,
         network=spec,
         plan=plan,
-        cohort=cohort,
-        training=settings,
-        objective={
-            "lambda": 1.0,
-            "pretrained": pretrained,
-            **({"start": sha256(first.weights)} if first else {}),
-            **({"held encoder": True} if recipe.teacher.hold_encoder else {}),
-            **({} if prompts.kind == "none" else {"prompts": prompts.model_dump(mode="json")}),
-        },
-    )
-    config["base"] = str(weights.resolve()) if weights else None
-    torch.manual_seed(recipe.seed)
-    network = build_teacher(
-        **{key: value for key, value in spec.items() if key not in ("room", "options")}, **spec["options"]
-    )
-    prompting = Prompting.of(prompts, network, name=spec["name"], classes=spec["num_classes"], seed=recipe.seed)
-    report = network.load_base(weights) if weights else None
-    name = f"teach-{recipe.name}-{recipe.teacher.name}-{digest(config)[:8]}"
-    folder = Run.create(run or runs / name, config)
-    if report is not None:
-        network.freeze_base()
-        tell_base(folder, weights, report)
-    if first is not None:
-        _go_on(network, first, dataset.labels)
-    if recipe.teacher.hold_encoder:
-        network.hold_encoder()
-
-    def objective(logits: torch.Tensor, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        loss = segmentation_loss(
-            logits,
-            batch["labels"],
-            dice_weight=settings.dice_weight,
-            cross_entropy_weight=settings.cross_entropy_weight,
-        )
-        return {"loss": loss}
-
-    return train_network(
-        network,
-        run=folder,
-        cohort=cohort,
-        plan=plan,
+        split=DataSplit.of(dataset, validation=recipe.validation, seed=recipe.seed),
         settings=settings,
-        objective=objective,
-        cache=runs / "cache",
-        devices=devices,
-        title=f"teacher {recipe.teacher.name}",
-        prompting=prompting,
+        prompts=config.prompts,
+        objective=Objective(
+            pretrained=published,
+            init_run=file_digest(first.weights) if first else None,
+            freeze_encoder=config.hold_encoder,
+            prompts=None if config.prompts.kind == "none" else config.prompts.model_dump(mode="json"),
+        ),
+        title=f"teacher {config.name}",
+        build=lambda: teacher_from_spec(spec),
+        make_step=make_step,
+        initialise=initialise,
+        pretrained=pretrained,
     )
 
 
-def _first(start: Path, spec: dict[str, Any], pretrained: dict[str, str] | None) -> Run:
-    """The run `start`. Raises BadInputError when a network made by `spec` cannot go on from it."""
-    run = Run.read(start)
-    ours = {"network": spec, "published weights": pretrained}
+def _first_run(path: Path, spec: NetworkSpec, pretrained: PublishedFile | None) -> Run:
+    """The run that training goes on from. Raises BadInputError when a network made by ``spec`` cannot."""
+    run = Run.read(path)
     theirs = {
-        "network": {**run.config["network"], "num_classes": spec["num_classes"]},
-        "published weights": run.config["objective"].get("pretrained"),
+        "network": replace(run.config.network, num_classes=spec.num_classes),
+        "published weights": run.config.objective.pretrained,
     }
+    ours = {"network": spec, "published weights": pretrained}
     if wrong := [f"its {key}: {theirs[key]}, here {ours[key]}" for key in ours if theirs[key] != ours[key]]:
-        raise BadInputError(f"{start}: cannot be gone on from; {'; '.join(wrong)}")
+        raise BadInputError(f"{path}: cannot be gone on from; {'; '.join(wrong)}")
     if not run.weights.exists():
-        raise BadInputError(f"{start}: no weights yet; finish this run first")
+        raise BadInputError(f"{path}: no weights yet; finish this run first")
     return run
 
 
-def _go_on(network: torch.nn.Module, first: Run, classes: dict[int, str]) -> None:
-    """Fill the network from the best weights of `first`, and say which of its layers another set of classes leaves."""
-    if first.labels == classes:
-        return load_weights(network, first.weights)
+def _continue_from(first: Run, network: TeacherNetwork, class_names: dict[int, str]) -> None:
+    """Fill the network from the best weights of ``first``, and say which layers another set of classes leaves."""
+    if first.labels == class_names:
+        load_weights(network, first.weights)
+        return
     anew = load_shared(network, first.weights)
     learned = ", ".join(first.labels.values())
     console.print(

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 import torch
 
-from .checkpoint import tuned_state
+from .checkpoint import trainable_state
 
 
 class WeightAverage:
@@ -17,20 +17,20 @@ class WeightAverage:
 
     def __init__(self, network: torch.nn.Module, decay: float) -> None:
         self.network, self.decay = network, decay
-        self.values = {name: tensor.detach().clone() for name, tensor in tuned_state(network).items()}
+        self.values = {name: tensor.detach().clone() for name, tensor in trainable_state(network).items()}
 
     @torch.no_grad()
     def update(self, step: int) -> None:
         """``step`` counts from 0."""
         decay = min(self.decay, (1 + step) / (10 + step))
-        for name, tensor in tuned_state(self.network).items():
+        for name, tensor in trainable_state(self.network).items():
             value = self.values[name].to(tensor.device)
             self.values[name] = value.lerp_(tensor, 1 - decay) if value.is_floating_point() else tensor.clone()
 
     @contextmanager
     def applied(self) -> Iterator[None]:
         """The network has the averaged weights inside the block, and its own again after it."""
-        own = {name: tensor.clone() for name, tensor in tuned_state(self.network).items()}
+        own = {name: tensor.clone() for name, tensor in trainable_state(self.network).items()}
         self._fill(self.values)
         try:
             yield
@@ -39,5 +39,5 @@ class WeightAverage:
 
     @torch.no_grad()
     def _fill(self, values: dict[str, torch.Tensor]) -> None:
-        for name, tensor in tuned_state(self.network).items():
+        for name, tensor in trainable_state(self.network).items():
             tensor.copy_(values[name])

@@ -1,12 +1,12 @@
 """Weights and training state as safetensors: one file each, written atomically, no pickle.
 
-Frozen parameters are not written, but those that a network names as `held`: a run that adapts a published checkpoint
-keeps what it tuned and the base's hash.
+Frozen parameters are not written, but those that a network names as `saved_frozen`: a run that adapts a published
+checkpoint keeps what it trained, and the checkpoint's hash.
 """
 
-import hashlib
 import json
 from pathlib import Path
+from typing import Protocol, runtime_checkable
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -16,23 +16,24 @@ from ..errors import BadInputError, IntegrityError
 from ..volumes.files import atomic_path
 
 
-def sha256(path: Path) -> str:
-    """Raises BadInputError for a file that cannot be read."""
-    try:
-        with path.open("rb") as stream:
-            return hashlib.file_digest(stream, "sha256").hexdigest()
-    except OSError as error:
-        raise BadInputError(f"{path}: cannot be read ({error.strerror}); give the path of a weights file") from None
+@runtime_checkable
+class SavesFrozen(Protocol):
+    """A network that names parameters which no longer learn, and which a checkpoint holds all the same.
+
+    No published file has them: they were learned by the run that this one started from.
+    """
+
+    saved_frozen: frozenset[str]
 
 
-def tuned_state(network: torch.nn.Module) -> dict[str, torch.Tensor]:
-    """The state without frozen parameters: those stay in the file of the published base they came from."""
+def trainable_state(network: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """The state without frozen parameters: those stay in the published file they came from."""
     frozen = _frozen(network)
     return {name: tensor for name, tensor in network.state_dict().items() if name not in frozen}
 
 
 def save_weights(network: torch.nn.Module, path: Path) -> None:
-    _save(path, tuned_state(network), {"format": "samkd-weights-1"})
+    _save(path, trainable_state(network), {"format": "samkd-weights-1"})
 
 
 def load_weights(network: torch.nn.Module, path: Path) -> None:
@@ -63,7 +64,7 @@ def save_state(
     average: dict[str, torch.Tensor] | None = None,
 ) -> None:
     """Everything a resumed run needs: weights, their average, optimiser moments, the counters in ``progress``."""
-    tensors = {f"network.{name}": tensor for name, tensor in tuned_state(network).items()}
+    tensors = {f"network.{name}": tensor for name, tensor in trainable_state(network).items()}
     tensors |= {f"average.{name}": tensor for name, tensor in (average or {}).items()}
     for index, values in optimizer.state_dict()["state"].items():
         for name, value in values.items():
@@ -110,8 +111,8 @@ def _read(path: Path) -> dict[str, torch.Tensor]:
 
 
 def _frozen(network: torch.nn.Module) -> set[str]:
-    held = getattr(network, "held", ())
-    return {name for name, parameter in network.named_parameters() if not parameter.requires_grad and name not in held}
+    frozen = {name for name, parameter in network.named_parameters() if not parameter.requires_grad}
+    return frozen - network.saved_frozen if isinstance(network, SavesFrozen) else frozen
 
 
 def _fill(network: torch.nn.Module, tensors: dict[str, torch.Tensor], path: Path) -> None:

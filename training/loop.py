@@ -3,9 +3,10 @@
 import math
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
 from lightning.fabric import Fabric
@@ -19,16 +20,10 @@ from .patches import PatchBatches
 from .progress import Bar, console
 from .run import Run
 from .schedule import learning_rate, optimizer_of
+from .step import TrainingStep
 
-Objective = Callable[[torch.Tensor, dict[str, torch.Tensor]], dict[str, torch.Tensor]]
-Call = Callable[[torch.nn.Module, dict[str, torch.Tensor], int], torch.Tensor]  # network, batch, its number -> logits
 MAX_SKIPPED = 20  # steps in a row that are not finite, and in all as many or
 MAX_SKIPPED_SHARE = 0.05  # of the run's steps
-
-
-def plain_call(model: torch.nn.Module, batch: dict[str, torch.Tensor], _: int) -> torch.Tensor:
-    """Logits of the batch's image, without prompts."""
-    return model(batch["image"])
 
 
 class Stopped(SamkdError):
@@ -38,7 +33,9 @@ class Stopped(SamkdError):
 
 
 @dataclass(frozen=True)
-class Summary:
+class TrainingResult:
+    """How a run went: steps made, the best validation Dice and its step, steps skipped, seconds in all restarts."""
+
     steps: int
     best_dice: float
     best_step: int
@@ -46,137 +43,207 @@ class Summary:
     seconds: float
 
 
+@dataclass
+class Progress:
+    """The counters that a resumed run needs, in the names that the state file has.
+
+    ``stale`` counts validations since the best one, ``failures`` the steps in a row that were not finite, ``skipped``
+    all of those.
+    """
+
+    step: int = 0
+    best_dice: float = -1.0
+    best_step: int = 0
+    stale: int = 0
+    failures: int = 0
+    skipped: int = 0
+    seconds: float = 0.0
+
+
 def fit(
     network: torch.nn.Module,
+    step: TrainingStep,
     *,
     batches: PatchBatches,
-    objective: Objective,
     validate: Callable[[torch.nn.Module], dict[str, float]],
     settings: Training,
     run: Run,
     fabric: Fabric,
     title: str,
-    call: Call = plain_call,
-    helper: torch.nn.Module | None = None,
-) -> Summary:
+) -> TrainingResult:
     """Train, validating every ``validate_every`` steps, and keep the weights of the best validation Dice.
 
     ``patience`` validations without a better one end the run early; with ``ema`` the averaged weights are validated
     and kept. The run can be resumed exactly from its last state: batches, dropout and learning rate depend on the step
     alone. Ctrl-C and SIGTERM finish the step, write the state and raise Stopped. A step whose loss or gradient is not
-    finite is skipped and counted; too many of them raise SamkdError. A ``helper`` of the objective learns along, on one
-    device, and is no part of the weights.
+    finite is skipped and counted; too many of them raise SamkdError.
     """
-    seed = int(run.config["seed"])
-    learning = network if helper is None else torch.nn.ModuleList([network, helper.to(fabric.device)])
-    optimizer = optimizer_of(learning.parameters(), settings)
-    average = WeightAverage(network, settings.ema) if settings.ema else None
-    progress = {"step": 0, "best_dice": -1.0, "best_step": 0, "stale": 0, "failures": 0, "skipped": 0, "seconds": 0.0}
-    if run.state.exists():
-        progress |= load_state(
-            run.state, network=learning, optimizer=optimizer, average=average.values if average else None
-        )
-    if fabric.is_global_zero:
-        run.forget_after(int(progress["step"]))
-    first = int(progress["step"])
-    model, wrapped = fabric.setup(network, optimizer)
-    loader = DataLoader(
-        batches,
-        batch_size=None,
-        sampler=range(first * settings.accumulate, settings.steps * settings.accumulate),
-        num_workers=0 if fabric.device.type == "cpu" else 4,
-    )
-    micro_batches = iter(loader)
-    epoch_steps = max(
-        1, math.ceil(len(batches.cases) / (settings.batch * settings.masks * settings.accumulate * fabric.world_size))
-    )
-    started = time.monotonic() - progress["seconds"]
-
-    def save() -> None:
-        progress["seconds"] = time.monotonic() - started
-        if fabric.is_global_zero:
-            values = average.values if average else None
-            save_state(run.state, network=learning, optimizer=optimizer, progress=progress, average=values)
-
-    shown = fabric.is_global_zero
-    with _Interrupt() as interrupt, Bar(title, settings.steps, done=first, enabled=shown) as bar:
-        for step in range(first, settings.steps):
-            if settings.patience and progress["stale"] >= settings.patience:
+    loop = _Loop(network, step, batches=batches, validate=validate, settings=settings, run=run, fabric=fabric)
+    progress = loop.progress
+    with _Interrupt() as interrupt, Bar(title, settings.steps, done=progress.step, enabled=loop.writes) as bar:
+        for number in range(progress.step, settings.steps):
+            if settings.patience and progress.stale >= settings.patience:
                 break
-            torch.manual_seed(seed * 1_000_003 + step * fabric.world_size + fabric.global_rank)
-            rate = learning_rate(step, settings)
-            for group in optimizer.param_groups:
-                group["lr"] = rate
-            model.train()
-            numbers = range(step * settings.accumulate, (step + 1) * settings.accumulate)
-            terms = _accumulate(model, micro_batches, numbers, call, objective, fabric)
-            entry = {"step": step + 1, "learning_rate": rate, **terms}
-            norm = fabric.clip_gradients(model, wrapped, max_norm=settings.clip_norm, error_if_nonfinite=False)
-            assert norm is not None
-            if math.isfinite(terms["loss"]) and math.isfinite(float(norm)):
-                wrapped.step()
-                progress["failures"] = 0
-                if average:
-                    average.update(step)
-            else:
-                _count_failure(progress, steps=settings.steps, run=run)
-            wrapped.zero_grad(set_to_none=True)
-            progress["step"] = step + 1
-            due = (step + 1) % settings.validate_every == 0 or step + 1 == settings.steps
+            entry = loop.train_step(number)
+            due = (number + 1) % settings.validate_every == 0 or number + 1 == settings.steps
             if due:
-                with average.applied() if average else nullcontext():
-                    scores = validate(network)
-                    better = scores["mean"] > progress["best_dice"]
-                    if better and fabric.is_global_zero:
-                        save_weights(network, run.weights)
-                entry |= {"dice": scores["mean"], "dice_per_class": scores}
-                progress["stale"] += 1
-                if better:
-                    progress |= {"best_dice": scores["mean"], "best_step": step + 1, "stale": 0}
-            if fabric.is_global_zero:
-                run.log(entry | {"seconds": round(time.monotonic() - started, 3)})
-            epoch = f"epoch {step // epoch_steps + 1}/{math.ceil(settings.steps / epoch_steps)}"
-            bar.advance(f"{epoch}  loss {terms['loss']:.4f}  Dice {max(progress['best_dice'], 0):.3f}")
-            stop = interrupt.requested and step + 1 < settings.steps
+                entry |= loop.validate_and_keep_best(number)
+            loop.log(entry)
+            bar.advance(f"{loop.epoch(number)}  loss {entry['loss']:.4f}  Dice {max(progress.best_dice, 0):.3f}")
+            stop = interrupt.requested and number + 1 < settings.steps
             if due or stop:
-                save()
+                loop.save_state()
             if stop:
-                raise Stopped(f"{run.path}: stopped at step {step + 1}; the same command continues from there")
-    if shown and not console.is_terminal:
-        console.print(f"{title}: {progress['step']} steps, validation Dice {progress['best_dice']:.3f}")
-    return Summary(
-        steps=int(progress["step"]),
-        best_dice=float(progress["best_dice"]),
-        best_step=int(progress["best_step"]),
-        skipped=int(progress["skipped"]),
-        seconds=time.monotonic() - started,
+                raise Stopped(f"{run.path}: stopped at step {number + 1}; the same command continues from there")
+    if loop.writes and not console.is_terminal:
+        console.print(f"{title}: {progress.step} steps, validation Dice {progress.best_dice:.3f}")
+    return TrainingResult(
+        steps=progress.step,
+        best_dice=progress.best_dice,
+        best_step=progress.best_step,
+        skipped=progress.skipped,
+        seconds=loop.seconds(),
     )
 
 
-def _count_failure(progress: dict[str, float | int], *, steps: int, run: Run) -> None:
-    progress["failures"] += 1
-    progress["skipped"] += 1
-    if progress["failures"] >= MAX_SKIPPED or progress["skipped"] > max(MAX_SKIPPED, MAX_SKIPPED_SHARE * steps):
-        raise SamkdError(
-            f"{run.path}: loss or gradient was not finite for {progress['failures']} steps in a row and "
-            f"{progress['skipped']} in all (step {progress['step'] + 1} of {steps}); lower training.learning_rate or "
-            f"check the data with `samkd check`"
+class _Loop:
+    """The parts of a run between two steps: network, optimiser, counters, batches; each method is a part of a step."""
+
+    def __init__(
+        self,
+        network: torch.nn.Module,
+        step: TrainingStep,
+        *,
+        batches: PatchBatches,
+        validate: Callable[[torch.nn.Module], dict[str, float]],
+        settings: Training,
+        run: Run,
+        fabric: Fabric,
+    ) -> None:
+        self.network = network
+        self.step = step
+        self.validate = validate
+        self.settings = settings
+        self.run = run
+        self.fabric = fabric
+        self.writes = fabric.is_global_zero
+        self.learning = network
+        if step.helper is not None:
+            self.learning = torch.nn.ModuleList([network, step.helper.to(fabric.device)])
+        self.own_optimizer = optimizer_of(self.learning.parameters(), settings)
+        self.average = WeightAverage(network, settings.ema) if settings.ema else None
+        self.progress = self._resume()
+        self.model, self.optimizer = fabric.setup(network, self.own_optimizer)
+        loader = DataLoader(
+            batches,
+            batch_size=None,
+            sampler=range(self.progress.step * settings.accumulate, settings.steps * settings.accumulate),
+            num_workers=0 if fabric.device.type == "cpu" else 4,
         )
+        self.micro_batches = iter(loader)
+        samples = settings.batch * settings.masks * settings.accumulate * fabric.world_size
+        self.epoch_steps = max(1, math.ceil(len(batches.cases) / samples))
+        self.started = time.monotonic() - self.progress.seconds
 
+    def _resume(self) -> Progress:
+        """The counters of the last state, which is loaded; those of a beginning where there is none."""
+        if not self.run.state.exists():
+            if self.writes:
+                self.run.forget_after(0)
+            return Progress()
+        average = self.average.values if self.average else None
+        counters = load_state(self.run.state, network=self.learning, optimizer=self.own_optimizer, average=average)
+        progress = Progress(**{**asdict(Progress()), **counters})
+        if self.writes:
+            self.run.forget_after(progress.step)
+        return progress
 
-def _accumulate(
-    model, micro_batches: Iterator, numbers: range, call: Call, objective: Objective, fabric: Fabric
-) -> dict[str, float]:
-    """Gradients of the micro-batches `numbers`; returns the mean of every loss term over them and over all devices."""
-    sums: dict[str, torch.Tensor] = {}
-    for number in numbers:
-        batch = {name: tensor.to(fabric.device) for name, tensor in next(micro_batches).items()}
-        with fabric.no_backward_sync(model, enabled=number != numbers[-1]):
-            terms = objective(call(model, batch, number), batch)
-            fabric.backward(terms["loss"] / len(numbers))
-        for name, term in terms.items():
-            sums[name] = sums.get(name, 0) + term.detach().float() / len(numbers)
-    return {name: torch.as_tensor(fabric.all_reduce(value, reduce_op="mean")).item() for name, value in sums.items()}
+    def train_step(self, number: int) -> dict[str, Any]:
+        """Forward, backward and update on the batches of a step; returns its entry of the log."""
+        torch.manual_seed(self.run.config.seed * 1_000_003 + number * self.fabric.world_size + self.fabric.global_rank)
+        rate = learning_rate(number, self.settings)
+        for group in self.own_optimizer.param_groups:
+            group["lr"] = rate
+        self.model.train()
+        terms = self._accumulate_gradients(number)
+        norm = self.fabric.clip_gradients(
+            self.model, self.optimizer, max_norm=self.settings.clip_norm, error_if_nonfinite=False
+        )
+        assert norm is not None
+        if math.isfinite(terms["loss"]) and math.isfinite(float(norm)):
+            self.optimizer.step()
+            self.progress.failures = 0
+            if self.average:
+                self.average.update(number)
+        else:
+            self._count_failure()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.progress.step = number + 1
+        return {"step": number + 1, "learning_rate": rate, **terms}
+
+    def _accumulate_gradients(self, number: int) -> dict[str, float]:
+        """Gradients of the step's micro-batches; returns the mean of every loss term over them and over all devices."""
+        count, sums = self.settings.accumulate, {}
+        for batch_number in range(number * count, (number + 1) * count):
+            batch = {name: tensor.to(self.fabric.device) for name, tensor in next(self.micro_batches).items()}
+            last = batch_number == (number + 1) * count - 1
+            with self.fabric.no_backward_sync(self.model, enabled=not last):
+                terms = self.step(self.model, batch, batch_number)
+                self.fabric.backward(terms["loss"] / count)
+            for name, term in terms.items():
+                sums[name] = sums.get(name, 0) + term.detach().float() / count
+        return {
+            name: torch.as_tensor(self.fabric.all_reduce(value, reduce_op="mean")).item()
+            for name, value in sums.items()
+        }
+
+    def _count_failure(self) -> None:
+        """Count a step that was skipped. Raises SamkdError when there are too many."""
+        progress, steps = self.progress, self.settings.steps
+        progress.failures += 1
+        progress.skipped += 1
+        if progress.failures >= MAX_SKIPPED or progress.skipped > max(MAX_SKIPPED, MAX_SKIPPED_SHARE * steps):
+            raise SamkdError(
+                f"{self.run.path}: loss or gradient was not finite for {progress.failures} steps in a row and "
+                f"{progress.skipped} in all (step {progress.step + 1} of {steps}); lower training.learning_rate or "
+                f"check the data with `samkd check`"
+            )
+
+    def validate_and_keep_best(self, number: int) -> dict[str, Any]:
+        """Score the network, averaged where it is; save its weights when it is the best so far. For the log's entry."""
+        with self.average.applied() if self.average else nullcontext():
+            scores = self.validate(self.network)
+            better = scores["mean"] > self.progress.best_dice
+            if better and self.writes:
+                save_weights(self.network, self.run.weights)
+        self.progress.stale += 1
+        if better:
+            self.progress.best_dice, self.progress.best_step = scores["mean"], number + 1
+            self.progress.stale = 0
+        return {"dice": scores["mean"], "dice_per_class": scores}
+
+    def log(self, entry: dict[str, Any]) -> None:
+        if self.writes:
+            self.run.log(entry | {"seconds": round(self.seconds(), 3)})
+
+    def save_state(self) -> None:
+        self.progress.seconds = self.seconds()
+        if self.writes:
+            save_state(
+                self.run.state,
+                network=self.learning,
+                optimizer=self.own_optimizer,
+                progress=asdict(self.progress),
+                average=self.average.values if self.average else None,
+            )
+
+    def seconds(self) -> float:
+        """Since the run began, without the time between its restarts."""
+        return time.monotonic() - self.started
+
+    def epoch(self, number: int) -> str:
+        """Which pass over the training cases a step belongs to, for the progress bar."""
+        return f"epoch {number // self.epoch_steps + 1}/{math.ceil(self.settings.steps / self.epoch_steps)}"
 
 
 class _Interrupt:

@@ -15,12 +15,14 @@ from .prepared import PreparedCase, Targets
 
 
 class PatchBatches(Dataset):
-    """``self[step]`` is ``{"image": [B, C, *patch], "labels": [B, *patch], "teacher": [B, K, *patch] (if cached)}``.
+    """``self[step]`` is ``{"image": [B, C, *patch], "labels": [B, *patch], "soft_targets": [B, K, *patch]}``.
+
+    Soft targets are there when cached.
 
     With ``masks`` above 1 a patch comes with as many masks of its scan, where several cases share it, one sample each:
     up to ``batch * masks`` in all (SAM, too, learns several masks of an image at once: Kirillov et al. 2023, appendix
     A). With ``unlabelled`` cases as many patches of theirs follow those of ``cases``, drawn apart from them: image and
-    teacher then hold more samples than the labels, which describe the first.
+    soft targets then hold more samples than the labels, which describe the first.
     """
 
     def __init__(
@@ -90,11 +92,11 @@ class PatchBatches(Dataset):
             sample = {"image": image}
             if one.labels is not None:
                 sample["labels"] = cut(one.labels[None], 0, "nearest")[0].to(torch.int16)
-            if one.teacher is not None:
-                background = np.zeros((one.teacher.shape[0], 1, 1, 1), np.float32)
+            if one.soft_targets is not None:
+                background = np.zeros((one.soft_targets.shape[0], 1, 1, 1), np.float32)
                 background[0] = 255  # around the scan
-                probabilities = cut(one.teacher, background, "bilinear")
-                sample["teacher"] = probabilities / probabilities.sum(0)
+                probabilities = cut(one.soft_targets, background, "bilinear")
+                sample["soft_targets"] = probabilities / probabilities.sum(0)
             samples.append(sample)
         return samples
 

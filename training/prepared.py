@@ -40,7 +40,7 @@ class PreparedCase:
     spacing: tuple[float, float, float]
     anchors: dict[int, np.ndarray]  # class -> [N, 3] voxel indices
     floor: float  # lowest prepared intensity: what lies around the scan
-    teacher: Targets | None = None
+    soft_targets: Targets | None = None
     scan: str = ""  # the same for cases that are masks of one scan, byte by byte; "": a scan of its own
 
     @property
@@ -48,10 +48,10 @@ class PreparedCase:
         d, h, w = self.image.shape[1:]
         return d, h, w
 
-    def with_teacher(self, targets: Targets) -> "PreparedCase":
+    def with_soft_targets(self, targets: Targets) -> "PreparedCase":
         """Patches of a case without a mask are then centred on what its teacher found."""
         anchors = _anchors(np.asarray(targets).argmax(0)) if self.labels is None else self.anchors
-        return replace(self, teacher=targets, anchors=anchors)
+        return replace(self, soft_targets=targets, anchors=anchors)
 
 
 def few_labels(dataset: Dataset, count: int, *, seed: int) -> Dataset:

@@ -1,9 +1,7 @@
 """Prompts drawn from labels: for training, and for scores that say so. Prediction has only the user's own."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
-from operator import itemgetter
-from typing import Any
 
 import numpy as np
 import torch
@@ -11,68 +9,69 @@ from scipy.ndimage import distance_transform_edt
 
 from ..configs.schema import PromptTraining
 from ..errors import UsageError
+from ..sam.prompt_tensors import Prompts
 from ..volumes.geometry import Geometry
 from ..volumes.prompts import ClassPrompts, GridPrompts, PatchPrompts, ScanPrompts
-from .predictor import ToNetwork
+from .network import Network
 
 _STREAM = 0x70726F6D70747321  # keeps these random numbers apart from those of the patches
 
 
 @dataclass(frozen=True, kw_only=True)
-class Prompting:
-    """What a promptable network is shown: by ``call`` in training, by ``as_a_user`` in validation.
+class PromptSampler:
+    """Prompts for a promptable network: drawn from a batch's labels in training, "as a user" gives them in validation.
 
-    ``to_network`` makes arrays what the network takes; ``truth_of`` gives a batch's labels [B, D, H, W] to draw from.
+    ``num_classes`` counts the background. All choices depend on (``seed``, number of the batch) alone.
     """
 
     settings: PromptTraining
-    classes: int
+    num_classes: int
     seed: int
-    to_network: ToNetwork
-    truth_of: Callable[[dict[str, torch.Tensor]], torch.Tensor] = itemgetter("labels")
 
     @classmethod
-    def of(cls, settings: PromptTraining, network: Any, *, name: str, **rest: Any) -> "Prompting | None":
-        """None for a recipe without prompts. UsageError for a network, called `name`, that takes none of their kind."""
+    def of(cls, settings: PromptTraining, network: Network, *, name: str, seed: int) -> "PromptSampler | None":
+        """None for settings without prompts. UsageError for a network, called ``name``, that takes no such prompts."""
         if settings.kind == "none":
             return None
-        if not getattr(network, "promptable", False) or settings.drawn in getattr(network, "unused_prompts", ()):
+        if settings.drawn not in network.prompt_kinds:
             raise UsageError(f"{name!r} takes no prompts of kind {settings.kind!r}; set its prompts.kind to none")
-        return cls(settings=settings, to_network=network.prompts_of, **rest)
+        return cls(settings=settings, num_classes=network.num_classes, seed=seed)
 
-    def call(self, model: torch.nn.Module, batch: dict[str, torch.Tensor], number: int) -> torch.Tensor:
-        """How the loop calls the network: without prompts, or with prompts drawn from the batch's labels.
+    def is_prompted(self, number: int) -> bool:
+        """Whether the batch of this number is shown with prompts."""
+        return self._random(number)[1]
 
-        All choices depend on (seed, number of the batch) alone, and every device makes the same number of passes. Of
-        the 1 to ``count`` "points", the first few are drawn from the labels; each of the others is a click in what the
-        network still gets wrong after those before (Kirillov et al. 2023, appendix A; Sofiiuk et al. 2022). Only the
-        last pass is learned from. What the network was shown is left in the batch as ``prompts``.
+    def draw(self, model: torch.nn.Module, image: torch.Tensor, labels: torch.Tensor, number: int) -> Prompts:
+        """Prompts for a batch: image [B, C, D, H, W], labels [B, D, H, W] that they are drawn from.
+
+        Of the 1 to ``count`` "points", the first few are drawn from the labels; each of the others is a click in what
+        the ``model`` still gets wrong after those before (Kirillov et al. 2023, appendix A; Sofiiuk et al. 2022). These
+        passes are not learned from; every device makes the same number of them.
         """
-        settings, rng = self.settings, np.random.default_rng((self.seed, number, _STREAM))
-        image = batch["image"]
-        if rng.random() >= settings.share:
-            return model(image)
-        truth = self.truth_of(batch).cpu().numpy()
-        clicks = 0
+        settings, (rng, _) = self.settings, self._random(number)
+        truth = labels.cpu().numpy()
         if settings.kind == "box":
-            prompts = box_prompts(rng, truth, classes=self.classes, overlap=settings.overlap, relax=settings.relax)
-        else:
-            total = int(rng.integers(1, settings.count + 1))
-            clicks = int(rng.integers(total))
-            prompts = point_prompts(rng, truth, classes=self.classes, count=total - clicks)
+            boxes = box_prompts(rng, truth, classes=self.num_classes, overlap=settings.overlap, relax=settings.relax)
+            return Prompts.of(boxes, image.device)
+        total = int(rng.integers(1, settings.count + 1))
+        clicks = int(rng.integers(total))
+        prompts = point_prompts(rng, truth, classes=self.num_classes, count=total - clicks)
         for _ in range(clicks):
             with torch.no_grad():
-                found = model(image, self.to_network(prompts, image.device)).argmax(1)
-            prompts = with_click(rng, prompts, truth, found.cpu().numpy())
-        shown: Any = self.to_network(prompts, image.device)
-        batch["prompts"] = shown
-        return model(image, shown)
+                prediction = model(image, Prompts.of(prompts, image.device)).argmax(1)
+            prompts = with_click(rng, prompts, truth, prediction.cpu().numpy())
+        return Prompts.of(prompts, image.device)
+
+    def _random(self, number: int) -> tuple[np.random.Generator, bool]:
+        """The random numbers of a batch, and what the first of them says: whether it is prompted."""
+        rng = np.random.default_rng((self.seed, number, _STREAM))
+        return rng, rng.random() < self.settings.share
 
     def as_a_user(self, truth: np.ndarray, spacing: tuple[float, float, float]) -> GridPrompts:
         """One prompt for every class of the labels [D, H, W], a grid of its own: see prompts_from_truth."""
         grid = Geometry(np.eye(4), truth.shape)
-        shown = prompts_from_truth(self.settings.drawn, truth, labels=range(self.classes), spacing=spacing)
-        return shown.onto(grid, scan=grid, classes=self.classes)
+        prompts = prompts_from_truth(self.settings.drawn, truth, labels=range(self.num_classes), spacing=spacing)
+        return prompts.onto(grid, scan=grid, classes=self.num_classes)
 
 
 def point_prompts(rng: np.random.Generator, truth: np.ndarray, *, classes: int, count: int) -> PatchPrompts:
@@ -90,15 +89,17 @@ def point_prompts(rng: np.random.Generator, truth: np.ndarray, *, classes: int, 
     return PatchPrompts(points, labels, np.full((*labels.shape[:2], 6), np.nan, np.float32))
 
 
-def with_click(rng: np.random.Generator, prompts: PatchPrompts, truth: np.ndarray, found: np.ndarray) -> PatchPrompts:
-    """One more point per class: a random voxel of those that the labels ``found`` [N, D, H, W] get wrong for it.
+def with_click(
+    rng: np.random.Generator, prompts: PatchPrompts, truth: np.ndarray, prediction: np.ndarray
+) -> PatchPrompts:
+    """One more point per class: a random voxel of those that the ``prediction`` [N, D, H, W] gets wrong for it.
 
     Its label is the truth there; a class without an error gets no point. Also of a class that the patch does not hold.
     """
     classes = prompts.labels.shape[1] + 1
     points, labels = _no_points(truth, classes, 1)
     for row, value, inside in _each_class(truth, classes):
-        wrong = inside != (found[row] == value)
+        wrong = inside != (prediction[row] == value)
         if wrong.any():
             voxel = _voxel(rng, wrong)
             points[row, value - 1, 0] = voxel

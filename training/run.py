@@ -1,10 +1,10 @@
 """The run folder: what teach and distill leave, and what every later stage reads."""
 
-import hashlib
 import json
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +13,7 @@ import yaml
 from ..errors import BadInputError
 from ..volumes.files import atomic_path, is_leftover, make_folder
 from ..volumes.plan import Plan
-
-BYSTANDERS = ("data", "recipe", "base")  # where data and base weights lie, and the whole recipe for later stages
-
-
-def digest(config: dict[str, Any]) -> str:
-    """sha256 of what decides a run's result: its configuration without the keys in BYSTANDERS."""
-    content = {key: value for key, value in config.items() if key not in BYSTANDERS}
-    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
+from .run_config import RunConfig
 
 
 @dataclass(frozen=True)
@@ -28,29 +21,28 @@ class Run:
     """``config.yaml``, ``weights.safetensors`` (best on validation), ``state/``, ``log.jsonl``, ``metrics.json``."""
 
     path: Path
-    config: dict[str, Any]
+    config: RunConfig
 
     @classmethod
-    def create(cls, path: Path, config: dict[str, Any]) -> "Run":
+    def create(cls, path: Path, config: RunConfig) -> "Run":
         """Start a run, or continue the one that lies there with the same configuration.
 
         Raises BadInputError when the folder belongs to another recipe or holds something else.
         """
-        config = json.loads(json.dumps(config))
         if (path / "config.yaml").exists():
-            found = cls.read(path)
-            if digest(found.config) != digest(config):
-                changed = _differences(found.config, config)
+            earlier = cls.read(path)
+            if earlier.config.digest() != config.digest():
+                changed = _differences(earlier.config.hashed(), config.hashed())
                 raise BadInputError(
                     f"{path}: this run folder is from another recipe (different: {', '.join(changed)}); "
                     f"give another --run folder or the recipe it was started with"
                 )
-            make_folder(found.state.parent)
-            return found
+            make_folder(earlier.state.parent)
+            return earlier
         if path.exists() and not all(_own_leftover(entry) for entry in path.iterdir()):
             raise BadInputError(f"{path}: not a run folder and not empty; give a new --run folder")
         run = cls(make_folder(path), config)
-        run.write_text("config.yaml", yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
+        run.write_text("config.yaml", yaml.safe_dump(config.to_dict(), sort_keys=False, allow_unicode=True))
         make_folder(run.state.parent)
         return run
 
@@ -58,32 +50,21 @@ class Run:
     def read(cls, path: Path) -> "Run":
         """Read a run folder. Raises BadInputError when it is none."""
         try:
-            config = yaml.safe_load((path / "config.yaml").read_text(encoding="utf-8"))
+            values = yaml.safe_load((path / "config.yaml").read_text(encoding="utf-8"))
         except (OSError, yaml.YAMLError, ValueError, LookupError, AttributeError, RecursionError) as error:
             raise BadInputError(f"{path}: not a run folder (config.yaml: {error}); give one made by samkd") from None
-        needed = {
-            "stage",
-            "network",
-            "objective",
-            "plan",
-            "labels",
-            "channels",
-            "cases",
-            "seed",
-            "data",
-            "recipe",
-        }
-        if not isinstance(config, dict) or not needed <= config.keys():
-            raise BadInputError(f"{path}: config.yaml is not a run's; expected the keys {sorted(needed)}")
-        return cls(path, config)
+        try:
+            return cls(path, RunConfig.from_dict(values))
+        except BadInputError as error:
+            raise BadInputError(f"{path}: {error}") from None
 
     @property
     def plan(self) -> Plan:
-        return Plan.from_dict(self.config["plan"])
+        return self.config.plan
 
     @property
     def labels(self) -> dict[int, str]:
-        return {int(value): name for value, name in self.config["labels"].items()}
+        return self.config.labels
 
     @property
     def weights(self) -> Path:
@@ -99,7 +80,7 @@ class Run:
 
     @property
     def stage(self) -> str:
-        return self.config["stage"]
+        return self.config.stage
 
     def metrics(self) -> dict[str, Any]:
         """The content of metrics.json. Raises BadInputError."""
@@ -160,7 +141,7 @@ def finished_runs(root: Path, stage: str, *, recipe: str | None = None) -> list[
     """The finished runs of a stage (and recipe) in a run root, the one that ended last at the end."""
     runs = [Run.read(path.parent) for path in root.glob("*/config.yaml")]
     wanted = [
-        run for run in runs if run.stage == stage and run.finished and recipe in (None, run.config["recipe"]["name"])
+        run for run in runs if run.stage == stage and run.finished and recipe in (None, run.config.recipe["name"])
     ]
     return sorted(wanted, key=lambda run: (run.path / "metrics.json").stat().st_mtime_ns)
 
@@ -176,11 +157,9 @@ def newest_run(root: Path, stage: str, *, recipe: str | None = None) -> Run:
 
 def control_of(student: Run, root: Path) -> Run | None:
     """The finished lambda = 1 run with the student's network, plan, cases, seed, budget and start, if there is one."""
-    decisive = ("network", "plan", "cases", "seed", "training", "labels")
-    start = student.config["objective"].get("start")
+    decisive = attrgetter("network", "plan", "cases", "seed", "training", "labels", "objective.pretrained")
     for run in finished_runs(root, "control"):
-        same = all(run.config[key] == student.config[key] for key in decisive)
-        if same and run.config["objective"].get("start") == start:
+        if decisive(run.config) == decisive(student.config):
             return run
     return None
 
@@ -188,8 +167,6 @@ def control_of(student: Run, root: Path) -> Run | None:
 def _differences(old: dict, new: dict, prefix: str = "") -> list[str]:
     names = []
     for key in sorted(old.keys() | new.keys(), key=str):
-        if not prefix and key in BYSTANDERS:
-            continue
         a, b = old.get(key), new.get(key)
         if isinstance(a, dict) and isinstance(b, dict):
             names += _differences(a, b, f"{prefix}{key}.")

@@ -1,90 +1,125 @@
-"""What teach and distill share: prepared cases, the loop, and the final scores on whole test scans."""
+"""The one trainer, for teachers and students alike: a job becomes a run folder with weights and scores."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
-import numpy as np
 import torch
 from lightning.fabric import Fabric
 from lightning.fabric.strategies.ddp import DDPStrategy
 
-from ..configs.schema import Recipe, Training
-from ..errors import BadInputError
+from ..errors import UsageError
 from ..evaluation.scores import score_case, summarise
+from ..sam.checkpoints import LoadReport
 from ..volumes.datasets.registry import Case, Dataset, read_labelled_case
-from ..volumes.datasets.splits import refuse_leaks, split
 from ..volumes.pipeline import segment
 from ..volumes.plan import Plan
-from ..volumes.prompts import GridPrompts
-from ..volumes.sliding_window import sliding_window
 from .checkpoint import load_weights
+from .job import TrainingJob
 from .lock import one_at_a_time
-from .loop import Objective, fit, plain_call
+from .loop import TrainingResult, fit
 from .patches import PatchBatches
-from .predictor import patch_function
-from .prepared import PreparedCase, fingerprint, prepare_cases
+from .predictor import make_predictor
+from .prepared import PreparedCase, prepare_cases
 from .progress import Bar, console
-from .prompt_sampling import Prompting
-from .run import Run, digest
+from .prompt_sampling import PromptSampler
+from .run import Run
+from .step import TrainingStep
 from .taught_classes import check_taught_classes
+from .validation import grid_dice
 
-AddTargets = Callable[[Sequence[Case], Sequence[PreparedCase]], list[PreparedCase]]
+
+@runtime_checkable
+class Pretrainable(Protocol):
+    """A network that has published weights."""
+
+    def load_base(self, path: str | Path) -> LoadReport: ...
 
 
-@dataclass(frozen=True)
-class Cohort:
-    """The cases of a run: labelled training and validation cases, unlabelled ones, and test cases nobody trains on."""
+def run_job(job: TrainingJob, *, runs: Path, run: Path | None = None, devices: int = 1) -> Run:
+    """Train, then score the best weights on every whole labelled test scan; ``metrics.json`` is written last.
 
-    dataset: Dataset
-    train: tuple[Case, ...]
-    validation: tuple[Case, ...]
+    The folder is ``run``, or one in ``runs`` named after the job. A finished run is returned as it is, an interrupted
+    one continues. Raises UsageError for prompts that the network does not take and for a network without published
+    weights, BadInputError for a checkpoint or folder that is not this job's, Stopped when interrupted.
+    """
+    config = job.config()
+    torch.manual_seed(job.recipe.seed)
+    network = job.build()
+    prompts = PromptSampler.of(job.prompts, network, name=job.network.name, seed=job.recipe.seed)
+    report = load_pretrained(network, job.pretrained, name=job.network.name) if job.pretrained else None
+    step = job.make_step(network, prompts)
+    folder = Run.create(run or runs / job.folder_name(config), config)
+    if folder.finished:
+        return folder
+    if report is not None:
+        report_pretrained(folder, job.pretrained, report)
+    job.initialise(network)
+    return _train(job, network, step, prompts, run=folder, cache=runs / "cache", devices=devices)
 
-    @classmethod
-    def of(cls, dataset: Dataset, *, validation: float, seed: int) -> "Cohort":
-        """Seeded split of the labelled training cases, unless the dataset comes with validation cases.
 
-        Raises BadInputError when fewer than two are labelled.
-        """
-        labelled = [case for case in dataset.training if case.label is not None]
-        if labelled and dataset.validation:
-            return cls(dataset, tuple(labelled), dataset.validation)
-        if len(labelled) < 2:
-            raise BadInputError(
-                f"{dataset.root}: {len(labelled)} labelled training case(s); at least 2 are needed, one of them "
-                f"for validation"
-            )
-        train, held_out = split(labelled, validation=validation, seed=seed)
-        return cls(dataset, tuple(train), tuple(held_out))
+@one_at_a_time
+def _train(
+    job: TrainingJob,
+    network: torch.nn.Module,
+    step: TrainingStep,
+    prompts: PromptSampler | None,
+    *,
+    run: Run,
+    cache: Path,
+    devices: int,
+) -> Run:
+    """Train the job's network in its folder, which nobody else may do meanwhile, and score it."""
+    run.write_json("splits.json", job.split.names())
+    fabric = fabric_for(devices, job.settings.precision)
+    fabric.launch()
+    labelled, unlabelled, validation = prepare(job, cache=cache)
+    check_taught_classes(labelled, labels=run.labels, root=job.split.dataset.root)
+    batches = PatchBatches(
+        labelled,
+        patch=job.plan.patch,
+        batch=job.settings.batch,
+        masks=job.settings.masks,
+        steps=job.settings.steps * job.settings.accumulate,
+        foreground=job.settings.foreground,
+        augmentation=job.settings.augmentation,
+        seed=job.recipe.seed,
+        rank=fabric.global_rank,
+        unlabelled=unlabelled,
+    )
+    result = fit(
+        network,
+        step,
+        batches=batches,
+        validate=lambda model: grid_dice(model, validation, plan=job.plan, class_names=run.labels, prompts=prompts),
+        settings=job.settings,
+        run=run,
+        fabric=fabric,
+        title=job.title,
+    )
+    fabric.barrier()
+    if fabric.is_global_zero:
+        score_run(run, network, job, result)
+    fabric.barrier()
+    return run
 
-    @property
-    def unlabelled(self) -> tuple[Case, ...]:
-        return tuple(case for case in self.dataset.training if case.label is None)
 
-    @property
-    def test(self) -> tuple[Case, ...]:
-        return tuple(case for case in self.dataset.test if case.label is not None)
+def load_pretrained(network: torch.nn.Module, path: Path, *, name: str) -> LoadReport:
+    """Fill the network from a published checkpoint. Raises UsageError for a network, called ``name``, without any."""
+    if not isinstance(network, Pretrainable):
+        raise UsageError(f"{path}: there are no published weights of {name}; leave this file out")
+    return network.load_base(path)
 
-    def names(self) -> dict[str, list[str]]:
-        """Case names by part, as a splits.json holds them (volumes.datasets.splits)."""
-        parts = {"train": self.train, "validation": self.validation, "test": self.test}
-        return {part: [case.name for case in cases] for part, cases in parts.items()}
 
-    def describe(self) -> dict[str, Any]:
-        """What a run folder keeps of its cases: names, and a fingerprint of the bytes they were trained from.
-
-        Raises BadInputError when one scan, byte by byte, is in two parts.
-        """
-        training = (*self.train, *self.unlabelled)
-        refuse_leaks({"training": training, "validation": self.validation, "test": self.dataset.test})
-        prints = sorted(fingerprint(case) for case in (*self.train, *self.validation))
-        return {
-            "dataset": self.dataset.name,
-            "train": [case.name for case in self.train],
-            "validation": [case.name for case in self.validation],
-            "content": digest({"cases": prints}),
-        }
+def report_pretrained(run: Run, path: Path | None, report: LoadReport) -> None:
+    """What became of each tensor of a published file: base.json, and one line of it."""
+    run.write_json("base.json", asdict(report))
+    console.print(
+        f"{path} ({report.variant}): {len(report.loaded)} tensors loaded, {len(report.interpolated)} of them "
+        f"interpolated; {len(report.reinitialised)} re-initialised by design, {len(report.added)} added, "
+        f"{len(report.dropped)} dropped; each by name in {run.path / 'base.json'}"
+    )
 
 
 def fabric_for(devices: int, precision: str) -> Fabric:
@@ -93,191 +128,49 @@ def fabric_for(devices: int, precision: str) -> Fabric:
     return Fabric(accelerator="auto", devices=devices, strategy=strategy, precision=precision)  # type: ignore[arg-type]
 
 
-def run_config(
-    *,
-    stage: str,
-    recipe: Recipe,
-    network: dict[str, Any],
-    plan: Plan,
-    cohort: Cohort,
-    training: Training,
-    objective: dict[str, Any],
-) -> dict[str, Any]:
-    """The resolved configuration of one run: all that decides its result, and where its data lies."""
-    dataset = cohort.dataset
-    return {
-        "stage": stage,
-        "network": network,
-        "objective": objective,
-        "plan": plan.to_dict(),
-        "labels": {str(value): name for value, name in dataset.labels.items()},
-        "channels": list(dataset.channels),
-        "training": training.model_dump(mode="json"),
-        "seed": recipe.seed,
-        "cases": cohort.describe(),
-        "data": str(dataset.root.resolve()),
-        "recipe": recipe.model_dump(mode="json", by_alias=True),
-    }
+def prepare(job: TrainingJob, *, cache: Path) -> tuple[list[PreparedCase], list[PreparedCase], list[PreparedCase]]:
+    """The labelled, the unlabelled and the validation cases on the plan's grid, the first two with soft targets."""
+    split = job.split
+    used = (*split.train, *job.unlabelled)
+    with Bar(f"{job.title}: preparing cases", len(used) + len(split.validation)) as bar:
+        prepared = prepare_cases(used, split.dataset, job.plan, cache, on_case=bar.advance)
+        validation = prepare_cases(split.validation, split.dataset, job.plan, cache, on_case=bar.advance)
+    if job.add_soft_targets is not None:
+        prepared = job.add_soft_targets(used, prepared)
+    return prepared[: len(split.train)], prepared[len(split.train) :], validation
 
 
-def tell_base(run: Run, weights: Path | None, report: Any) -> None:
-    """What became of each tensor of a published file (a sam.checkpoints.LoadReport): base.json, and one line of it."""
-    run.write_json("base.json", asdict(report))
-    console.print(
-        f"{weights} ({report.variant}): {len(report.loaded)} tensors loaded, {len(report.interpolated)} of them "
-        f"interpolated; {len(report.reinitialised)} re-initialised by design, {len(report.added)} added, "
-        f"{len(report.dropped)} dropped; each by name in {run.path / 'base.json'}"
+def score_run(run: Run, network: torch.nn.Module, job: TrainingJob, result: TrainingResult) -> None:
+    """Score the best weights on the whole test scans and write ``metrics.json``, with which the run is finished."""
+    load_weights(network, run.weights)
+    rows = score_scans(network, job.split.test, job.split.dataset, plan=job.plan, title=f"{job.title}: test scans")
+    run.write_json(
+        "metrics.json",
+        {
+            "steps": result.steps,
+            "seconds": round(result.seconds, 1),
+            "skipped_steps": result.skipped,
+            "parameters": sum(parameter.numel() for parameter in network.parameters()),
+            "trained_parameters": sum(p.numel() for p in network.parameters() if p.requires_grad),
+            "validation": {"dice": result.best_dice, "step": result.best_step},
+            "test": {"summary": summarise(rows), "cases": rows} if rows else None,
+        },
     )
-
-
-@one_at_a_time
-def train_network(
-    network: torch.nn.Module,
-    *,
-    run: Run,
-    cohort: Cohort,
-    plan: Plan,
-    settings: Training,
-    objective: Objective,
-    cache: Path,
-    devices: int,
-    title: str,
-    targets: AddTargets | None = None,
-    unlabelled: Sequence[Case] = (),
-    prompting: Prompting | None = None,
-    helper: torch.nn.Module | None = None,
-) -> Run:
-    """Train, then score the best weights on every whole labelled test scan; leaves ``metrics.json``.
-
-    ``targets`` gives prepared training cases their teacher targets on this plan's grid; ``unlabelled`` cases join
-    every batch. With ``prompting`` the network learns, and is validated, with prompts and without. ``helper`` as in
-    loop.fit. A finished run is returned as it is.
-    """
-    if run.finished:
-        return run
-    run.write_json("splits.json", cohort.names())
-    fabric = fabric_for(devices, settings.precision)
-    fabric.launch()
-    used = (*cohort.train, *unlabelled)
-    with Bar(f"{title}: preparing cases", len(used) + len(cohort.validation)) as bar:
-        prepared = prepare_cases(used, cohort.dataset, plan, cache, on_case=bar.advance)
-        held_out = prepare_cases(cohort.validation, cohort.dataset, plan, cache, on_case=bar.advance)
-    check_taught_classes(prepared[: len(cohort.train)], labels=run.labels, root=cohort.dataset.root)
-    if targets is not None:
-        prepared = targets(used, prepared)
-    batches = PatchBatches(
-        prepared[: len(cohort.train)],
-        patch=plan.patch,
-        batch=settings.batch,
-        masks=settings.masks,
-        steps=settings.steps * settings.accumulate,
-        foreground=settings.foreground,
-        augmentation=settings.augmentation,
-        seed=run.config["seed"],
-        rank=fabric.global_rank,
-        unlabelled=prepared[len(cohort.train) :],
-    )
-    summary = fit(
-        network,
-        batches=batches,
-        objective=objective,
-        validate=lambda model: grid_dice(model, held_out, plan=plan, labels=run.labels, prompting=prompting),
-        settings=settings,
-        run=run,
-        fabric=fabric,
-        title=title,
-        call=prompting.call if prompting else plain_call,
-        helper=helper,
-    )
-    fabric.barrier()
-    if fabric.is_global_zero:
-        load_weights(network, run.weights)
-        rows = score_scans(network, cohort.test, cohort.dataset, plan=plan, title=f"{title}: test scans")
-        run.write_json(
-            "metrics.json",
-            {
-                "steps": summary.steps,
-                "seconds": round(summary.seconds, 1),
-                "skipped_steps": summary.skipped,
-                "parameters": sum(parameter.numel() for parameter in network.parameters()),
-                "trained_parameters": sum(p.numel() for p in network.parameters() if p.requires_grad),
-                "validation": {"dice": summary.best_dice, "step": summary.best_step},
-                "test": {"summary": summarise(rows), "cases": rows} if rows else None,
-            },
-        )
-    fabric.barrier()
-    return run
-
-
-def grid_dice(
-    network: torch.nn.Module,
-    cases: Sequence[PreparedCase],
-    *,
-    plan: Plan,
-    labels: dict[int, str],
-    prompting: Prompting | None = None,
-) -> dict[str, float]:
-    """Dice per class and their mean on the plan's grid: the quick score that training steers by.
-
-    Pooled over cases (voxels of all cases together), so that an organ absent from one case needs no rule. A network
-    that learns with prompts in a share of its steps is scored in both ways, and by both: each number is that share of
-    the prompted one and the rest of the automatic one, whose means are added under these names.
-    """
-    infer = patch_function(network, to_network=prompting.to_network if prompting else None)
-
-    def scored(shown: Callable[[PreparedCase], GridPrompts | None]) -> dict[str, float]:
-        pooled = PooledDice(labels)
-        for case in cases:
-            image = np.asarray(case.image)
-            found = sliding_window(image, plan.patch, plan.overlap, infer, num_classes=len(labels), prompts=shown(case))
-            pooled.add(found.argmax(0), case.labels)
-        return pooled.scores()
-
-    automatic = scored(lambda _: None)
-    if prompting is None:
-        return automatic
-    prompted = scored(lambda case: prompting.as_a_user(np.asarray(case.labels), case.spacing))
-    share = prompting.settings.share
-    # A class of no truth that one of them finds scores 0 there, and is not in the other.
-    both = {k: share * prompted.get(k, 0.0) + (1 - share) * automatic.get(k, 0.0) for k in automatic | prompted}
-    return {**both, "automatic": automatic["mean"], "prompted": prompted["mean"]}
-
-
-class PooledDice:
-    """Dice per class over the voxels of all cases together, and the mean over classes."""
-
-    def __init__(self, labels: dict[int, str]) -> None:
-        self.labels = labels
-        self.overlap, self.total = np.zeros(len(labels)), np.zeros(len(labels))
-
-    def add(self, found: np.ndarray, truth: np.ndarray | None) -> None:
-        for value in self.labels:
-            predicted, true = found == value, truth == value
-            self.overlap[value] += np.count_nonzero(predicted & true)
-            self.total[value] += np.count_nonzero(predicted) + np.count_nonzero(true)
-
-    def scores(self) -> dict[str, float]:
-        present = [value for value in self.labels if value and self.total[value]]
-        dice = {self.labels[value]: float(2 * self.overlap[value] / self.total[value]) for value in present}
-        return {"mean": float(np.mean(list(dice.values()))) if dice else 0.0, **dice}
 
 
 def score_scans(
     network: torch.nn.Module, cases: Sequence[Case], dataset: Dataset, *, plan: Plan, title: str
 ) -> dict[str, list[dict[str, Any]]]:
     """Scores of a torch network on whole scans, on their own grids, by case name."""
-    infer = patch_function(network)
+    predictor = make_predictor(network)
     rows = {}
     with Bar(title, len(cases)) as bar:
         for case in cases:
             volume, truth = read_labelled_case(case, dataset)
-            prediction = segment(volume, plan, infer, num_classes=len(dataset.labels))
+            prediction = segment(volume, plan, predictor, num_classes=len(dataset.labels))
+            grid = volume.geometry
             rows[case.name] = score_case(
-                prediction,
-                truth,
-                spacing=volume.geometry.spacing,
-                labels=dataset.labels,
-                frames=volume.geometry.frames,
+                prediction, truth, spacing=grid.spacing, labels=dataset.labels, frames=grid.frames
             )
             bar.advance(case.name)
     return rows

@@ -8,7 +8,7 @@ import torch
 from ..errors import UsageError
 from ..sam.presets import ENCODERS
 from ..students import STUDENTS, build_student
-from ..students.small_sam.model import ENCODERS as STUDENT_ENCODERS
+from ..students.small_sam.model import STUDENT_ENCODERS
 from ..teachers import PAPER_PATCHES, TEACHERS, build_teacher
 
 # Patches (D, H, W) of the students: of those that see a volume at once, and of those that see slices as SAM does.

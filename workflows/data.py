@@ -20,7 +20,7 @@ def recipe_for(config: str | None, source: Run | None, overrides: list[str]) -> 
     Raises UsageError naming every fault of the recipe and the overrides.
     """
     if config is None and source is not None:
-        return parse_recipe(source.config["recipe"], overrides=overrides, source=f"{source.path}/config.yaml")
+        return parse_recipe(source.config.recipe, overrides=overrides, source=f"{source.path}/config.yaml")
     return load_recipe(config or "phantom", overrides)
 
 

@@ -17,12 +17,12 @@ from ..deploy.runtime.manifest import Description
 from ..distill.networks import load_network
 from ..students.small_sam.model import SmallSAM
 from ..training.patches import PatchBatches
-from ..training.predictor import patch_function
+from ..training.predictor import make_predictor
 from ..training.prepared import prepare_case
 from ..training.progress import Bar
 from ..training.prompt_sampling import prompts_from_truth
 from ..training.run import Run
-from ..training.trainer import Cohort
+from ..training.split import DataSplit
 from ..volumes.datasets.registry import read_labelled_case
 from ..volumes.io.scans import as_nifti
 from ..volumes.pipeline import segment
@@ -51,28 +51,28 @@ def deploy(
     settings = recipe.deployment
     _refuse_early(target, settings.precision, sign)
 
-    dataset = open_dataset(recipe, data or Path(run.config["data"]), runs=runs)
-    cohort = Cohort.of(dataset, validation=recipe.validation, seed=recipe.seed)
+    dataset = open_dataset(recipe, data or Path(run.config.data), runs=runs)
+    split = DataSplit.of(dataset, validation=recipe.validation, seed=recipe.seed)
     network = load_network(run)
     prompt_kinds = _prompt_kinds(run, network)
     student = TrainedStudent(
         network=network,
         plan=run.plan,
         class_names=run.labels,
-        in_channels=len(run.config["channels"]),
-        calibration=_calibration(run, cohort, recipe, cache=runs / "cache"),
+        in_channels=len(run.config.channels),
+        calibration=_calibration(run, split, recipe, cache=runs / "cache"),
         prompt_kinds=prompt_kinds,
         provenance=_provenance(run, recipe),
         description=Description(dataset.name, recipe.description, tuple(dataset.channels)),
     )
-    criteria = _criteria(run, network, cohort, recipe, prompt_kinds=prompt_kinds)
+    criteria = _criteria(run, network, split, recipe, prompt_kinds=prompt_kinds)
     name = f"{run.path.name.removeprefix('distill-')}-{target}-{settings.precision}"
     with tempfile.TemporaryDirectory() as scratch:
         request = PackageRequest(
             destination=out or runs / "packages" / name,
             target=target,
             precision=settings.precision,
-            sample=as_nifti(cohort.validation[0].image, Path(scratch), channels=len(dataset.channels)),
+            sample=as_nifti(split.validation[0].image, Path(scratch), channels=len(dataset.channels)),
             sign=sign,
         )
         return deploy_student(student, criteria, request)
@@ -85,33 +85,33 @@ def _refuse_early(target: str, precision: str, sign: Path | None) -> None:
     require_precision(target_named(target), Precision(precision))
 
 
-def _calibration(run: Run, cohort: Cohort, recipe: Recipe, *, cache: Path) -> list[np.ndarray]:
+def _calibration(run: Run, split: DataSplit, recipe: Recipe, *, cache: Path) -> list[np.ndarray]:
     """Unchanged patches [C, *patch] of training cases, as many as the recipe says."""
     count = recipe.deployment.calibration
-    cases = [prepare_case(case, cohort.dataset, run.plan, cache) for case in cohort.train[:count]]
+    cases = [prepare_case(case, split.dataset, run.plan, cache) for case in split.train[:count]]
     return PatchBatches.plain(cases, patch=run.plan.patch, count=count, seed=recipe.seed)
 
 
 def _prompt_kinds(run: Run, network: torch.nn.Module) -> tuple[str, ...]:
     """The kinds of prompts (volumes.prompts.KINDS) that the package takes: those the student was trained with."""
-    training = run.config["objective"].get("prompts") if isinstance(network, SmallSAM) else None
+    training = run.config.objective.prompts if isinstance(network, SmallSAM) else None
     return PACKED_PROMPT_KINDS[training["kind"]] if training else ()
 
 
 def _criteria(
-    run: Run, network: torch.nn.Module, cohort: Cohort, recipe: Recipe, *, prompt_kinds: tuple[str, ...]
+    run: Run, network: torch.nn.Module, split: DataSplit, recipe: Recipe, *, prompt_kinds: tuple[str, ...]
 ) -> AcceptanceCriteria:
     """The validation scans with the masks that the torch network gives for them, and what a conversion may lose.
 
     A student that takes prompts is judged once more with one prompt per class of every scan, drawn from its truth.
     """
     kind = "box" if "box" in prompt_kinds else "point"
-    infer = patch_function(network, to_network=getattr(network, "prompts_of", None))
+    infer = make_predictor(network)
     plan, num_classes = run.plan, len(run.labels)
     cases, prompts, prompted_masks = [], [], []
-    with Bar("validation scans, torch", len(cohort.validation)) as bar:
-        for case in cohort.validation:
-            volume, truth = read_labelled_case(case, cohort.dataset)
+    with Bar("validation scans, torch", len(split.validation)) as bar:
+        for case in split.validation:
+            volume, truth = read_labelled_case(case, split.dataset)
             cases.append(
                 ValidationCase(case.name, volume, truth, segment(volume, plan, infer, num_classes=num_classes))
             )
@@ -133,7 +133,7 @@ def _provenance(run: Run, recipe: Recipe) -> dict[str, Any]:
         "run": run.path.name,
         "stage": run.stage,
         "recipe": recipe.name,
-        "network": run.config["network"]["name"],
-        "objective": run.config["objective"],
+        "network": run.config.network.name,
+        "objective": run.config.objective.to_dict(),
         "test": (run.metrics()["test"] or {}).get("summary"),
     }

@@ -94,7 +94,7 @@ def read_lesson(
     lambdas = list(lambdas) or [recipe.lambda_]
     if unlabelled is not None and min(lambdas) == 1:
         raise UsageError("--unlabelled: with lambda = 1 there is no teacher, and scans without masks teach nothing")
-    dataset = open_dataset(recipe, data or (Path(source.config["data"]) if source else None), runs=runs)
+    dataset = open_dataset(recipe, data or (Path(source.config.data) if source else None), runs=runs)
     if unlabelled is not None:
         dataset = with_unlabelled(dataset, unlabelled)
     return Lesson(recipe, dataset, runs_that_teach, lambdas)

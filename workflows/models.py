@@ -60,30 +60,23 @@ def load_run(path: Path, *, base: Path | None = None, threads: int | None = None
     import torch
 
     from ..distill.networks import load_network
-    from ..sam.prompt_tensors import Prompts
-    from ..students.small_sam.model import SmallSAM
-    from ..teachers.base import Teacher
-    from ..training.predictor import patch_function
+    from ..training.predictor import make_predictor
     from ..training.run import Run
-    from ..volumes.prompts import KINDS
 
     run = Run.read(path)
-    if base is not None and not run.config["objective"].get("pretrained"):
+    if base is not None and run.config.adapted_file is None:
         raise UsageError(f"{path}: this run adapts no published weights; leave --weights out")
     if threads is not None:
         torch.set_num_threads(threads)
     network = load_network(run, base=base)
-    prompt_kinds = frozenset()
-    if isinstance(network, Teacher | SmallSAM) and network.promptable:
-        prompt_kinds = KINDS - network.unused_prompts
     return RunModel(
         path=path,
         plan=run.plan,
         class_names=run.labels,
-        in_channels=len(run.config["channels"]),
-        infer=patch_function(network, to_network=Prompts.of),
-        channel_names=tuple(run.config["channels"]),
-        prompt_kinds=prompt_kinds,
+        in_channels=len(run.config.channels),
+        infer=make_predictor(network),
+        channel_names=tuple(run.config.channels),
+        prompt_kinds=network.prompt_kinds,
         frees_memory=True,
         version=torch.__version__,
         threads=torch.get_num_threads(),

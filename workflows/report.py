@@ -14,7 +14,7 @@ from ..errors import BadInputError
 from ..evaluation.html_report import write_report
 from ..evaluation.overlay import comparison_png
 from ..evaluation.scores import dice_by_class, score_case, summarise
-from ..training.predictor import patch_function
+from ..training.predictor import make_predictor
 from ..training.run import Run, control_of
 from ..volumes.datasets.registry import Case, Dataset, read_labelled_case
 from ..volumes.geometry import reorient
@@ -48,7 +48,7 @@ def report(package: Path | None, *, out: Path, data: Path | None, runs: Path, ba
     manifest = Manifest.read(package)
     student = Run.read(runs / manifest.provenance["run"])
     stages = _runs_before(student, runs)
-    dataset = open_dataset(recipe_for(None, student, []), data or Path(student.config["data"]), runs=runs)
+    dataset = open_dataset(recipe_for(None, student, []), data or Path(student.config.data), runs=runs)
     cases = labelled_test(dataset)
 
     masks, device = _segment_on_device(package, cases, dataset)
@@ -102,9 +102,9 @@ def _runs_before(student: Run, runs: Path) -> dict[str, Run]:
     """The runs behind a package by their title in the report: teachers, the control if there is one, the student."""
     stages: dict[str, Run] = {}
     if student.stage == "distill":
-        teachers = student.config["objective"]["teachers"]
+        teachers = student.config.objective.teachers
         for number, teacher in enumerate(teachers, start=1):
-            stages["teacher" if len(teachers) == 1 else f"teacher {number}"] = Run.read(runs / teacher["run"])
+            stages["teacher" if len(teachers) == 1 else f"teacher {number}"] = Run.read(runs / teacher.run)
     if control := control_of(student, runs):
         stages["student without teacher"] = control
     if student.stage == "distill":
@@ -151,7 +151,7 @@ def _pictures(
     base: Path | None,
 ) -> dict[str, bytes]:
     """A PNG per case: the truth beside the masks of every run and of the package."""
-    networks = {name: (run.plan, patch_function(load_network(run, base=base))) for name, run in stages.items()}
+    networks = {name: (run.plan, make_predictor(load_network(run, base=base))) for name, run in stages.items()}
     pictures = {}
     for case in cases:
         volume, truth = read_labelled_case(case, dataset)

@@ -15,6 +15,8 @@ class SegResNet(Base):
     `patch` is (D, H, W), each a multiple of 8 (UsageError otherwise); `forward` takes every grid of such sizes.
     """
 
+    prompt_kinds: frozenset[str] = frozenset()
+
     def __init__(self, *, in_channels: int, num_classes: int, patch: tuple[int, int, int]) -> None:
         if any(size < DIVISOR or size % DIVISOR for size in patch):
             raise UsageError(
@@ -22,6 +24,7 @@ class SegResNet(Base):
                 "change the patch of the plan"
             )
         super().__init__(spatial_dims=3, init_filters=INIT_FILTERS, in_channels=in_channels, out_channels=num_classes)
+        self.in_channels = in_channels
         self.num_classes = num_classes
         self.patch = patch
 

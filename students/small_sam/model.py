@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import ClassVar, Literal, get_args
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -18,8 +18,13 @@ from ...sam.mask_decoder import MaskDecoder
 from ...sam.presets import EfficientViTSize, EncoderSize, get_encoder_size
 from ...sam.prompt_tensors import Prompts
 from ...sam.slice_prompts import AnyPromptEncoder, SlicePrompts, no_clicks, prompt_encoder
+from ...volumes.prompts import KINDS
 
-ENCODERS = {"mobilesam": "mobile_vit_t", "efficientsam-ti": "efficient_vit_ti", "efficientsam-s": "efficient_vit_s"}
+STUDENT_ENCODERS = {
+    "mobilesam": "mobile_vit_t",
+    "efficientsam-ti": "efficient_vit_ti",
+    "efficientsam-s": "efficient_vit_s",
+}
 MAX_POINTS = 6  # per class, besides a box: EfficientSAM's number
 Slices = Literal["channels", "depth"]
 
@@ -38,9 +43,7 @@ class SmallSAM(nn.Module):
     not depend on the prompts: `encode` and `masks` can be exported apart.
     """
 
-    promptable: ClassVar[bool] = True
-    unused_prompts: ClassVar[frozenset[str]] = frozenset()
-    prompts_of = staticmethod(Prompts.of)
+    prompt_kinds: frozenset[str] = KINDS
 
     def __init__(
         self,
@@ -195,3 +198,27 @@ def build_small_sam(
         in_channels=in_channels,
         patch=patch,
     )
+
+
+def build_mobilesam(
+    *, in_channels: int, num_classes: int, patch: tuple[int, int, int], slices: Slices = "channels"
+) -> SmallSAM:
+    """MobileSAM: TinyViT and SAM's decoder. UsageError as in build_small_sam."""
+    encoder = STUDENT_ENCODERS["mobilesam"]
+    return build_small_sam(encoder, in_channels=in_channels, num_classes=num_classes, patch=patch, slices=slices)
+
+
+def build_efficientsam_ti(
+    *, in_channels: int, num_classes: int, patch: tuple[int, int, int], slices: Slices = "channels"
+) -> SmallSAM:
+    """EfficientSAM with its tiny ViT. UsageError as in build_small_sam."""
+    encoder = STUDENT_ENCODERS["efficientsam-ti"]
+    return build_small_sam(encoder, in_channels=in_channels, num_classes=num_classes, patch=patch, slices=slices)
+
+
+def build_efficientsam_s(
+    *, in_channels: int, num_classes: int, patch: tuple[int, int, int], slices: Slices = "channels"
+) -> SmallSAM:
+    """EfficientSAM with its small ViT. UsageError as in build_small_sam."""
+    encoder = STUDENT_ENCODERS["efficientsam-s"]
+    return build_small_sam(encoder, in_channels=in_channels, num_classes=num_classes, patch=patch, slices=slices)

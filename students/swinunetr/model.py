@@ -7,7 +7,7 @@ from ...errors import UsageError
 from .inference import InferenceSwinUNETR
 from .window_attention import FastWindowAttention
 
-FEATURE_SIZES = {"swinunetr-tiny": 12, "swinunetr-small": 24}
+TINY, SMALL = 12, 24  # feature sizes
 DIVISOR = 32  # patch embedding and four patch mergings, each halving the grid
 
 
@@ -17,6 +17,8 @@ class SwinUNETR(monai.SwinUNETR):
     `patch` is (D, H, W), each a multiple of 32 and one at least 64 (UsageError otherwise);
     `forward` takes every grid of such sizes.
     """
+
+    prompt_kinds: frozenset[str] = frozenset()
 
     def __init__(self, *, in_channels: int, num_classes: int, patch: tuple[int, int, int], feature_size: int) -> None:
         if any(size < DIVISOR or size % DIVISOR for size in patch) or max(patch) == DIVISOR:
@@ -44,3 +46,13 @@ class SwinUNETR(monai.SwinUNETR):
     def for_inference(self) -> InferenceSwinUNETR:
         """The same function for one image of the size `patch`, rewritten to be fast in an inference engine."""
         return InferenceSwinUNETR(self, patch=self.patch)
+
+
+def build_tiny(*, in_channels: int, num_classes: int, patch: tuple[int, int, int]) -> SwinUNETR:
+    """The smallest that MONAI's SwinUNETR can be: 12 features at the first level. UsageError as in SwinUNETR."""
+    return SwinUNETR(in_channels=in_channels, num_classes=num_classes, patch=patch, feature_size=TINY)
+
+
+def build_small(*, in_channels: int, num_classes: int, patch: tuple[int, int, int]) -> SwinUNETR:
+    """Twice as wide as the tiny one: 24 features at the first level. UsageError as in SwinUNETR."""
+    return SwinUNETR(in_channels=in_channels, num_classes=num_classes, patch=patch, feature_size=SMALL)

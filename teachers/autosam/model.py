@@ -37,7 +37,7 @@ class AutoSAM(Teacher3D):
     """
 
     title = "AutoSAM Adapter"
-    tuned = (*Teacher3D.tuned, "prompt_generator.")
+    trainable = (*Teacher3D.trainable, "prompt_generator.")
 
     def __init__(self, *, prompt_generator: PromptGenerator, prompted: int, **shared: Any) -> None:
         super().__init__(**shared)

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
+from ...sam.channel_norm import ChannelNorm
 from ...sam.mask_decoder import MaskDecoder
 from ...sam.presets import Backbone
-from ..volumetric.encoder import ChannelNorm
 
 Decoding = Literal["progressive", "multi_scale", "sam"]
 SAM_STAGES = 2

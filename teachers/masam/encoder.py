@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ...sam.presets import Backbone
 from ...sam.vit import Block, ImageEncoder
-from ..adapters import Adapter3D, FacT, SharedFactors
+from .adapters import Adapter3D, FacT, SharedFactors
 
 Placement = Literal["before", "after", "both"]
 

@@ -15,8 +15,8 @@ from ...sam.presets import Backbone, get_backbone
 from ...sam.prompt_encoder import PromptEncoder, build_prompt_encoder
 from ...sam.prompt_tensors import Prompts
 from ...sam.slice_prompts import clicks
-from ..adapters import SharedFactors
-from ..base import Teacher
+from ..base import TeacherNetwork
+from .adapters import SharedFactors
 from .decoder import Decoding, build_decoder, fused_blocks
 from .encoder import AdaptedBlock, Placement, StackEncoder
 
@@ -33,7 +33,7 @@ AUTHORS_KEYS = (
 )
 
 
-class MASAM(Teacher):
+class MASAM(TeacherNetwork):
     """MA-SAM over stacks of neighbouring slices, or of the frames of a video: automatic, or prompted by boxes.
 
     The D slices fold into the batch and meet in the 3-D adapters; every class has a mask token, background first.
@@ -48,8 +48,7 @@ class MASAM(Teacher):
     left out: MA-SAM was not trained with them.
     """
 
-    promptable = True
-    unused_prompts = frozenset({"point", "outside point"})
+    prompt_kinds = frozenset({"box"})
 
     def __init__(
         self,

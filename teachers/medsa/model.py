@@ -17,7 +17,8 @@ from ...sam.mask_decoder import MaskDecoder
 from ...sam.presets import EncoderSize, get_encoder_size
 from ...sam.prompt_tensors import Prompts
 from ...sam.slice_prompts import AnyPromptEncoder, SlicePrompts, no_clicks, prompt_encoder
-from ..base import Teacher
+from ...volumes.prompts import KINDS
+from ..base import TeacherNetwork
 from .adapters import Combination, Conditioning, check_choice
 from .decoder import adapted_decoder
 from .encoder import adapted_encoder, lora_encoder
@@ -25,7 +26,7 @@ from .encoder import adapted_encoder, lora_encoder
 CLASS_PARTS = ("mask_decoder.mask_tokens.", "mask_decoder.output_hypernetworks_mlps.")
 
 
-class MedSA(Teacher):
+class MedSA(TeacherNetwork):
     """Prompted and automatic segmentation, slice by slice, with SD-Trans across the slices in the image encoder.
 
     Slices fold into the batch. Every foreground class has a mask token and its hypernetwork; a class with a prompt is
@@ -38,8 +39,8 @@ class MedSA(Teacher):
     SAM is frozen, its prompt encoder too.
     """
 
-    promptable = True
-    tuned = CLASS_PARTS
+    prompt_kinds = KINDS
+    trainable = CLASS_PARTS
 
     def __init__(
         self,

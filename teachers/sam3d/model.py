@@ -27,8 +27,7 @@ class SAM3D(Teacher3D):
     """
 
     title = "3DSAM-adapter"
-    promptable = True
-    unused_prompts = frozenset({"outside point", "box"})
+    prompt_kinds = frozenset({"point"})
 
     def __init__(self, *, prompt_encoder: VisualSampler, **shared: Any) -> None:
         super().__init__(**shared)

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from ...errors import UsageError
 from ...sam.checkpoints import LoadReport, load_published
-from ..adapters import adapter_names
-from ..base import Teacher
+from ..base import TeacherNetwork
+from ..freezing import adapter_names
 from .decoder import AggregationDecoder
 from .encoder import FEATURES, VolumeBlock, VolumeEncoder
 
@@ -27,11 +27,16 @@ REPLACED = re.compile(r"(prompt_encoder|mask_decoder|image_encoder\.neck)\.")
 NEW = re.compile(r"prompt_generator\.|image_encoder\.(slice_embed|depth_embed|necks|blocks\.\d+\.attn\.lr)\b")
 
 
-class Teacher3D(Teacher):
+class Teacher3D(TeacherNetwork):
     """SAM's encoder on whole volumes, and a decoder of its four features; `title` is the model's name in errors."""
 
     title: ClassVar[str]
-    tuned = (*Teacher.tuned, "image_encoder.slice_embed.", "image_encoder.depth_embed", "image_encoder.necks.")
+    trainable = (
+        *TeacherNetwork.trainable,
+        "image_encoder.slice_embed.",
+        "image_encoder.depth_embed",
+        "image_encoder.necks.",
+    )
 
     def __init__(
         self,

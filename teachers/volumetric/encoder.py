@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.functional import adaptive_avg_pool2d, interpolate
 
 from ...errors import UsageError
+from ...sam.channel_norm import ChannelNorm
 from ...sam.presets import Backbone
 from ...sam.vit import Block, ImageEncoder
 from .attention import CubeAttention, from_cubes, shift_mask, shift_regions, to_cubes
@@ -67,13 +68,6 @@ class VolumeBlock(Block):
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         """Tokens [B, h, w, d, C] -> the same shape; `mask` is for the shifted attention."""
         return self.feed(self.attend(self.adapter(x), mask))
-
-
-class ChannelNorm(nn.LayerNorm):
-    """Layer norm over the channels of [B, C, ...]."""
-
-    def forward(self, input: Tensor) -> Tensor:
-        return super().forward(input.movedim(1, -1)).movedim(-1, 1)
 
 
 def build_neck(width: int, channels: int) -> nn.Sequential:

@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 import torch
 from helpers.command_line import run_cli
+from helpers.run_configs import run_config
 
 from samkd.distill import networks
 from samkd.sam.prompt_tensors import Prompts
-from samkd.teachers.base import Teacher
+from samkd.teachers.base import TeacherNetwork
 from samkd.training.checkpoint import save_weights
 from samkd.training.run import Run
 from samkd.volumes import Plan
@@ -22,11 +23,10 @@ PLAN = Plan(intensity=({"rule": "window", "low": -200, "high": 250},), patch=(12
 LIVER = next(value for value, name in LABELS.items() if name == "liver")
 
 
-class Painter(Teacher):
+class Painter(TeacherNetwork):
     """Marks the voxel of each point inside, and every voxel of each box, with its class; all else is background."""
 
-    promptable = True
-    unused_prompts = frozenset({"outside point"})
+    prompt_kinds = frozenset({"point", "box"})
 
     def __init__(self):
         super().__init__()
@@ -63,10 +63,8 @@ def painter(tmp_path, data, monkeypatch):
 
 
 def make_run(path, network, data, monkeypatch):
-    config: dict = {key: {} for key in ("stage", "cases", "recipe")}
-    config |= {"network": {"room": "teachers", "patch": list(PLAN.patch)}, "objective": {"pretrained": None}}
-    config |= {"labels": {str(value): name for value, name in LABELS.items()}, "channels": ["CT"], "seed": 0}
-    run = Run.create(path, {**config, "plan": PLAN.to_dict(), "data": str(data)})
+    labels = {str(value): name for value, name in LABELS.items()}
+    run = Run.create(path, run_config(labels=labels, plan=PLAN.to_dict(), data=str(data)))
     save_weights(network, run.weights)
     monkeypatch.setattr(networks, "build_teacher", lambda **spec: network)
     return path
@@ -148,11 +146,13 @@ def test_a_run_writes_no_mask_over_a_scan_and_goes_on_after_a_bad_one(painter, d
         (scans / path.name).write_bytes(path.read_bytes())
     (scans / "bad.nii.gz").write_bytes(b"no scan")
     before = {path: path.read_bytes() for path in scans.iterdir()}
-    done = samkd("predict", painter, "-i", scans, "-o", scans)
+    done = run_cli("predict", painter, "-i", scans, "-o", scans, in_process=True)
     assert done.exit_code == 2 and "would overwrite the scan" in done.stderr
     assert {path: path.read_bytes() for path in scans.iterdir()} == before
     report = tmp_path / "report.json"
-    done = samkd("predict", painter, "-i", scans, "-o", tmp_path / "masks", "--report", report, "--threads", 1)
+    done = run_cli(
+        "predict", painter, "-i", scans, "-o", tmp_path / "masks", "--report", report, "--threads", 1, in_process=True
+    )
     assert done.exit_code == 3 and "error: 1 of 3 scans have no mask: bad.nii.gz" in done.stderr
     assert "nothing was found" in done.stderr
     assert len(list((tmp_path / "masks").iterdir())) == 2
@@ -162,7 +162,7 @@ def test_a_run_writes_no_mask_over_a_scan_and_goes_on_after_a_bad_one(painter, d
 
 
 class Silent(Painter):
-    promptable = False
+    prompt_kinds = frozenset()
 
 
 def test_a_network_that_takes_no_prompts_says_so(tmp_path, scan, data, monkeypatch):
@@ -230,7 +230,7 @@ def test_a_real_teacher_from_training_with_prompts_to_scores(tmp_path, recipe, k
     run, runs = tmp_path / "run", tmp_path / "runs"
     done = run_cli("teach", "--run", run, "--runs", runs, *sets, in_process=True)
     assert done.exit_code == 0, done.output
-    assert Run.read(run).config["objective"]["prompts"]["share"] == 0.9
+    assert (Run.read(run).config.objective.prompts or {})["share"] == 0.9
     data = next((runs / "data").iterdir())
     scan = next((data / "imagesTs").iterdir())
     image = nib.Nifti1Image.from_filename(scan)

@@ -143,7 +143,7 @@ def test_zero_and_five_shots_from_btcv(tmp_path: Path):
     shots = open_dataset(target, data, runs=tmp_path)
     assert sum(case.label is not None for case in shots.training) == 5
     further = teach(target, shots, runs=tmp_path, run=tmp_path / "further", start=taught.path)
-    assert further.config["objective"]["start"]
+    assert further.config.objective.init_run
     other = small("btcv-medsa")
     with pytest.raises(BadInputError, match="its network"):
         teach(

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import typer
-from dicom_series import write_series
-from two_bodies import make_scan
+from helpers.dicom_series import write_series
+from helpers.packages import make_scan
 from typer.testing import CliRunner
 
 from samkd.cli.app import app

@@ -45,18 +45,19 @@ def runs(tmp_path_factory, teachers) -> Path:
 
 def test_the_few_labels_experiment_is_one_command(runs):
     (student,), (control,) = runs_of(runs, "distill"), runs_of(runs, "control")
-    objective = student.config["objective"]
-    assert [round(teacher["share"], 9) for teacher in objective["teachers"]] == [0.25, 0.75]
-    assert objective["unlabelled"]["cases"] == 2 and not objective["online"]
-    cases = student.config["cases"]
-    assert cases == control.config["cases"]
-    assert len(cases["train"]) + len(cases["validation"]) == 3
+    objective = student.config.objective
+    assert [round(teacher.share, 9) for teacher in objective.teachers] == [0.25, 0.75]
+    assert objective.teaching is not None
+    assert objective.teaching.unlabelled["cases"] == 2 and not objective.teaching.online
+    cases = student.config.cases
+    assert cases == control.config.cases
+    assert len(cases.train) + len(cases.validation) == 3
     assert len(list((runs / "cache" / "targets").rglob("*.targets"))) == 4  # none for the validation case
     kept, drawn = (
-        [case.name for case in open_dataset(recipe, Path(student.config["data"]), runs=runs).training if case.label]
+        [case.name for case in open_dataset(recipe, Path(student.config.data), runs=runs).training if case.label]
         for recipe in (load_recipe("phantom", [*TINY, "labelled=3", f"labelled_seed={seed}"]) for seed in (0, 1))
     )
-    assert sorted(kept) == sorted([*cases["train"], *cases["validation"]])
+    assert sorted(kept) == sorted([*cases.train, *cases.validation])
     assert len(drawn) == 3 and set(drawn) != set(kept)
 
 
@@ -88,7 +89,7 @@ def test_online_without_a_control(teachers, tmp_path):
     assert done.exit_code == 0, done.output
     assert runs_of(tmp_path, "control") == [] and not list(tmp_path.rglob("*.targets"))
     (student,) = runs_of(tmp_path, "distill")
-    assert student.config["objective"]["online"]
+    assert student.config.objective.teaching is not None and student.config.objective.teaching.online
     start = load_file(teachers[0] / "weights.safetensors")
     assert load_file(student.weights).keys() == start.keys()
 
@@ -112,7 +113,7 @@ def test_prompts_in_the_loop_are_shown_to_teacher_and_student_alike(tmp_path, mo
     done = run_verb(*options, *more, runs=tmp_path, sets=SLICES)
     assert done.exit_code == 0, done.output
     (student,) = runs_of(tmp_path, "distill")
-    assert student.config["objective"]["prompts"]["kind"] == "points"
+    assert (student.config.objective.prompts or {})["kind"] == "points"
     assert len(seen[True]) == 3 and all(any(shown is other for other in seen[False]) for shown in seen[True])
     assert all(len(shown.labels) == 2 and (shown.labels >= 0).any() for shown in seen[True])  # a labelled one, and not
 
@@ -128,7 +129,7 @@ def test_student_and_control_start_from_a_published_file(tmp_path):
         assert done.exit_code == 0, done.output
     assert "tensors loaded" in done.output
     started, scratch = sorted(
-        runs_of(tmp_path / "runs", "control"), key=lambda run: "start" not in run.config["objective"]
+        runs_of(tmp_path / "runs", "control"), key=lambda run: run.config.objective.pretrained is None
     )
     assert json.loads((started.path / "base.json").read_text())["variant"] == "efficient_vit_ti"
     published = torch.load(file, weights_only=True)

@@ -33,11 +33,15 @@ def test_it_is_the_mean_squared_distance_after_the_projection():
     assert isinstance(projection, nn.Conv2d) and projection.bias is not None
     with torch.no_grad():
         wanted = teacher.encode(image).transpose(1, 2).flatten(0, 1)
+    with match.recording() as embeddings:
+        learner(image)
+        with torch.no_grad():
+            teacher(image)
     seen = learner.encode(image).transpose(1, 2).flatten(0, 1)
     expected = (
         torch.einsum("oi,nihw->nohw", projection.weight[..., 0, 0], seen) + projection.bias[:, None, None] - wanted
     ) ** 2
-    distance = match()
+    distance = match(embeddings)
     torch.testing.assert_close(distance, expected.mean())
     distance.backward()
     assert all(p.grad is not None for p in match.parameters())
@@ -54,11 +58,12 @@ def test_the_projection_learns_what_is_a_projection_away():
     match = EmbeddingMatch(learner, [("a", teacher, 0.25), ("b", teacher, 0.75)], IMAGE)
     optimizer = torch.optim.Adam(match.parameters(), lr=0.02)
     image, seen = torch.randn(2, 1, *PATCH), []
-    with torch.no_grad():
-        teacher(image)
     for _ in range(150):
-        learner(image)
-        loss = match()
+        with match.recording() as embeddings:
+            learner(image)
+            with torch.no_grad():
+                teacher(image)
+        loss = match(embeddings)
         seen.append(loss.item())
         optimizer.zero_grad()
         loss.backward()
@@ -73,9 +78,10 @@ def test_teachers_that_encode_slices(teacher):
     learner = student()
     match = EmbeddingMatch(learner, [("a", teacher, 1.0)], IMAGE)
     image = torch.randn(1, 1, *PATCH)
-    learner(image)
-    teacher(image)
-    assert torch.isfinite(match())
+    with match.recording() as embeddings:
+        learner(image)
+        teacher(image)
+    assert torch.isfinite(match(embeddings))
 
 
 def test_networks_without_such_an_embedding_are_refused():

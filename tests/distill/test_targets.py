@@ -1,4 +1,4 @@
-"""Teacher targets land on the student's grid, at the right place, averaged, and are computed once."""
+"""Soft targets land on the student's grid, at the right place, averaged, and are computed once."""
 
 import json
 import os
@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from samkd.configs.schema import Augmentation
-from samkd.distill.ensemble import Ensemble, Teacher
+from samkd.distill.ensemble import Ensemble, EnsembleMember
 from samkd.distill.soft_targets import cached_targets, validation_dice
 from samkd.distill.target_cache import quantise
 from samkd.errors import IntegrityError, UsageError
@@ -34,6 +34,7 @@ class Reader(torch.nn.Module):
     """A teacher that reads the class off the intensity: 0, 1 or 2 on a [0, 2] window."""
 
     num_classes = 3
+    prompt_kinds = frozenset()
 
     def __init__(self, sharpness=400.0):
         super().__init__()
@@ -46,9 +47,9 @@ class Reader(torch.nn.Module):
         return -self.sharpness * (image - centres).square()
 
 
-def reader(network=None, *, plan=TEACHER, weights="one", weight=1.0) -> Teacher:
+def reader(network=None, *, plan=TEACHER, weights="one", weight=1.0) -> EnsembleMember:
     made = network or Reader()
-    return Teacher("reader", plan, weights, lambda: made, weight, frozenset())
+    return EnsembleMember("reader", plan, weights, lambda: made, weight, frozenset())
 
 
 def scan() -> tuple[Volume, np.ndarray]:
@@ -132,7 +133,7 @@ def test_the_cache_is_keyed_by_weights_plans_and_scans(dataset, tmp_path):
         network = Reader()
         teacher = reader(network, **{key: changes[key] for key in ("weights",) if key in changes})
         made = fill(dataset, tmp_path / "cache", ensemble=Ensemble([teacher]), plan=changes.get("plan", STUDENT))
-        return network.calls, [np.asarray(case.teacher) for case in made]
+        return network.calls, [np.asarray(case.soft_targets) for case in made]
 
     calls, first = run()
     assert calls > 0
@@ -157,7 +158,7 @@ def test_a_case_without_a_mask_gets_its_patches_where_the_teacher_sees_organs(tm
     dataset = few_labels(write_dataset(tmp_path / "data", ("a", "b", "c")), 2, seed=0)
     made = fill(dataset, tmp_path / "cache")
     case = next(case for case in made if case.labels is None)
-    found = np.asarray(case.teacher).argmax(0)
+    found = np.asarray(case.soft_targets).argmax(0)
     assert set(case.anchors) == set(np.unique(found)) - {0}
     for value, voxels in case.anchors.items():
         assert (found[tuple(voxels.T)] == value).all()
@@ -169,7 +170,7 @@ def test_a_cache_beyond_its_limit_is_refused_before_anything_is_written(dataset,
     assert not list((tmp_path / "cache").rglob("*.targets*"))
     made = fill(dataset, tmp_path / "cache", limit=1e6)
     size = sum(path.stat().st_size for path in (tmp_path / "cache").rglob("*.targets"))
-    assert 5000 < size < sum(np.asarray(case.teacher).nbytes for case in made) / 3
+    assert 5000 < size < sum(np.asarray(case.soft_targets).nbytes for case in made) / 3
 
 
 def test_a_flipped_byte_ends_the_reading(dataset, tmp_path):
@@ -180,7 +181,7 @@ def test_a_flipped_byte_ends_the_reading(dataset, tmp_path):
     path.write_bytes(content)
     with pytest.raises(IntegrityError, match="damaged"):
         for case in fill(dataset, tmp_path / "cache"):
-            np.asarray(case.teacher)
+            np.asarray(case.soft_targets)
 
 
 def test_killed_while_writing_and_started_again_it_is_identical(tmp_path):
@@ -250,8 +251,8 @@ def test_online_equals_cached_for_equal_plans(dataset, tmp_path):
         batch = batches[step]
         online = ensemble.on_patches(batch["image"])
         assert not online.requires_grad
-        assert float((online - batch["teacher"]).abs().max()) <= 2 / 255
-        assert torch.equal(online.argmax(1), batch["teacher"].argmax(1))
+        assert float((online - batch["soft_targets"]).abs().max()) <= 2 / 255
+        assert torch.equal(online.argmax(1), batch["soft_targets"].argmax(1))
 
 
 def test_online_is_refused_when_the_plans_differ():

@@ -31,7 +31,7 @@ def run_verb(*arguments: object, runs: Path, sets: Sequence[str] = TINY) -> Outc
 
 def data_of(teacher: Path) -> list[str]:
     """The phantom of the teachers, so that no other run writes it again."""
-    return ["-c", "phantom", "--data", str(Run.read(teacher).config["data"])]
+    return ["-c", "phantom", "--data", str(Run.read(teacher).config.data)]
 
 
 def runs_of(runs: Path, stage: str) -> list[Run]:

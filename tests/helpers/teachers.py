@@ -5,7 +5,7 @@ from typing import Any, Literal, overload
 
 from samkd.teachers import build_teacher
 from samkd.teachers.autosam.model import AutoSAM
-from samkd.teachers.base import Teacher
+from samkd.teachers.base import TeacherNetwork
 from samkd.teachers.masam.model import MASAM
 from samkd.teachers.medsa.model import MedSA
 from samkd.teachers.sam3d.model import SAM3D
@@ -41,6 +41,6 @@ def tiny_teacher(name: Literal["medsa"], **changes: Any) -> MedSA: ...
 def tiny_teacher(name: Literal["autosam"], **changes: Any) -> AutoSAM: ...
 @overload
 def tiny_teacher(name: Literal["sam3d"], **changes: Any) -> SAM3D: ...
-def tiny_teacher(name: str, **changes: Any) -> Teacher:
+def tiny_teacher(name: str, **changes: Any) -> TeacherNetwork:
     """The teacher `name` in its small size for images of one channel; `changes` replace or add its options."""
     return build_teacher(name, **{"in_channels": 1, **SIZES[name], **changes})

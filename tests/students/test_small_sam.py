@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from samkd.errors import BadInputError, UsageError
 from samkd.sam.prompt_tensors import Prompts
 from samkd.students import STUDENTS, build_student
-from samkd.students.small_sam.model import ENCODERS, MAX_POINTS, SmallSAM, build_small_sam
+from samkd.students.small_sam.model import MAX_POINTS, STUDENT_ENCODERS, SmallSAM, build_small_sam
 
 BOTH = pytest.mark.parametrize("size", [TINY, EFFICIENT], ids=lambda size: size.name)
 
@@ -157,16 +157,16 @@ def test_parameter_counts(name: str, encoder: int, total: int):
     assert all(p.requires_grad for p in model.parameters())
 
 
-@pytest.mark.parametrize("name", ENCODERS)
+@pytest.mark.parametrize("name", STUDENT_ENCODERS)
 @pytest.mark.parametrize("slices", ["channels", "depth"])
 def test_a_published_file_fills_all_that_does_not_belong_to_classes(name: str, slices, tmp_path: Path):
-    shapes = manifest(ENCODERS[name])
+    shapes = manifest(STUDENT_ENCODERS[name])
     torch.save(state_of(shapes), tmp_path / "weights.pt")
     model = build_student(name, in_channels=2, num_classes=4, patch=(3, 64, 96), slices=slices)
     before = {key: value.clone() for key, value in model.state_dict().items()}
     assert isinstance(model, SmallSAM)
     report = model.load_base(tmp_path / "weights.pt")
-    assert report.variant == ENCODERS[name] and report.interpolated == ()
+    assert report.variant == STUDENT_ENCODERS[name] and report.interpolated == ()
     kinds = [report.loaded, report.reinitialised, report.added]
     assert sorted(key for kind in kinds for key in kind) == sorted(before)
     assert set(report.loaded) | set(report.dropped) == set(shapes)
@@ -196,7 +196,7 @@ def test_another_family_is_refused(tmp_path: Path):
 # --- refusals -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ENCODERS)
+@pytest.mark.parametrize("name", STUDENT_ENCODERS)
 def test_wrong_options(name: str):
     fit: dict[str, Any] = {"in_channels": 1, "num_classes": 3, "patch": (1, 64, 64)}
     wrong: tuple[tuple[dict[str, Any], str], ...] = (
@@ -204,16 +204,16 @@ def test_wrong_options(name: str):
         ({"patch": (3, 0, 64)}, "0x64 does not fit"),
         ({"num_classes": 1}, "num_classes=1: give at least 2"),
         ({"slices": "stack"}, "slices is 'stack': choose one of channels, depth"),
-        ({"rank": 4}, f"student '{name}' has no option rank; it has slices"),
+        ({"rank": 4}, f"student '{name}' has no option rank: choose among slices"),
     )
     for changes, message in wrong:
         with pytest.raises(UsageError, match=message):
             build_student(name, **(fit | changes))
 
 
-@pytest.mark.parametrize("name", [name for name in STUDENTS if name not in ENCODERS])
+@pytest.mark.parametrize("name", [name for name in STUDENTS if name not in STUDENT_ENCODERS])
 def test_others_have_no_option(name: str):
-    with pytest.raises(UsageError, match=f"'{name}' has no option slices; it has none"):
+    with pytest.raises(UsageError, match=f"'{name}' has no option slices: choose among none"):
         build_student(name, in_channels=1, num_classes=3, patch=(64, 64, 64), slices="depth")
 
 

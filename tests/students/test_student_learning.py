@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from samkd.sam.prompt_tensors import Prompts
 from samkd.students import build_student
-from samkd.students.small_sam.model import ENCODERS, build_small_sam
+from samkd.students.small_sam.model import STUDENT_ENCODERS, build_small_sam
 from samkd.training.losses import segmentation_loss
 from samkd.volumes.datasets.phantom.generate import make_case
 from samkd.volumes.plan import Plan
@@ -41,7 +41,7 @@ def dice(logits: Tensor, labels: Tensor) -> float:
     return float(np.mean([float(2 * (ours & true).sum() / (ours.sum() + true.sum())) for ours, true in parts]))
 
 
-@pytest.mark.parametrize("name", ENCODERS)
+@pytest.mark.parametrize("name", STUDENT_ENCODERS)
 def test_a_named_student_learns_a_phantom_patch(name: str):
     volume, mask = make_case(3, orientation="SPL")
     plan = Plan(

@@ -92,7 +92,7 @@ def test_patch_must_be_a_multiple_of_32(patch: tuple[int, int, int]):
 
 
 def test_unknown_student_and_prompts():
-    with pytest.raises(UsageError, match=f"unknown student 'unet'.*{STUDENTS[0]}"):
+    with pytest.raises(UsageError, match=f"unknown student 'unet'.*{next(iter(STUDENTS))}"):
         build_student("unet", in_channels=1, num_classes=2, patch=(32, 32, 32))
     model = build_student("swinunetr-tiny", in_channels=1, num_classes=2, patch=(32, 32, 64))
     with pytest.raises(UsageError, match="no prompts"):

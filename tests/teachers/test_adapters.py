@@ -5,7 +5,8 @@ import torch
 from torch import nn
 
 from samkd.teachers import build_teacher
-from samkd.teachers.adapters import Adapter3D, FacT, SharedFactors, adapter_names, freeze
+from samkd.teachers.freezing import adapter_names, freeze
+from samkd.teachers.masam.adapters import Adapter3D, FacT, SharedFactors
 
 
 def test_adapter3d_zero_init_is_the_identity_and_the_authors_init_is_not():

@@ -63,7 +63,7 @@ def test_the_run_keeps_what_was_tuned_and_the_hash_of_the_base(taught):
     assert frozen == [] and any("adapter1" in name for name in kept) and any("mask_decoder" in name for name in kept)
     state = load_file(run.state)
     assert not any(".mlp." in name and "image_encoder" in name for name in state)
-    assert run.config["objective"]["pretrained"]["name"] == "sam.pth"
+    assert run.config.objective.pretrained.name == "sam.pth"
     report = json.loads((run.path / "base.json").read_text())
     assert report["variant"] == "vit_tiny_p8" and "image_encoder.pos_embed" in report["interpolated"]
     network = load_network(run)

@@ -6,8 +6,8 @@ from helpers import dataset_layouts
 
 from samkd.errors import BadInputError
 from samkd.training.prepared import fingerprint, prepare_case, prepare_cases
+from samkd.training.split import DataSplit
 from samkd.training.taught_classes import check_taught_classes
-from samkd.training.trainer import Cohort
 from samkd.volumes import Plan, Volume
 from samkd.volumes.datasets.registry import read_dataset
 from samkd.volumes.datasets.survey import absent_classes, check_dataset, ranges
@@ -59,14 +59,14 @@ def test_other_codes_are_not_served_from_the_cache(tmp_path):
     np.testing.assert_array_equal(np.array([0, 1, 3])[before], after)
 
 
-def test_a_cohort_takes_the_validation_cases_of_its_dataset_and_refuses_leaks(tmp_path):
+def test_a_split_takes_the_validation_cases_of_its_dataset_and_refuses_leaks(tmp_path):
     dataset = read_dataset(dataset_layouts.decathlon(tmp_path, training=4, test=1))
-    cohort = Cohort.of(dataset, validation=0.25, seed=0)
-    assert cohort.names()["test"] == ["test_000"] and len(cohort.names()["validation"]) == 1
-    assert cohort.describe()["train"] == cohort.names()["train"]
+    split = DataSplit.of(dataset, validation=0.25, seed=0)
+    assert split.names()["test"] == ["test_000"] and len(split.names()["validation"]) == 1
+    assert list(split.describe().train) == split.names()["train"]
     dataset.test[0].image.files[0].write_bytes(dataset.training[1].image.files[0].read_bytes())
     with pytest.raises(BadInputError, match="byte by byte"):
-        cohort.describe()
+        split.describe()
 
 
 def test_a_scan_that_cannot_be_scaled_is_named(tmp_path):

@@ -6,10 +6,14 @@ import subprocess
 import sys
 import textwrap
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from helpers.run_configs import run_config
 from lightning.fabric import Fabric
 from safetensors.torch import load_file
 
@@ -45,20 +49,18 @@ def make_batches(settings: Training) -> PatchBatches:
 
 
 def make_run(folder, settings: Training) -> Run:
-    config = {
-        "stage": "teach",
-        "network": {},
-        "objective": {},
-        "plan": {},
-        "labels": {},
-        "channels": [],
-        "cases": {},
-        "seed": 3,
-        "data": "",
-        "recipe": {},
-        "training": settings.model_dump(mode="json"),
-    }
-    return Run.create(folder, config)
+    return Run.create(folder, run_config(seed=3, training=settings.model_dump(mode="json")))
+
+
+@dataclass(frozen=True)
+class Step:
+    """The loss of the logits, as a function of them and of the batch; `helper` learns along."""
+
+    objective: Callable[..., dict[str, torch.Tensor]]
+    helper: torch.nn.Module | None = None
+
+    def __call__(self, model, batch, number):
+        return self.objective(model(batch["image"]), batch)
 
 
 def cross_entropy(logits, batch):
@@ -69,14 +71,13 @@ def train(folder, settings, objective=cross_entropy, validate=lambda model: {"me
     net = network()
     summary = fit(
         net,
+        Step(objective, helper),
         batches=make_batches(settings),
-        objective=objective,
         validate=validate,
         settings=settings,
         run=make_run(folder, settings),
         fabric=Fabric(accelerator="cpu", devices=1),
         title="test",
-        helper=helper,
     )
     return net, summary
 
@@ -214,6 +215,7 @@ def test_a_run_killed_at_once_continues_exactly(tmp_path):
     whole, _ = train(tmp_path / "whole", settings)
     program = f"""
         import importlib.util, time, sys
+        sys.path.insert(0, {str(Path(__file__).parents[1])!r})
         spec = importlib.util.spec_from_file_location("loop_test", {__file__!r})
         module = importlib.util.module_from_spec(spec); spec.loader.exec_module(module)
         def slow(logits, batch):

@@ -69,8 +69,8 @@ def test_teacher_probabilities_follow_the_image_through_the_same_map():
     source = batches([case(teacher=True)], augmentation=settings, steps=20)
     for step in range(20):
         batch = source[step]
-        assert torch.equal(batch["teacher"].argmax(1), batch["labels"].long())
-        torch.testing.assert_close(batch["teacher"].sum(1), torch.ones(3, 4, 8, 8))
+        assert torch.equal(batch["soft_targets"].argmax(1), batch["labels"].long())
+        torch.testing.assert_close(batch["soft_targets"].sum(1), torch.ones(3, 4, 8, 8))
 
 
 def test_unlabelled_cases_join_and_leave_the_labelled_patches_as_they_are():
@@ -83,7 +83,7 @@ def test_unlabelled_cases_join_and_leave_the_labelled_patches_as_they_are():
         one, two = control[step], distilled[step]
         assert torch.equal(one["image"], two["image"][:3])
         assert torch.equal(one["labels"], two["labels"])
-        assert two["image"].shape == (6, 1, 4, 8, 8) and two["teacher"].shape == (6, 2, 4, 8, 8)
+        assert two["image"].shape == (6, 1, 4, 8, 8) and two["soft_targets"].shape == (6, 2, 4, 8, 8)
         assert "teacher" not in one
 
 
@@ -106,7 +106,7 @@ def test_several_masks_of_a_scan_share_one_patch():
     for step in range(8):
         batch = source[step]
         assert all(torch.equal(image, batch["image"][0]) for image in batch["image"])
-        assert len(batch["labels"]) == len(batch["image"]) == len(batch["teacher"])
+        assert len(batch["labels"]) == len(batch["image"]) == len(batch["soft_targets"])
         assert batch["labels"].any(dim=(1, 2, 3)).all()
         assert batch["labels"].sum(0).max() == 1  # each organ once
         sizes.add(len(batch["image"]))
@@ -134,8 +134,8 @@ def test_several_masks_of_scans_that_have_one_are_refused():
 
 def test_around_the_scan_the_teacher_sees_background():
     small = case(shape=(12, 20, 24), teacher=True)
-    teacher = batches([small], patch=(16, 24, 32), batch=1)[0]["teacher"][0]
+    teacher = batches([small], patch=(16, 24, 32), batch=1)[0]["soft_targets"][0]
     around = torch.ones(16, 24, 32, dtype=torch.bool)
     around[2:14, 2:22, 4:28] = False
     assert (teacher[0][around] == 1).all() and (teacher[1][around] == 0).all()
-    np.testing.assert_allclose(teacher[:, 2:14, 2:22, 4:28], np.asarray(small.teacher) / 255)
+    np.testing.assert_allclose(teacher[:, 2:14, 2:22, 4:28], np.asarray(small.soft_targets) / 255)

@@ -2,10 +2,13 @@
 
 import json
 import signal
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
 import torch
+from helpers.run_configs import run_config
 from lightning.fabric import Fabric
 from torch.nn import functional as F
 
@@ -16,10 +19,10 @@ from samkd.sam.prompt_tensors import Prompts
 from samkd.teachers.train import teach
 from samkd.training.loop import Stopped, fit
 from samkd.training.patches import PatchBatches
-from samkd.training.predictor import patch_function
+from samkd.training.predictor import make_predictor
 from samkd.training.prepared import PreparedCase
 from samkd.training.prompt_sampling import (
-    Prompting,
+    PromptSampler,
     box_prompts,
     point_prompts,
     prompts_from_truth,
@@ -27,7 +30,8 @@ from samkd.training.prompt_sampling import (
     with_click,
 )
 from samkd.training.run import Run
-from samkd.training.trainer import grid_dice
+from samkd.training.step import SupervisedStep
+from samkd.training.validation import grid_dice
 from samkd.volumes import Geometry, Plan
 from samkd.volumes.prompts import PatchPrompts
 
@@ -118,7 +122,7 @@ def test_prompts_from_the_truth_are_the_deepest_voxel_and_the_tight_box():
 class Pointed(torch.nn.Module):
     """A network that sees the image and a map of its prompts; keeps what it was called with."""
 
-    promptable = True
+    prompt_kinds = frozenset({"point", "outside point", "box"})
 
     def __init__(self, classes=2):
         super().__init__()
@@ -140,9 +144,10 @@ class Pointed(torch.nn.Module):
         return self.last(self.drop(self.first(torch.cat([image, maps], 1)).relu()))
 
 
-def call_of(kind, *, count=1, share=0.5, classes=4, seed=3, **options):
+def step_of(kind, *, count=1, share=0.5, classes=4, seed=3, **options) -> SupervisedStep:
     settings = PromptTraining(kind=kind, count=count, share=share, **options)
-    return Prompting(settings=settings, classes=classes, seed=seed, to_network=Prompts.of).call
+    prompts = PromptSampler(settings=settings, num_classes=classes, seed=seed)
+    return SupervisedStep(dice_weight=0, cross_entropy_weight=1, prompts=prompts)
 
 
 def batch_of(truth) -> dict[str, torch.Tensor]:
@@ -152,7 +157,7 @@ def batch_of(truth) -> dict[str, torch.Tensor]:
 def test_the_share_of_steps_with_prompts():
     network = Pointed(4)
     for number in range(200):
-        call_of("point", share=0.25)(network, batch_of(two_boxes()), number)
+        step_of("point", share=0.25)(network, batch_of(two_boxes()), number)
     assert 0.15 < np.mean([prompts is not None for prompts, _ in network.seen]) < 0.35
 
 
@@ -161,7 +166,7 @@ def test_only_the_last_of_several_passes_is_learned_from_and_clicks_add_up():
     counts = set()
     for number in range(60):
         network.seen.clear()
-        call_of("points", count=5, share=0.99)(network, batch_of(two_boxes()), number)
+        step_of("points", count=5, share=0.99)(network, batch_of(two_boxes()), number)
         assert [learned for _, learned in network.seen] == [False] * (len(network.seen) - 1) + [True]
         sizes = [prompts.labels.shape[2] for prompts, _ in network.seen if prompts is not None]
         assert sizes == list(range(sizes[0], sizes[0] + len(sizes))) if sizes else True
@@ -174,7 +179,7 @@ def test_prompts_depend_on_seed_and_number_alone(kind, options):
     def drawn(seed, numbers):
         network = Pointed(4).eval()
         for number in numbers:
-            call_of(kind, share=0.99, seed=seed, **options)(network, batch_of(two_boxes()), number)
+            step_of(kind, share=0.99, seed=seed, **options)(network, batch_of(two_boxes()), number)
         prompts = network.seen[-1][0]
         return None if prompts is None else (prompts.points, prompts.labels, prompts.boxes.nan_to_num(-1))
 
@@ -196,16 +201,28 @@ def case() -> PreparedCase:
     return PreparedCase("a", image[None], labels, (1, 1, 1), {1: np.argwhere(labels)}, 0.0)
 
 
-def train(folder, settings: Training, prompts: PromptTraining, objective=None) -> Pointed:
-    network = Pointed()
-    keys = ("stage", "network", "objective", "plan", "labels", "channels", "cases", "data", "recipe")
-    run = Run.create(folder, {**dict.fromkeys(keys, ""), "seed": 3})
+@dataclass(frozen=True)
+class Announced:
+    """A training step with a call before it."""
 
-    def cross_entropy(logits, batch):
-        return {"loss": F.cross_entropy(logits.float(), batch["labels"].long())}
+    step: SupervisedStep
+    before: Callable[[], None]
+    helper: None = None
+
+    def __call__(self, model, batch, number):
+        self.before()
+        return self.step(model, batch, number)
+
+
+def train(folder, settings: Training, prompts: PromptTraining, before_step=lambda: None) -> Pointed:
+    network = Pointed()
+    run = Run.create(folder, run_config(seed=3))
+    sampler = PromptSampler(settings=prompts, num_classes=2, seed=3)
+    step = SupervisedStep(dice_weight=0, cross_entropy_weight=1, prompts=sampler)
 
     fit(
         network,
+        Announced(step, before_step),
         batches=PatchBatches(
             [case()],
             patch=(5, 5, 10),
@@ -215,13 +232,11 @@ def train(folder, settings: Training, prompts: PromptTraining, objective=None) -
             augmentation=Augmentation(),
             seed=3,
         ),
-        objective=objective or cross_entropy,
         validate=lambda model: {"mean": 0.5},
         settings=settings,
         run=run,
         fabric=Fabric(accelerator="cpu", devices=1, precision=settings.precision),
         title="test",
-        call=Prompting(settings=prompts, classes=2, seed=3, to_network=Prompts.of).call,
     )
     return network
 
@@ -229,7 +244,7 @@ def train(folder, settings: Training, prompts: PromptTraining, objective=None) -
 def test_a_network_learns_to_follow_its_prompt(tmp_path):
     prompts = PromptTraining(kind="points", count=2, share=0.8)
     network = train(tmp_path / "run", Training(steps=150, learning_rate=0.02, validate_every=150), prompts)
-    infer = patch_function(network, to_network=Prompts.of)
+    infer = make_predictor(network)
     image = np.zeros((2, 1, 5, 5, 10), np.float32)
     image[:, :, 1:4, 1:4, 1:4] = image[:, :, 1:4, 1:4, 6:9] = 1
     points = np.array([[[[2, 2, 2]]], [[[2, 2, 7]]]], np.float32)
@@ -245,13 +260,12 @@ def test_a_resumed_run_with_clicks_equals_an_uninterrupted_one(tmp_path, accumul
     whole = train(tmp_path / "whole", settings, prompts)
     calls = iter(range(100))
 
-    def interrupt(logits, batch):
+    def interrupt():
         if next(calls) == 4 * accumulate:
             signal.raise_signal(signal.SIGINT)
-        return {"loss": F.cross_entropy(logits, batch["labels"].long())}
 
     with pytest.raises(Stopped, match="stopped at step 5"):
-        train(tmp_path / "torn", settings, prompts, objective=interrupt)
+        train(tmp_path / "torn", settings, prompts, before_step=interrupt)
     resumed = train(tmp_path / "torn", settings, prompts)
     for one, two in zip(whole.parameters(), resumed.parameters(), strict=True):
         assert torch.equal(one, two)
@@ -267,7 +281,7 @@ def test_coordinates_stay_exact_in_mixed_precision(tmp_path):
 
 def test_patches_without_prompts_are_segmented_automatically():
     network = Pointed(3)
-    infer = patch_function(network, to_network=Prompts.of)
+    infer = make_predictor(network)
     nothing = PatchPrompts(
         np.zeros((1, 2, 1, 3), np.float32), np.full((1, 2, 1), -1), np.full((1, 2, 6), np.nan, np.float32)
     )
@@ -332,10 +346,10 @@ def test_validation_scores_a_network_with_prompts_and_without_in_the_shares_of_i
     labels[1:3, 3:5, 3:5] = 2
     truth = PreparedCase("a", np.zeros((1, 4, 6, 6), np.float32), labels, (2.0, 1.0, 1.0), {}, 0.0)
     plan = Plan(orientation="SPL", spacing=(2.0, 1.0, 1.0), intensity=(), patch=(4, 6, 4), overlap=0.0)
-    prompting = Prompting(settings=PromptTraining(kind=kind, share=0.75), classes=3, seed=0, to_network=Prompts.of)
+    prompts = PromptSampler(settings=PromptTraining(kind=kind, share=0.75), num_classes=3, seed=0)
     names = {0: "background", 1: "liver", 2: "spleen"}
-    scores = grid_dice(Obedient(), [truth], plan=plan, labels=names, prompting=prompting)
+    scores = grid_dice(Obedient(), [truth], plan=plan, class_names=names, prompts=prompts)
     assert scores["automatic"] == 0 and scores["prompted"] == pytest.approx(prompted)
     for name in ("mean", "liver", "spleen"):
         assert scores[name] == pytest.approx(0.75 * prompted)
-    assert grid_dice(Obedient(), [truth], plan=plan, labels=names) == {"mean": 0.0, "liver": 0.0, "spleen": 0.0}
+    assert grid_dice(Obedient(), [truth], plan=plan, class_names=names) == {"mean": 0.0, "liver": 0.0, "spleen": 0.0}

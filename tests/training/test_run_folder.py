@@ -5,43 +5,29 @@ import subprocess
 import sys
 
 import pytest
+import yaml
+from helpers.run_configs import run_config, run_values
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 
 from samkd.errors import BadInputError
 from samkd.training.lock import LOCK, locked_folder, one_at_a_time
-from samkd.training.run import Run, control_of, digest, newest_run
-
-
-def config(**changes) -> dict:
-    made = {
-        "stage": "teach",
-        "network": {"room": "teachers", "name": "masam"},
-        "objective": {"lambda": 1.0},
-        "plan": {},
-        "labels": {"0": "background", "1": "liver"},
-        "channels": ["CT"],
-        "cases": {"train": ["a"]},
-        "seed": 0,
-        "training": {"steps": 3},
-        "data": "/somewhere",
-        "recipe": {"name": "phantom"},
-    }
-    return made | changes
+from samkd.training.run import Run, control_of, newest_run
+from samkd.training.run_config import RunConfig
 
 
 def test_the_same_configuration_continues_and_another_is_refused_by_name(tmp_path):
-    first = Run.create(tmp_path / "run", config())
-    again = Run.create(tmp_path / "run", config(data="/elsewhere"))
+    first = Run.create(tmp_path / "run", run_config())
+    again = Run.create(tmp_path / "run", run_config(data="/elsewhere"))
     assert again.config == first.config
     with pytest.raises(BadInputError, match=r"from another recipe \(different: seed, training\.steps\)"):
-        Run.create(tmp_path / "run", config(seed=1, training={"steps": 4}))
+        Run.create(tmp_path / "run", run_config(seed=1, training={"steps": 4}))
     assert Run.read(tmp_path / "run").config == first.config
 
 
 def test_a_folder_that_holds_something_else_is_left_alone(tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(BadInputError, match="not a run folder and not empty"):
-        Run.create(tmp_path, config())
+        Run.create(tmp_path, run_config())
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
 
 
@@ -51,11 +37,11 @@ def test_a_run_that_ended_before_its_configuration_is_begun_again(tmp_path):
         run = tmp_path / name.strip(".") / "run"
         (run / "state").mkdir(parents=True)
         (run / name).write_text("stage: te")
-        assert Run.create(run, config()).config == config()
+        assert Run.create(run, run_config()).config == run_config()
     (tmp_path / "other" / "state").mkdir(parents=True)
     (tmp_path / "other" / "state" / "mine").write_text("mine")
     with pytest.raises(BadInputError, match="not a run folder"):
-        Run.create(tmp_path / "other", config())
+        Run.create(tmp_path / "other", run_config())
 
 
 HOLDING = """
@@ -91,7 +77,7 @@ def test_two_trainings_of_one_run_exclude_each_other(tmp_path):
 
 
 def test_a_training_holds_its_run_and_a_finished_run_is_only_read(tmp_path, monkeypatch):
-    run = Run.create(tmp_path / "run", config())
+    run = Run.create(tmp_path / "run", run_config())
     held = []
 
     @one_at_a_time
@@ -117,14 +103,66 @@ def test_reading_what_is_no_run_is_refused(tmp_path, text):
         Run.read(tmp_path)
 
 
-def test_digest_ignores_where_the_data_lies_and_nothing_else():
-    assert digest(config()) == digest(config(data="x", recipe={"name": "y"}))
-    for key in ("stage", "network", "objective", "plan", "labels", "channels", "cases", "seed", "training"):
-        assert digest(config()) != digest(config(**{key: "changed"})), key
+CHANGED = {
+    "stage": "control",
+    "network": {**run_values()["network"], "name": "medsa"},
+    "objective": {"lambda": 0.5},
+    "plan": {"intensity": [{"rule": "zscore"}], "patch": [2, 8, 8]},
+    "labels": {"0": "background", "1": "spleen"},
+    "channels": ["T1"],
+    "cases": {**run_values()["cases"], "train": ["c"]},
+    "seed": 1,
+    "training": {"steps": 4},
+}
+
+
+def test_the_hash_ignores_where_the_data_lies_and_nothing_else():
+    assert run_config().digest() == run_config(data="x", recipe={"name": "y"}, base="z").digest()
+    for key, value in CHANGED.items():
+        assert run_config().digest() != run_config(**{key: value}).digest(), key
+
+
+FILE = {"name": "sam.pth", "sha256": "ab"}
+TEACHING = {
+    "teachers": [{"run": "t", "sha256": "cd", "share": 1.0}],
+    "distillation": {"loss": "mse"},
+    "online": False,
+    "unlabelled": {"cases": 0, "content": "ef"},
+}
+
+
+@pytest.mark.parametrize(
+    ("family", "objective"),
+    [
+        ("teachers", {"lambda": 1.0, "pretrained": FILE}),
+        ("teachers", {"lambda": 1.0, "pretrained": None, "start": "12", "held encoder": True}),
+        ("teachers", {"lambda": 1.0, "pretrained": None, "prompts": {"kind": "point"}}),
+        ("students", {"lambda": 1.0}),
+        ("students", {"lambda": 0.5, **TEACHING, "start": FILE, "prompts": {"kind": "points"}}),
+    ],
+)
+def test_a_run_of_format_1_is_read_and_keeps_its_hash_in_format_2(family, objective):
+    values = run_values(objective=objective)
+    values["network"] = {**values["network"], "room": family}
+    if family == "students":
+        del values["network"]["backbone"]
+    config = RunConfig.from_dict(values)
+    plan = {"plan": config.plan.to_dict()}
+    assert config.hashed() == {key: value for key, value in values.items() if key not in ("data", "recipe")} | plan
+    written = yaml.safe_load(yaml.safe_dump(config.to_dict()))
+    assert written["format"] == 2 and written["network"]["family"] == family
+    assert not {"start", "held encoder"} & written["objective"].keys()
+    assert RunConfig.from_dict(written) == config
+    assert (config.adapted_file is not None) == (family == "teachers" and objective.get("pretrained") is not None)
+
+
+def test_a_later_format_is_refused():
+    with pytest.raises(BadInputError, match="of format 3"):
+        run_config(format=3)
 
 
 def test_log_survives_a_torn_last_line_and_forgets_what_was_not_saved(tmp_path):
-    run = Run.create(tmp_path / "run", config())
+    run = Run.create(tmp_path / "run", run_config())
     for step in (1, 2, 3):
         run.log({"step": step, "loss": 1 / step})
     with (run.path / "log.jsonl").open("a") as stream:
@@ -136,7 +174,7 @@ def test_log_survives_a_torn_last_line_and_forgets_what_was_not_saved(tmp_path):
 
 
 def test_a_log_goes_on_after_half_a_line_and_holds_every_step_once(tmp_path):
-    run = Run.create(tmp_path / "run", config())
+    run = Run.create(tmp_path / "run", run_config())
     run.forget_after(0)
     assert not (run.path / "log.jsonl").exists()
     run.log({"step": 1})
@@ -154,7 +192,7 @@ def test_a_log_goes_on_after_half_a_line_and_holds_every_step_once(tmp_path):
 
 @pytest.mark.parametrize("content", [b"", b"[]", b"{", b"\xff", b"[" * 100000])
 def test_broken_metrics_are_one_line(tmp_path, content):
-    run = Run.create(tmp_path / "run", config())
+    run = Run.create(tmp_path / "run", run_config())
     (run.path / "metrics.json").write_bytes(content)
     with pytest.raises(BadInputError, match=r"metrics\.json"):
         run.metrics()
@@ -171,10 +209,10 @@ def test_newest_run_wants_a_finished_one_of_the_stage_and_recipe(tmp_path):
     with pytest.raises(BadInputError, match="no finished teach run"):
         newest_run(tmp_path, "teach")
     for name, recipe in (("old", "phantom"), ("new", "other")):
-        run = Run.create(tmp_path / name, config(recipe={"name": recipe}))
+        run = Run.create(tmp_path / name, run_config(recipe={"name": recipe}))
         run.weights.write_bytes(b"")
         run.write_json("metrics.json", {})
-    Run.create(tmp_path / "unfinished", config())
+    Run.create(tmp_path / "unfinished", run_config())
     assert newest_run(tmp_path, "teach").path.name == "new"
     assert newest_run(tmp_path, "teach", recipe="phantom").path.name == "old"
     with pytest.raises(BadInputError, match="of recipe 'third'"):
@@ -183,7 +221,7 @@ def test_newest_run_wants_a_finished_one_of_the_stage_and_recipe(tmp_path):
 
 def test_a_control_has_the_students_budget(tmp_path):
     def finished(name, **changes) -> Run:
-        run = Run.create(tmp_path / name, config(**changes))
+        run = Run.create(tmp_path / name, run_config(**changes))
         run.weights.write_bytes(b"")
         run.write_json("metrics.json", {})
         return run

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from ...configs.schema import Recipe
-from ...distill.ensemble import Ensemble, Teacher, check_teachers, read_teacher
+from ...distill.ensemble import Ensemble, EnsembleMember, check_teachers, read_teacher
 from ...distill.losses import distance_of, distillation_loss
 from ...distill.soft_targets import cached_targets
 from ...distill.train import new_student, student_plan
@@ -19,7 +19,8 @@ from ...errors import UsageError
 from ...training.patches import PatchBatches
 from ...training.prepared import prepare_cases
 from ...training.progress import Bar
-from ...training.trainer import Cohort, PooledDice
+from ...training.split import DataSplit
+from ...training.validation import PooledDice
 from ...volumes.datasets.registry import Dataset, read_case
 from ...volumes.plan import grid
 from ..data import open_dataset, recipe_for
@@ -35,9 +36,9 @@ def bench_distill(teachers: Sequence[str]) -> dict[str, Any]:
     runs = [read_teacher(text) for text in teachers]
     first = runs[0][0]
     recipe = recipe_for(None, first, [])
-    dataset = open_dataset(recipe, Path(first.config["data"]), runs=first.path.parent)
+    dataset = open_dataset(recipe, Path(first.config.data), runs=first.path.parent)
     check_teachers([run for run, _ in runs], dataset)
-    ensemble = Ensemble([Teacher.of(run, weight=weight) for run, weight in runs])
+    ensemble = Ensemble([EnsembleMember.of(run, weight=weight) for run, weight in runs])
     return measure(recipe, dataset, ensemble, cases=4, steps=10)
 
 
@@ -49,13 +50,13 @@ def measure(recipe: Recipe, dataset: Dataset, ensemble: Ensemble, *, cases: int,
     ``dice`` is the float and the quantised targets' against the masks, pooled over the cases.
     """
     plan = student_plan(recipe)
-    chosen = Cohort.of(dataset, validation=recipe.validation, seed=recipe.seed).train[:cases]
+    chosen = DataSplit.of(dataset, validation=recipe.validation, seed=recipe.seed).train[:cases]
     with tempfile.TemporaryDirectory() as scratch:
         cache = Path(scratch)
         with Bar("preparing cases", len(chosen)) as bar:
             plain = prepare_cases(chosen, dataset, plan, cache, on_case=bar.advance)
         taught = cached_targets(ensemble, chosen, plain, dataset, plan=plan, cache=cache, limit=float("inf"))
-        files = [case.teacher for case in taught if case.teacher is not None]
+        files = [case.soft_targets for case in taught if case.soft_targets is not None]
         sizes = [path.stat().st_size for path in cache.rglob("*.targets")]
         exact, rounded, changed = PooledDice(dataset.labels), PooledDice(dataset.labels), 0
         for case, file, prepared in zip(chosen, files, plain, strict=True):
@@ -101,7 +102,7 @@ def _step_times(recipe: Recipe, dataset: Dataset, ensemble: Ensemble, *, plain, 
         batch = {name: tensor.to(device) for name, tensor in source[number].items()}
         with torch.autocast(device.type, torch.bfloat16, enabled=settings.precision == "bf16-mixed"):
             logits = network(batch["image"])
-        teacher = teach(batch["image"]) if teach else batch.get("teacher")
+        teacher = teach(batch["image"]) if teach else batch.get("soft_targets")
         distillation_loss(logits, batch["labels"], teacher, lambda_=lambda_, distance=distance)["loss"].backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)

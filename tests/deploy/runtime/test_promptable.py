@@ -19,9 +19,8 @@ from samkd.deploy.runtime.package import Package
 from samkd.deploy.runtime.prompt import answers
 from samkd.deploy.runtime.promptable import Promptable
 from samkd.errors import GateRefusedError, IntegrityError, UsageError
-from samkd.sam.prompt_tensors import Prompts
 from samkd.students.small_sam.model import MAX_POINTS, build_small_sam
-from samkd.training.predictor import patch_function
+from samkd.training.predictor import make_predictor
 from samkd.volumes import Plan
 from samkd.volumes.io.nifti import read_labels, write_scan
 from samkd.volumes.io.scans import sources
@@ -56,7 +55,7 @@ def student():
 
 
 def masks_of(student, prompts=None):
-    infer = patch_function(student, to_network=Prompts.of)
+    infer = make_predictor(student)
     return [segment(make_scan(seed), PLAN, infer, num_classes=3, prompts=prompts) for seed in range(3)]
 
 

@@ -17,8 +17,8 @@ from samkd.sam.presets import get_backbone
 from samkd.sam.prompt_encoder import build_prompt_encoder
 from samkd.sam.vit import ImageEncoder
 from samkd.teachers import build_teacher
-from samkd.teachers.adapters import adapter_names
 from samkd.teachers.autosam.prompt_generator import PromptGenerator, poolings
+from samkd.teachers.freezing import adapter_names
 from samkd.teachers.volumetric.base import NEW, REPLACED
 from samkd.training.losses import segmentation_loss
 
@@ -30,7 +30,7 @@ PATCH = SIZES["autosam"]["patch"]
 @pytest.mark.parametrize(("channels", "patch"), [(1, (8, 24, 32)), (3, (16, 8, 20))])
 def test_forward_and_backward(backbone: str, channels: int, patch: tuple[int, int, int]):
     model = tiny_teacher("autosam", backbone=backbone, in_channels=channels, patch=patch)
-    assert (model.in_channels, model.num_classes, model.patch, model.promptable) == (channels, 4, patch, False)
+    assert (model.in_channels, model.num_classes, model.patch, model.prompt_kinds) == (channels, 4, patch, frozenset())
     logits = model(torch.randn(2, channels, *patch))
     assert logits.shape == (2, 4, *patch)
     nn.functional.cross_entropy(logits, torch.randint(4, (2, *patch))).backward()

@@ -13,7 +13,7 @@ from samkd.sam.mask_decoder import MaskDecoder
 from samkd.sam.presets import Backbone
 from samkd.sam.prompt_encoder import build_prompt_encoder
 from samkd.sam.vit import Attention, ImageEncoder
-from samkd.teachers.adapters import Adapter3D, FacT, SharedFactors
+from samkd.teachers.masam.adapters import Adapter3D, FacT, SharedFactors
 from samkd.teachers.masam.model import AUTHORS_KEYS, MASAM, build_masam
 
 

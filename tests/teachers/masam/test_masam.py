@@ -185,7 +185,7 @@ def test_bad_options(changes: dict, message: str):
 
 
 def test_unknown_teacher_lists_the_known():
-    with pytest.raises(UsageError, match=f"unknown teacher 'sam'.*{TEACHERS[0]}"):
+    with pytest.raises(UsageError, match=f"unknown teacher 'sam'.*{next(iter(TEACHERS))}"):
         build_teacher("sam", backbone="vit_b", in_channels=1, num_classes=2, patch=(5, 64, 64))
 
 

@@ -14,7 +14,7 @@ from samkd.sam.presets import get_backbone
 from samkd.sam.prompt_encoder import build_prompt_encoder
 from samkd.sam.vit import ImageEncoder
 from samkd.teachers import build_teacher
-from samkd.teachers.adapters import adapter_names
+from samkd.teachers.freezing import adapter_names
 from samkd.training.losses import segmentation_loss
 
 
