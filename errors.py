@@ -11,7 +11,7 @@ class SamkdError(ValueError):
 
 
 class UsageError(SamkdError):
-    """Wrong options or a wrong recipe."""
+    """Wrong options or a wrong config."""
 
     exit_code = 2
 

@@ -25,7 +25,7 @@ from samkd.training.run import Run
 from samkd.volumes.datasets.registry import read_labelled_case
 from samkd.volumes.plan import grid
 from samkd.volumes.preprocess import restore
-from samkd.workflows.data import labelled_test, open_dataset, recipe_for
+from samkd.workflows.data import config_for, labelled_test, open_dataset
 
 LAMBDAS = (0, 0.2, 0.5, 0.8, 1)
 SEEDS = (0, 1, 2)
@@ -67,7 +67,7 @@ def mean_rows(runs: Sequence[Run]) -> Rows:
 
 def together(runs: Sequence[Run], options: argparse.Namespace) -> str:
     """The row of the teachers' mean probabilities, on the test cases."""
-    dataset = open_dataset(recipe_for("hippocampus", None, []), options.data, runs=options.runs)
+    dataset = open_dataset(config_for("hippocampus", None, []), options.data, runs=options.runs)
     ensemble, rows = Ensemble([EnsembleMember.of(run) for run in runs]), {}
     for case in labelled_test(dataset):
         volume, truth = read_labelled_case(case, dataset)

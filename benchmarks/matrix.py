@@ -4,7 +4,7 @@
 
 Each cell is what a user would type: `samkd distill` from a finished teacher, then `samkd predict` on the test scans,
 and the masks it wrote are scored. The first row is each student without a teacher (lambda = 1), the first column each
-teacher by itself. Steps are far fewer than in the recipes: the table shows that every pair works, not what it can
+teacher by itself. Steps are far fewer than in the configs: the table shows that every pair works, not what it can
 reach. Killed, it goes on where it was: finished runs are used as they are.
 """
 
@@ -16,7 +16,7 @@ from verbs import samkd, settings
 from samkd.workflows.evaluate import evaluate
 
 TEACHERS = {"masam": 600, "medsa": 250, "autosam": 200, "sam3d": 200}  # steps
-STUDENTS = {  # recipe, steps
+STUDENTS = {  # config, steps
     "swinunetr-tiny": ("phantom", 160),
     "swinunetr-small": ("phantom", 100),
     "mobilesam": ("phantom-efficientsam", 120),
@@ -29,16 +29,16 @@ ALONE = "none"
 def teach(name: str, run: Path, *, runs: Path, scale: float) -> None:
     steps = max(2, round(TEACHERS[name] * scale))
     budget = settings(teacher__training__steps=steps, teacher__training__validate_every=steps)
-    recipe = "phantom" if name == "masam" else f"phantom-{name}"
-    samkd("teach", "-c", recipe, "--run", run, "--runs", runs, *budget)
+    config = "phantom" if name == "masam" else f"phantom-{name}"
+    samkd("teach", "-c", config, "--run", run, "--runs", runs, *budget)
 
 
 def distill(student: str, run: Path, teacher: Path, *, weight: float, runs: Path, scale: float) -> None:
-    recipe, steps = STUDENTS[student]
+    config, steps = STUDENTS[student]
     steps = max(2, round(steps * scale))
     budget = settings(student__training__steps=steps, student__training__validate_every=steps)
     samkd(
-        *("distill", "-c", recipe, "--student", student, "--teacher", teacher, "--lambda", weight, "--no-control"),
+        *("distill", "-c", config, "--student", student, "--teacher", teacher, "--lambda", weight, "--no-control"),
         *("--run", run, "--runs", runs, *budget),
     )
 

@@ -8,14 +8,14 @@ import typer
 
 from ..errors import UsageError
 from .options import AsJson, Base, Data, Runs
-from .tables import print_comparison, print_doctor, print_networks, print_recipes
+from .tables import print_comparison, print_configs, print_doctor, print_networks
 
 
 def info(
     what: Annotated[
         str,
         typer.Argument(
-            help="What to list: networks, recipes (the configs that samkd ships), or config (the keys of one)."
+            help="What to list: networks, configs (the configs that samkd ships), or config (the keys of one)."
         ),
     ] = "networks",
     classes: Annotated[
@@ -23,7 +23,7 @@ def info(
     ] = 13,
     as_json: AsJson = False,
 ) -> None:
-    """List teachers, backbones and students with their parameters; or the recipes; or every key of a config."""
+    """List teachers, backbones and students with their parameters; or the configs; or every key of a config."""
     if what == "networks":
         from ..workflows.catalogue import networks
 
@@ -32,20 +32,20 @@ def info(
             typer.echo(json.dumps(list(rows), indent=1))
         else:
             print_networks(rows, classes=classes)
-    elif what == "recipes":
-        from ..configs.load import recipes
+    elif what in ("configs", "recipes"):  # the second is what configs were called first
+        from ..configs.load import configs
 
-        values = [recipe.model_dump(mode="json", by_alias=True) for recipe in recipes()]
+        values = [config.model_dump(mode="json", by_alias=True) for config in configs()]
         if as_json:
             typer.echo(json.dumps(values, indent=1))
         else:
-            print_recipes(values)
+            print_configs(values)
     elif what == "config":
         from ..configs.describe import config_text, json_schema
 
         typer.echo(json.dumps(json_schema(), indent=1) if as_json else config_text())
     else:
-        raise UsageError(f"samkd info {what}: choose networks, recipes or config")
+        raise UsageError(f"samkd info {what}: choose networks, configs or config")
 
 
 def doctor() -> None:

@@ -9,7 +9,9 @@ import typer
 
 from ..errors import UsageError
 
-Config = Annotated[str | None, typer.Option("--config", "-c", help="The config: a name in configs/ or a YAML file.")]
+ConfigName = Annotated[
+    str | None, typer.Option("--config", "-c", help="The config: a name in configs/ or a YAML file.")
+]
 Data = Annotated[Path | None, typer.Option(help="The dataset's folder, in any layout that `samkd check` knows.")]
 Split = Annotated[
     Path | None, typer.Option(help="Use the cases as this splits.json divides them; every run folder holds one.")

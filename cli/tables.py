@@ -183,13 +183,13 @@ def print_networks(rows: Iterable[dict[str, Any]], *, classes: int) -> None:
     show(table)
 
 
-def print_recipes(recipes: Iterable[dict[str, Any]]) -> None:
-    """The recipes of configs/, each as configs.schema.Recipe dumps it."""
-    table = Table("recipe", "what", "teacher", "student")
-    for recipe in recipes:
-        networks = (recipe["teacher"], recipe["student"])
+def print_configs(configs: Iterable[dict[str, Any]]) -> None:
+    """The configs of configs/, each as configs.schema.Config dumps it."""
+    table = Table("config", "what", "teacher", "student")
+    for config in configs:
+        networks = (config["teacher"], config["student"])
         sides = (f"{side['name']}, {' x '.join(map(str, side['plan']['patch']))}" for side in networks)
-        table.add_row(recipe["name"], recipe["description"], *sides)
+        table.add_row(config["name"], config["description"], *sides)
     show(table)
 
 

@@ -10,7 +10,7 @@ from ..students import STUDENTS
 from ..teachers import TEACHERS
 from .options import (
     Base,
-    Config,
+    ConfigName,
     Data,
     Devices,
     Overrides,
@@ -25,7 +25,7 @@ from .tables import print_comparison, print_dice, print_study, test_summary
 
 
 def teach(
-    config: Config = None,
+    config_name: ConfigName = None,
     data: Data = None,
     teacher: Annotated[str | None, typer.Option(help=f"The teacher: one of {', '.join(TEACHERS)}.")] = None,
     backbone: Annotated[str | None, typer.Option(help=f"Its image encoder: one of {', '.join(ENCODERS)}.")] = None,
@@ -40,22 +40,22 @@ def teach(
     override: Overrides = None,
 ) -> None:
     """Fit a SAM-adapter teacher to a dataset."""
-    from ..configs.load import load_recipe, recipe_names
+    from ..configs.load import config_names, load_config
     from ..teachers import check_teacher
 
     overrides = overrides_of(teacher__name=teacher, teacher__backbone=backbone)
-    config = config or (f"phantom-{teacher}" if f"phantom-{teacher}" in recipe_names() else "phantom")
-    recipe = load_recipe(config, [*overrides, *split_override(split), *(override or [])])
-    check_teacher(recipe.teacher.name, recipe.teacher.backbone)  # before PyTorch is loaded
+    config_name = config_name or (f"phantom-{teacher}" if f"phantom-{teacher}" in config_names() else "phantom")
+    config = load_config(config_name, [*overrides, *split_override(split), *(override or [])])
+    check_teacher(config.teacher.name, config.teacher.backbone)  # before PyTorch is loaded
 
     from ..workflows.teach import teach as train_teacher
 
-    trained = train_teacher(recipe, data=data, runs=runs, run=run, weights=weights, start=start, devices=devices)
+    trained = train_teacher(config, data=data, runs=runs, run=run, weights=weights, start=start, devices=devices)
     print_dice({"teacher": test_summary(trained)}, title=str(trained.path))
 
 
 def distill(
-    config: Config = None,
+    config_name: ConfigName = None,
     data: Data = None,
     teacher: Annotated[
         list[str] | None,
@@ -109,7 +109,7 @@ def distill(
     from ..workflows.distill import distill as distill_students
 
     study = distill_students(
-        config,
+        config_name,
         teacher or [],
         lambdas=lambdas,
         data=data,

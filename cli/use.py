@@ -69,7 +69,7 @@ def evaluate(
     split: Split = None,
     modality: Modality = None,
     base: Base = None,
-    config: Annotated[
+    config_name: Annotated[
         str | None,
         typer.Option(
             "--config", "-c", help="The config whose `classes` say how the model's classes are made of the dataset's."
@@ -80,7 +80,15 @@ def evaluate(
     from ..volumes.files import write_json
     from ..workflows.evaluate import evaluate as score
 
-    scores = score(model, data, prompt_from_truth=truth, split=split, modality=modality, base=base, config=config)
+    scores = score(
+        model,
+        data,
+        prompt_from_truth=truth,
+        split=split,
+        modality=modality,
+        base=base,
+        config_name=config_name,
+    )
     if out is not None:
         write_json(out, scores)
     prompted = f", shown a {truth} from the truth for every class" if truth else ""

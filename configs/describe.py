@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from .schema import Recipe
+from .schema import Config
 
 EXTENDS = (
     "The name or path of another config: this one is then that config with the keys given here in place of its own."
@@ -40,7 +40,7 @@ class ConfigGroup:
 
 def json_schema() -> dict[str, Any]:
     """The JSON schema of a config file, `extends` included, for editors that check YAML."""
-    schema = Recipe.model_json_schema()
+    schema = Config.model_json_schema()
     schema["properties"] = {"extends": {"type": "string", "description": EXTENDS}, **schema["properties"]}
     schema["anyOf"] = [{"required": ["extends"]}, {"required": schema.pop("required")}]
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
@@ -48,7 +48,7 @@ def json_schema() -> dict[str, Any]:
 
 def config_groups() -> list[ConfigGroup]:
     """Every group of keys, the top of the file first; a group that may stand in several places is listed once."""
-    schema = Recipe.model_json_schema()
+    schema = Config.model_json_schema()
     definitions = schema["$defs"]
     places: dict[str, list[str]] = {}
     for path, name in _places(schema, definitions, ""):

@@ -7,28 +7,28 @@ from typing import Any
 import yaml
 
 from ..errors import UsageError
-from .schema import Recipe, validated
+from .schema import Config, validated
 
 _FOLDER = resources.files(__name__.rpartition(".")[0])
 
 
-def recipe_names() -> list[str]:
+def config_names() -> list[str]:
     """Names of the configs in configs/."""
     return sorted(entry.name.removesuffix(".yaml") for entry in _FOLDER.iterdir() if entry.name.endswith(".yaml"))
 
 
-def recipes() -> list[Recipe]:
+def configs() -> list[Config]:
     """Every config in configs/."""
-    return [load_recipe(name) for name in recipe_names()]
+    return [load_config(name) for name in config_names()]
 
 
-def load_recipe(source: str = "phantom", overrides: list[str] | None = None) -> Recipe:
+def load_config(source: str = "phantom", overrides: list[str] | None = None) -> Config:
     """Read a config by name or path and apply dotted overrides such as ``student.training.steps=50``.
 
     A config may say ``extends: NAME``: it is then that config with this file's top-level keys in place of its own.
     Raises UsageError naming every fault at once.
     """
-    return parse_recipe(_read(source, ()), overrides=overrides or [], source=source)
+    return parse_config(_read(source, ()), overrides=overrides or [], source=source)
 
 
 def _read(source: str, heirs: tuple[str, ...]) -> dict:
@@ -37,19 +37,19 @@ def _read(source: str, heirs: tuple[str, ...]) -> dict:
     if source.endswith((".yaml", ".yml")):
         path = Path(source)
         if not path.is_file():
-            raise UsageError(f"{source}: no such config file; give a YAML file or one of {recipe_names()}")
+            raise UsageError(f"{source}: no such config file; give a YAML file or one of {config_names()}")
         text = path.read_text(encoding="utf-8")
-    elif source in recipe_names():
+    elif source in config_names():
         text = _FOLDER.joinpath(f"{source}.yaml").read_text(encoding="utf-8")
     else:
-        raise UsageError(f"{source!r} is no config; give a YAML file or one of {recipe_names()}")
+        raise UsageError(f"{source!r} is no config; give a YAML file or one of {config_names()}")
     values = _mapping(text, source)
     parent = values.pop("extends", None)
     return values if parent is None else {**_read(str(parent), (*heirs, source)), **values}
 
 
-def parse_recipe(values: dict, *, overrides: list[str] | None = None, source: str = "config") -> Recipe:
-    """A mapping as a Recipe, overrides applied. Raises UsageError naming every fault at once."""
+def parse_config(values: dict, *, overrides: list[str] | None = None, source: str = "config") -> Config:
+    """A mapping as a Config, overrides applied. Raises UsageError naming every fault at once."""
     for override in overrides or []:
         _apply(values, override)
     return validated(values, source=source)

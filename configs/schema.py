@@ -333,7 +333,7 @@ class Split(Strict):
         return self
 
 
-class Recipe(Strict):
+class Config(Strict):
     """Everything a dataset needs, from the scan to the package."""
 
     name: str
@@ -368,10 +368,10 @@ class Recipe(Strict):
     """The package."""
 
 
-def validated(values: dict, *, source: str) -> Recipe:
-    """A mapping as a Recipe. Raises UsageError naming every fault at once."""
+def validated(values: dict, *, source: str) -> Config:
+    """A mapping as a Config. Raises UsageError naming every fault at once."""
     try:
-        return Recipe.model_validate(values)
+        return Config.model_validate(values)
     except ValidationError as error:
         lines = [_explain(fault) for fault in error.errors()]
         raise UsageError(f"{source}: {len(lines)} fault(s)\n  " + "\n  ".join(lines)) from None
@@ -388,7 +388,7 @@ def _explain(fault: Any) -> str:
 
 def _known_keys() -> set[str]:
     keys: set[str] = set()
-    pending: list[Any] = [Recipe]
+    pending: list[Any] = [Config]
     while pending:
         kind = pending.pop()
         if isinstance(kind, type) and issubclass(kind, BaseModel):

@@ -52,7 +52,7 @@ def boundary_weights(teacher: Tensor, extra: float) -> Tensor:
 
 
 def distance_of(settings: Distillation) -> Distance:
-    """The distance that a recipe names, as a function of logits and teacher probabilities."""
+    """The distance that a config names, as a function of logits and teacher probabilities."""
     if settings.loss == "mse":
         distance: Distance = probability_mse
     else:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..configs.schema import Recipe
+from ..configs.schema import Config
 from ..evaluation.chart import line_chart
 from ..training.progress import console
 from ..training.run import Run
@@ -36,7 +36,7 @@ class Study:
 
 
 def study(
-    recipe: Recipe,
+    config: Config,
     dataset: Dataset,
     *,
     teachers: Sequence[tuple[Run, float]],
@@ -64,18 +64,18 @@ def study(
         if needed and teachers
         else None
     )
-    plan = student_plan(recipe)
+    plan = student_plan(config)
     measured: dict[str, dict[str, float]] = {}
     if ensemble:
         if online:
             ensemble.check_online(plan)
-        split = DataSplit.of(dataset, validation=recipe.validation, seed=recipe.seed)
+        split = DataSplit.of(dataset, validation=config.validation, seed=config.seed)
         measured = validation_dice(ensemble, split.validation, dataset, plan=plan, cache=runs / "cache")
         _tell(measured, ensemble, split)
 
     def train(value: float) -> Run:
         return distill(
-            recipe,
+            config,
             dataset,
             teachers=ensemble,
             runs=runs,
@@ -95,7 +95,7 @@ def study(
         if alone and made is not alone and (effect := _effect(made, alone)):
             effects[value] = effect
             made.write_json("comparison.json", {"control": alone.path.name, "teachers": measured, "classes": effect})
-    curve = _draw(students, runs, recipe) if len(students) > 1 else None
+    curve = _draw(students, runs, config) if len(students) > 1 else None
     return Study(tuple(taught for taught, _ in teachers), alone, students, effects, curve)
 
 
@@ -118,7 +118,7 @@ def _effect(student: Run, control: Run) -> dict[str, dict[str, Any]] | None:
     return paired_difference(one["cases"], other["cases"]) if one and other else None
 
 
-def _draw(students: dict[float, Run], runs: Path, recipe: Recipe) -> Path | None:
+def _draw(students: dict[float, Run], runs: Path, config: Config) -> Path | None:
     """Test Dice over lambda, per class and mean; named after the runs in it, so that no sweep overwrites another."""
     summaries = {value: made.metrics()["test"]["summary"] for value, made in students.items() if made.metrics()["test"]}
     if len(summaries) < 2:
@@ -131,7 +131,7 @@ def _draw(students: dict[float, Run], runs: Path, recipe: Recipe) -> Path | None
     svg = line_chart("Dice on the test scans", lines, x_label="lambda (1: no teacher)")
     svg = svg.replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ', 1).replace(">", f">{STYLE}", 1)
     made = digest({"runs": [student.path.name for student in students.values()]})[:8]
-    path = runs / f"lambda-{recipe.name}-{recipe.student.name}-{made}.svg"
+    path = runs / f"lambda-{config.name}-{config.student.name}-{made}.svg"
     with atomic_path(path) as temporary:
         temporary.write_text(svg + "\n", encoding="utf-8")
     return path

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ..configs.schema import Recipe
+from ..configs.schema import Config
 from ..errors import BadInputError, UsageError
 from ..students import build_student, student_from_spec
 from ..training.job import TrainingJob
@@ -35,7 +35,7 @@ CACHE_LIMIT = 20e9  # bytes
 
 
 def distill(
-    recipe: Recipe,
+    config: Config,
     dataset: Dataset,
     *,
     teachers: Ensemble | None,
@@ -47,24 +47,24 @@ def distill(
     cache_limit: float = CACHE_LIMIT,
     weights: Path | None = None,
 ) -> Run:
-    """Train the recipe's student with ``L = lambda * L_seg + (1 - lambda) * L_KD`` and leave its run folder.
+    """Train the config's student with ``L = lambda * L_seg + (1 - lambda) * L_KD`` and leave its run folder.
 
     Training cases without a mask join with L_KD alone. lambda = 1 is the control: same student, seed, labelled
     patches and steps, no teacher; a control that exists already is returned, not trained again. ``online`` runs the
-    teachers on the very patches the student sees, and shows those that take prompts the student's, where the recipe has
+    teachers on the very patches the student sees, and shows those that take prompts the student's, where the config has
     some (decoder distillation with prompts in the loop: Zhou et al. 2023, EdgeSAM); else their soft targets for whole
     scans are cached (at most ``cache_limit`` bytes). A student of SAM's kind starts from published ``weights``.
     Raises BadInputError without teachers for lambda < 1, UsageError for prompts the student does not take, and as
     EmbeddingMatch, Ensemble.check_online and cached_targets.
     """
-    lambda_ = recipe.lambda_ if lambda_ is None else lambda_
+    lambda_ = config.lambda_ if lambda_ is None else lambda_
     if lambda_ == 1:
-        job = control_job(recipe, dataset, pretrained=weights)
+        job = control_job(config, dataset, pretrained=weights)
     elif teachers is None:
         raise BadInputError("distillation with lambda < 1 needs a teacher; run `samkd teach` or give --teacher RUN")
     else:
         job = distillation_job(
-            recipe,
+            config,
             dataset,
             teachers=teachers,
             lambda_=lambda_,
@@ -77,37 +77,37 @@ def distill(
     return run_job(job, runs=runs, run=run, devices=devices)
 
 
-def control_job(recipe: Recipe, dataset: Dataset, *, pretrained: Path | None) -> TrainingJob:
+def control_job(config: Config, dataset: Dataset, *, pretrained: Path | None) -> TrainingJob:
     """The run of the student from labels alone, lambda = 1."""
-    config = recipe.student
-    plan = student_plan(recipe)
+    student = config.student
+    plan = student_plan(config)
     spec = NetworkSpec(
         family="students",
-        name=config.name,
+        name=student.name,
         in_channels=len(dataset.channels),
         num_classes=len(dataset.labels),
         patch=plan.patch,
-        options=config.options,
+        options=student.options,
     )
 
     def make_step(network: Student, prompts: PromptSampler | None) -> DistillationStep:
         return DistillationStep(
-            lambda_=1.0, distance=distance_of(config.distillation), settings=config.training, prompts=prompts
+            lambda_=1.0, distance=distance_of(student.distillation), settings=student.training, prompts=prompts
         )
 
     return TrainingJob(
         stage="control",
-        recipe=recipe,
+        config=config,
         network=spec,
         plan=plan,
-        split=DataSplit.of(dataset, validation=recipe.validation, seed=recipe.seed),
-        settings=config.training,
-        prompts=config.prompts,
+        split=DataSplit.of(dataset, validation=config.validation, seed=config.seed),
+        settings=student.training,
+        prompts=student.prompts,
         objective=Objective(
             pretrained=PublishedFile(pretrained.name, file_digest(pretrained)) if pretrained else None,
-            prompts=None if config.prompts.kind == "none" else config.prompts.model_dump(mode="json"),
+            prompts=None if student.prompts.kind == "none" else student.prompts.model_dump(mode="json"),
         ),
-        title=f"student {config.name}, lambda 1",
+        title=f"student {student.name}, lambda 1",
         build=lambda: student_from_spec(spec),
         make_step=make_step,
         pretrained=pretrained,
@@ -115,7 +115,7 @@ def control_job(recipe: Recipe, dataset: Dataset, *, pretrained: Path | None) ->
 
 
 def distillation_job(
-    recipe: Recipe,
+    config: Config,
     dataset: Dataset,
     *,
     teachers: Ensemble,
@@ -127,11 +127,11 @@ def distillation_job(
     pretrained: Path | None,
 ) -> TrainingJob:
     """The control's run and what teachers add to it: soft targets, unlabelled cases, the distance of embeddings."""
-    control = control_job(recipe, dataset, pretrained=pretrained)
-    config, plan, split = recipe.student.distillation, control.plan, control.split
+    control = control_job(config, dataset, pretrained=pretrained)
+    distillation, plan, split = config.student.distillation, control.plan, control.split
     if online:
         teachers.check_online(plan)
-    if config.embedding and (not online or devices > 1):
+    if distillation.embedding and (not online or devices > 1):
         raise UsageError(
             "distillation.embedding: teachers must see the student's patches, and its projection learns on one device; "
             "give --online and one device, or set it to 0"
@@ -141,7 +141,7 @@ def distillation_job(
             TeacherRecord(member.name, member.sha256, share)
             for member, share in zip(teachers.teachers, teachers.shares, strict=True)
         ),
-        distillation=config.model_dump(mode="json"),
+        distillation=distillation.model_dump(mode="json"),
         online=online,
         unlabelled={
             "cases": len(split.unlabelled),
@@ -152,12 +152,12 @@ def distillation_job(
     def make_step(network: Student, prompts: PromptSampler | None) -> DistillationStep:
         return DistillationStep(
             lambda_=lambda_,
-            distance=distance_of(config),
+            distance=distance_of(distillation),
             settings=control.settings,
             teachers=teachers if online else None,
             prompts=prompts,
-            helper=match_embeddings(network, teachers, plan) if config.embedding else None,
-            embedding_weight=config.embedding,
+            helper=match_embeddings(network, teachers, plan) if distillation.embedding else None,
+            embedding_weight=distillation.embedding,
         )
 
     def add_soft_targets(cases: Sequence[Case], prepared: Sequence[PreparedCase]) -> list[PreparedCase]:
@@ -167,7 +167,7 @@ def distillation_job(
         control,
         stage="distill",
         objective=replace(control.objective, lambda_=lambda_, teaching=teaching),
-        title=f"student {recipe.student.name}, lambda {lambda_:g}",
+        title=f"student {config.student.name}, lambda {lambda_:g}",
         make_step=make_step,
         add_soft_targets=None if online else add_soft_targets,
         unlabelled=split.unlabelled,
@@ -182,17 +182,17 @@ def match_embeddings(student: Student, teachers: Ensemble, plan: Plan) -> Embedd
     return EmbeddingMatch(student, members, torch.zeros(1, int(student.in_channels), *plan.patch))
 
 
-def new_student(recipe: Recipe, dataset: Dataset) -> Student:
-    """The recipe's student for a dataset, with random weights."""
-    options: dict[str, Any] = recipe.student.options
+def new_student(config: Config, dataset: Dataset) -> Student:
+    """The config's student for a dataset, with random weights."""
+    options: dict[str, Any] = config.student.options
     return build_student(
-        recipe.student.name,
+        config.student.name,
         in_channels=len(dataset.channels),
         num_classes=len(dataset.labels),
-        patch=student_plan(recipe).patch,
+        patch=student_plan(config).patch,
         **options,
     )
 
 
-def student_plan(recipe: Recipe) -> Plan:
-    return Plan.from_dict(recipe.student.plan.model_dump(mode="json"))
+def student_plan(config: Config) -> Plan:
+    return Plan.from_dict(config.student.plan.model_dump(mode="json"))

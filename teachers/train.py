@@ -3,7 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 
-from ..configs.schema import Recipe
+from ..configs.schema import Config
 from ..errors import BadInputError, UsageError
 from ..training.checkpoint import load_shared, load_weights
 from ..training.job import TrainingJob
@@ -22,7 +22,7 @@ from .base import TeacherNetwork
 
 
 def teach(
-    recipe: Recipe,
+    config: Config,
     dataset: Dataset,
     *,
     runs: Path,
@@ -31,35 +31,35 @@ def teach(
     start: Path | None = None,
     devices: int = 1,
 ) -> Run:
-    """Train the recipe's teacher and leave its run folder; the same call continues an interrupted run.
+    """Train the config's teacher and leave its run folder; the same call continues an interrupted run.
 
     With published ``weights`` the image encoder is frozen and only adapters and decoder learn (Chen et al. 2023);
     without, there is nothing to keep and everything learns. It goes on from the best weights of the run `start`, of
     the same network; where that knew other classes, the layers that depend on them start anew. Raises UsageError when
-    the recipe has prompts for a teacher that takes none, or freezes an encoder that starts from nothing, BadInputError
+    the config has prompts for a teacher that takes none, or freezes an encoder that starts from nothing, BadInputError
     when `start` is another network's run.
     """
-    job = teaching_job(recipe, dataset, pretrained=weights, init_run=start)
+    job = teaching_job(config, dataset, pretrained=weights, init_run=start)
     return run_job(job, runs=runs, run=run, devices=devices)
 
 
-def teaching_job(recipe: Recipe, dataset: Dataset, *, pretrained: Path | None, init_run: Path | None) -> TrainingJob:
+def teaching_job(config: Config, dataset: Dataset, *, pretrained: Path | None, init_run: Path | None) -> TrainingJob:
     """The run of a teacher: labels alone, from a published checkpoint or another run where there is one."""
-    config, settings = recipe.teacher, recipe.teacher.training
-    if config.hold_encoder and init_run is None:
+    teacher, settings = config.teacher, config.teacher.training
+    if teacher.hold_encoder and init_run is None:
         raise UsageError(
-            f"recipe {recipe.name!r} holds the image encoder of the run it starts from; give --start RUN, or set "
+            f"config {config.name!r} holds the image encoder of the run it starts from; give --start RUN, or set "
             "teacher.hold_encoder to false"
         )
-    plan = Plan.from_dict(config.plan.model_dump(mode="json"))
+    plan = Plan.from_dict(teacher.plan.model_dump(mode="json"))
     spec = NetworkSpec(
         family="teachers",
-        name=config.name,
-        backbone=config.backbone,
+        name=teacher.name,
+        backbone=teacher.backbone,
         in_channels=len(dataset.channels),
         num_classes=len(dataset.labels),
         patch=plan.patch,
-        options=config.options,
+        options=teacher.options,
     )
     published = PublishedFile(pretrained.name, file_digest(pretrained)) if pretrained else None
     first = _first_run(init_run, spec, published) if init_run else None
@@ -69,7 +69,7 @@ def teaching_job(recipe: Recipe, dataset: Dataset, *, pretrained: Path | None, i
             network.freeze_base()
         if first:
             _continue_from(first, network, dataset.labels)
-        if config.hold_encoder:
+        if teacher.hold_encoder:
             network.freeze_encoder()
 
     def make_step(network: TeacherNetwork, prompts: PromptSampler | None) -> SupervisedStep:
@@ -79,19 +79,19 @@ def teaching_job(recipe: Recipe, dataset: Dataset, *, pretrained: Path | None, i
 
     return TrainingJob(
         stage="teach",
-        recipe=recipe,
+        config=config,
         network=spec,
         plan=plan,
-        split=DataSplit.of(dataset, validation=recipe.validation, seed=recipe.seed),
+        split=DataSplit.of(dataset, validation=config.validation, seed=config.seed),
         settings=settings,
-        prompts=config.prompts,
+        prompts=teacher.prompts,
         objective=Objective(
             pretrained=published,
             init_run=file_digest(first.weights) if first else None,
-            freeze_encoder=config.hold_encoder,
-            prompts=None if config.prompts.kind == "none" else config.prompts.model_dump(mode="json"),
+            freeze_encoder=teacher.hold_encoder,
+            prompts=None if teacher.prompts.kind == "none" else teacher.prompts.model_dump(mode="json"),
         ),
-        title=f"teacher {config.name}",
+        title=f"teacher {teacher.name}",
         build=lambda: teacher_from_spec(spec),
         make_step=make_step,
         initialise=initialise,

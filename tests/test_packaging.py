@@ -59,7 +59,7 @@ def wheel(tmp_path_factory) -> Path:
     return next(out.glob("*.whl"))
 
 
-def test_wheel_holds_samkd_alone_with_its_recipes(wheel):
+def test_wheel_holds_samkd_alone_with_its_configs(wheel):
     names = zipfile.ZipFile(wheel).namelist()
     assert {name.split("/")[0].split("-")[0] for name in names} == {"samkd"}
     assert "samkd/LICENSE" in names and "samkd/configs/phantom.yaml" in names
@@ -88,6 +88,6 @@ def test_installed_wheel_runs(wheel, tmp_path):
         [python, "-m", "samkd", "--version"], capture_output=True, text=True, cwd=tmp_path, check=True
     )
     assert done.stdout.strip() == "0.1.0"
-    recipes = "from samkd.configs.load import load_recipe; print(load_recipe('phantom').student.name)"
-    done = subprocess.run([python, "-c", recipes], capture_output=True, text=True, cwd=tmp_path, check=True)
+    configs = "from samkd.configs.load import load_config; print(load_config('phantom').student.name)"
+    done = subprocess.run([python, "-c", configs], capture_output=True, text=True, cwd=tmp_path, check=True)
     assert done.stdout.strip() == "swinunetr-tiny"

@@ -1,4 +1,4 @@
-"""The moving average of a network's weights: what is validated and kept when a recipe sets ``training.ema``."""
+"""The moving average of a network's weights: what is validated and kept when a config sets ``training.ema``."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

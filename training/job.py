@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from ..configs.schema import PromptTraining, Recipe, Training
+from ..configs.schema import Config, PromptTraining, Training
 from ..volumes.datasets.registry import Case
 from ..volumes.plan import Plan
 from .prepared import PreparedCase
@@ -35,7 +35,7 @@ class TrainingJob:
     """
 
     stage: str
-    recipe: Recipe
+    config: Config
     network: NetworkSpec
     plan: Plan
     split: DataSplit
@@ -50,7 +50,7 @@ class TrainingJob:
     add_soft_targets: AddSoftTargets | None = None
     unlabelled: tuple[Case, ...] = ()
 
-    def config(self) -> RunConfig:
+    def run_config(self) -> RunConfig:
         """The record that the run folder keeps. Raises BadInputError when one scan is in two parts of the split."""
         dataset = self.split.dataset
         return RunConfig(
@@ -61,13 +61,13 @@ class TrainingJob:
             labels=dict(dataset.labels),
             channels=tuple(dataset.channels),
             training=self.settings.model_dump(mode="json"),
-            seed=self.recipe.seed,
+            seed=self.config.seed,
             cases=self.split.describe(),
             data=str(dataset.root.resolve()),
-            recipe=self.recipe.model_dump(mode="json", by_alias=True),
+            user_config=self.config.model_dump(mode="json", by_alias=True),
             pretrained_path=str(self.pretrained.resolve()) if self.pretrained else None,
         )
 
     def folder_name(self, config: RunConfig) -> str:
-        """The default name of the run's folder: stage, recipe, network and the first of the hash."""
-        return f"{self.stage}-{self.recipe.name}-{self.network.name}-{config.digest()[:8]}"
+        """The default name of the run's folder: stage, config, network and the first of the hash."""
+        return f"{self.stage}-{self.config.name}-{self.network.name}-{config.digest()[:8]}"

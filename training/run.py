@@ -27,15 +27,15 @@ class Run:
     def create(cls, path: Path, config: RunConfig) -> "Run":
         """Start a run, or continue the one that lies there with the same configuration.
 
-        Raises BadInputError when the folder belongs to another recipe or holds something else.
+        Raises BadInputError when the folder belongs to another config or holds something else.
         """
         if (path / "config.yaml").exists():
             earlier = cls.read(path)
             if earlier.config.digest() != config.digest():
                 changed = _differences(earlier.config.hashed(), config.hashed())
                 raise BadInputError(
-                    f"{path}: this run folder is from another recipe (different: {', '.join(changed)}); "
-                    f"give another --run folder or the recipe it was started with"
+                    f"{path}: this run folder is from another config (different: {', '.join(changed)}); "
+                    f"give another --run folder or the config it was started with"
                 )
             make_folder(earlier.state.parent)
             return earlier
@@ -137,20 +137,20 @@ def _own_leftover(entry: Path) -> bool:
     return is_leftover(entry) or (entry.name == "state" and entry.is_dir() and not any(entry.iterdir()))
 
 
-def finished_runs(root: Path, stage: str, *, recipe: str | None = None) -> list[Run]:
-    """The finished runs of a stage (and recipe) in a run root, the one that ended last at the end."""
+def finished_runs(root: Path, stage: str, *, config: str | None = None) -> list[Run]:
+    """The finished runs of a stage (and config) in a run root, the one that ended last at the end."""
     runs = [Run.read(path.parent) for path in root.glob("*/config.yaml")]
     wanted = [
-        run for run in runs if run.stage == stage and run.finished and recipe in (None, run.config.recipe["name"])
+        run for run in runs if run.stage == stage and run.finished and config in (None, run.config.user_config["name"])
     ]
     return sorted(wanted, key=lambda run: (run.path / "metrics.json").stat().st_mtime_ns)
 
 
-def newest_run(root: Path, stage: str, *, recipe: str | None = None) -> Run:
+def newest_run(root: Path, stage: str, *, config: str | None = None) -> Run:
     """The last of finished_runs. Raises BadInputError when there is none."""
-    finished = finished_runs(root, stage, recipe=recipe)
+    finished = finished_runs(root, stage, config=config)
     if not finished:
-        of = f" of recipe {recipe!r}" if recipe else ""
+        of = f" of config {config!r}" if config else ""
         raise BadInputError(f"{root}: no finished {stage} run{of} here; run that stage first or name a run")
     return finished[-1]
 

@@ -148,7 +148,7 @@ class RunConfig:
     """The resolved configuration of one run: all that decides its result, and where its data lies.
 
     ``stage`` is one of STAGES. ``labels`` are the class names by value, ``training`` the config section of that name.
-    ``data`` and ``pretrained_path`` are where dataset and published checkpoint lay, ``recipe`` is the whole
+    ``data`` and ``pretrained_path`` are where dataset and published checkpoint lay, ``user_config`` is the whole
     configuration file for later stages: these three are no part of the hash.
     """
 
@@ -162,7 +162,7 @@ class RunConfig:
     seed: int
     cases: CaseNames
     data: str
-    recipe: dict[str, Any]
+    user_config: dict[str, Any]
     pretrained_path: str | None = None
 
     @property
@@ -210,7 +210,7 @@ class RunConfig:
             "network": self.network.to_dict(),
             "objective": self.objective.to_dict(),
             "data": self.data,
-            "recipe": self.recipe,
+            "recipe": self.user_config,
         }
         if self.pretrained_path:
             values["pretrained_path"] = self.pretrained_path
@@ -242,7 +242,7 @@ class RunConfig:
                     content=values["cases"]["content"],
                 ),
                 data=str(values["data"]),
-                recipe=values["recipe"],
+                user_config=values["recipe"],
                 pretrained_path=values.get("pretrained_path") or values.get("base"),
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:

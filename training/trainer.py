@@ -44,13 +44,13 @@ def run_job(job: TrainingJob, *, runs: Path, run: Path | None = None, devices: i
     one continues. Raises UsageError for prompts that the network does not take and for a network without published
     weights, BadInputError for a checkpoint or folder that is not this job's, Stopped when interrupted.
     """
-    config = job.config()
-    torch.manual_seed(job.recipe.seed)
+    run_config = job.run_config()
+    torch.manual_seed(job.config.seed)
     network = job.build()
-    prompts = PromptSampler.of(job.prompts, network, name=job.network.name, seed=job.recipe.seed)
+    prompts = PromptSampler.of(job.prompts, network, name=job.network.name, seed=job.config.seed)
     report = load_pretrained(network, job.pretrained, name=job.network.name) if job.pretrained else None
     step = job.make_step(network, prompts)
-    folder = Run.create(run or runs / job.folder_name(config), config)
+    folder = Run.create(run or runs / job.folder_name(run_config), run_config)
     if folder.finished:
         return folder
     if report is not None:
@@ -84,7 +84,7 @@ def _train(
         steps=job.settings.steps * job.settings.accumulate,
         foreground=job.settings.foreground,
         augmentation=job.settings.augmentation,
-        seed=job.recipe.seed,
+        seed=job.config.seed,
         rank=fabric.global_rank,
         unlabelled=unlabelled,
     )

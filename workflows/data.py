@@ -1,10 +1,10 @@
-"""Which recipe and which cases a verb works on."""
+"""Which config and which cases a verb works on."""
 
 from dataclasses import replace
 from pathlib import Path
 
-from ..configs.load import load_recipe, parse_recipe
-from ..configs.schema import Recipe
+from ..configs.load import load_config, parse_config
+from ..configs.schema import Config
 from ..errors import BadInputError, UsageError
 from ..training.prepared import few_labels
 from ..training.run import Run
@@ -14,52 +14,52 @@ from ..volumes.datasets.splits import assign, divide
 from ..volumes.io.scans import sources
 
 
-def recipe_for(config: str | None, source: Run | None, overrides: list[str]) -> Recipe:
-    """The recipe named `config`, else the one that the run `source` was made with, else the phantom's.
+def config_for(config_name: str | None, source: Run | None, overrides: list[str]) -> Config:
+    """The config named `config_name`, else the one that the run `source` was made with, else the phantom's.
 
-    Raises UsageError naming every fault of the recipe and the overrides.
+    Raises UsageError naming every fault of the config and the overrides.
     """
-    if config is None and source is not None:
-        return parse_recipe(source.config.recipe, overrides=overrides, source=f"{source.path}/config.yaml")
-    return load_recipe(config or "phantom", overrides)
+    if config_name is None and source is not None:
+        return parse_config(source.config.user_config, overrides=overrides, source=f"{source.path}/config.yaml")
+    return load_config(config_name or "phantom", overrides)
 
 
-def open_dataset(recipe: Recipe, data: Path | None, *, runs: Path) -> Dataset:
-    """The dataset of a recipe, with the recipe's classes, split and number of labelled cases.
+def open_dataset(config: Config, data: Path | None, *, runs: Path) -> Dataset:
+    """The dataset of a config, with the config's classes, split and number of labelled cases.
 
-    It lies in the folder `data`, else where the recipe says, else it is the built-in phantom, which is written into
+    It lies in the folder `data`, else where the config says, else it is the built-in phantom, which is written into
     `runs` on first use. Raises UsageError when none of the three is known, BadInputError for a dataset with faults.
     """
-    folder = data or (Path(recipe.data) if recipe.data else _phantom(recipe, runs))
-    dataset = apply_split(with_recipe_classes(read_dataset(folder, modality=recipe.modality), recipe), recipe)
-    return dataset if recipe.labelled is None else few_labels(dataset, recipe.labelled, seed=recipe.labelled_seed)
+    folder = data or (Path(config.data) if config.data else _phantom(config, runs))
+    dataset = apply_split(with_config_classes(read_dataset(folder, modality=config.modality), config), config)
+    return dataset if config.labelled is None else few_labels(dataset, config.labelled, seed=config.labelled_seed)
 
 
-def _phantom(recipe: Recipe, runs: Path) -> Path:
-    """The folder of the recipe's phantom. Raises UsageError for a recipe without one."""
-    phantom = recipe.phantom
+def _phantom(config: Config, runs: Path) -> Path:
+    """The folder of the config's phantom. Raises UsageError for a config without one."""
+    phantom = config.phantom
     if phantom is None:
-        raise UsageError(f"recipe {recipe.name!r} needs a dataset; give --data DIR")
+        raise UsageError(f"config {config.name!r} needs a dataset; give --data DIR")
     name = f"phantom-{phantom.training}-{phantom.test}-{phantom.seed}{'-organs-apart' if phantom.organs_apart else ''}"
     return write_phantom(runs / "data" / name, **phantom.model_dump())
 
 
-def with_recipe_classes(dataset: Dataset, recipe: Recipe) -> Dataset:
-    """The dataset with the classes that the recipe makes of the dataset's own, or as it is without such a rule."""
-    return dataset if recipe.classes is None else with_classes(dataset, recipe.classes)
+def with_config_classes(dataset: Dataset, config: Config) -> Dataset:
+    """The dataset with the classes that the config makes of the dataset's own, or as it is without such a rule."""
+    return dataset if config.classes is None else with_classes(dataset, config.classes)
 
 
-def apply_split(dataset: Dataset, recipe: Recipe) -> Dataset:
-    """The dataset cut as the recipe's `split` says; without one a run draws its validation cases itself."""
-    rule = recipe.split
+def apply_split(dataset: Dataset, config: Config) -> Dataset:
+    """The dataset cut as the config's `split` says; without one a run draws its validation cases itself."""
+    rule = config.split
     if rule is None:
         return dataset
     if rule.cases is not None:
         return assign(dataset, rule.cases.model_dump(), patient=rule.patient)
     return divide(
         dataset,
-        validation=recipe.validation,
-        seed=recipe.seed,
+        validation=config.validation,
+        seed=config.seed,
         patient=rule.patient,
         test=rule.test,
         folds=rule.folds,

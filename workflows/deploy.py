@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..configs.schema import Recipe
+from ..configs.schema import Config
 from ..deploy.acceptance.candidates import AcceptanceCriteria, Prompted, ValidationCase
 from ..deploy.export.base import Precision
 from ..deploy.export.registry import require_precision, target_named
@@ -26,7 +26,7 @@ from ..training.split import DataSplit
 from ..volumes.datasets.registry import read_labelled_case
 from ..volumes.io.scans import as_nifti
 from ..volumes.pipeline import segment
-from .data import open_dataset, recipe_for
+from .data import config_for, open_dataset
 
 # The prompts that a packed student takes, by the kind of prompts it was trained with (configs.schema.PromptTraining).
 PACKED_PROMPT_KINDS = {"point": ("point",), "points": ("point", "outside point"), "box": ("box",)}
@@ -47,12 +47,12 @@ def deploy(
     Raises UsageError for an unknown target or precision, BadInputError for a key that cannot sign, and GateRefusedError
     when the converted model lost too much.
     """
-    recipe = recipe_for(None, run, overrides)
-    settings = recipe.deployment
+    config = config_for(None, run, overrides)
+    settings = config.deployment
     _refuse_early(target, settings.precision, sign)
 
-    dataset = open_dataset(recipe, data or Path(run.config.data), runs=runs)
-    split = DataSplit.of(dataset, validation=recipe.validation, seed=recipe.seed)
+    dataset = open_dataset(config, data or Path(run.config.data), runs=runs)
+    split = DataSplit.of(dataset, validation=config.validation, seed=config.seed)
     network = load_network(run)
     prompt_kinds = _prompt_kinds(run, network)
     student = TrainedStudent(
@@ -60,12 +60,12 @@ def deploy(
         plan=run.plan,
         class_names=run.labels,
         in_channels=len(run.config.channels),
-        calibration=_calibration(run, split, recipe, cache=runs / "cache"),
+        calibration=_calibration(run, split, config, cache=runs / "cache"),
         prompt_kinds=prompt_kinds,
-        provenance=_provenance(run, recipe),
-        description=Description(dataset.name, recipe.description, tuple(dataset.channels)),
+        provenance=_provenance(run, config),
+        description=Description(dataset.name, config.description, tuple(dataset.channels)),
     )
-    criteria = _criteria(run, network, split, recipe, prompt_kinds=prompt_kinds)
+    criteria = _criteria(run, network, split, config, prompt_kinds=prompt_kinds)
     name = f"{run.path.name.removeprefix('distill-')}-{target}-{settings.precision}"
     with tempfile.TemporaryDirectory() as scratch:
         request = PackageRequest(
@@ -85,11 +85,11 @@ def _refuse_early(target: str, precision: str, sign: Path | None) -> None:
     require_precision(target_named(target), Precision(precision))
 
 
-def _calibration(run: Run, split: DataSplit, recipe: Recipe, *, cache: Path) -> list[np.ndarray]:
-    """Unchanged patches [C, *patch] of training cases, as many as the recipe says."""
-    count = recipe.deployment.calibration
+def _calibration(run: Run, split: DataSplit, config: Config, *, cache: Path) -> list[np.ndarray]:
+    """Unchanged patches [C, *patch] of training cases, as many as the config says."""
+    count = config.deployment.calibration
     cases = [prepare_case(case, split.dataset, run.plan, cache) for case in split.train[:count]]
-    return PatchBatches.plain(cases, patch=run.plan.patch, count=count, seed=recipe.seed)
+    return PatchBatches.plain(cases, patch=run.plan.patch, count=count, seed=config.seed)
 
 
 def _prompt_kinds(run: Run, network: torch.nn.Module) -> tuple[str, ...]:
@@ -99,7 +99,7 @@ def _prompt_kinds(run: Run, network: torch.nn.Module) -> tuple[str, ...]:
 
 
 def _criteria(
-    run: Run, network: torch.nn.Module, split: DataSplit, recipe: Recipe, *, prompt_kinds: tuple[str, ...]
+    run: Run, network: torch.nn.Module, split: DataSplit, config: Config, *, prompt_kinds: tuple[str, ...]
 ) -> AcceptanceCriteria:
     """The validation scans with the masks that the torch network gives for them, and what a conversion may lose.
 
@@ -121,18 +121,18 @@ def _criteria(
             bar.advance(case.name)
     return AcceptanceCriteria(
         validation=cases,
-        max_drop=recipe.deployment.max_drop,
-        per_class=recipe.deployment.per_class,
+        max_drop=config.deployment.max_drop,
+        per_class=config.deployment.per_class,
         prompted=Prompted(kind, prompts, prompted_masks) if prompt_kinds else None,
     )
 
 
-def _provenance(run: Run, recipe: Recipe) -> dict[str, Any]:
+def _provenance(run: Run, config: Config) -> dict[str, Any]:
     """Where the package comes from, as its manifest keeps it."""
     return {
         "run": run.path.name,
         "stage": run.stage,
-        "recipe": recipe.name,
+        "recipe": config.name,
         "network": run.config.network.name,
         "objective": run.config.objective.to_dict(),
         "test": (run.metrics()["test"] or {}).get("summary"),

@@ -4,29 +4,29 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..configs.load import load_recipe
-from ..configs.schema import Recipe
+from ..configs.load import load_config
+from ..configs.schema import Config
 from ..distill.ensemble import read_teacher
 from ..distill.study import Study, study
 from ..distill.train import CACHE_LIMIT
 from ..errors import UsageError
 from ..training.run import Run, newest_run
 from ..volumes.datasets.registry import Dataset
-from .data import open_dataset, recipe_for, with_unlabelled
+from .data import config_for, open_dataset, with_unlabelled
 
 
 @dataclass(frozen=True)
 class Lesson:
     """What one `samkd distill` works with: the runs that teach, each with its weight, their data, the lambdas."""
 
-    recipe: Recipe
+    config: Config
     dataset: Dataset
     teachers: list[tuple[Run, float]]
     lambdas: list[float]
 
 
 def distill(
-    config: str | None,
+    config_name: str | None,
     teachers: Sequence[str],
     *,
     lambdas: Sequence[float],
@@ -44,18 +44,18 @@ def distill(
 ) -> Study:
     """Train a student for every lambda, and with `control` the same student without its teachers.
 
-    `config`, `teachers`, `lambdas`, `data` and `unlabelled` are those of read_lesson. `run` is the folder of the one
-    student (UsageError with several lambdas), `base` the published file that the teachers adapt where it has moved,
+    `config_name`, `teachers`, `lambdas`, `data` and `unlabelled` are those of read_lesson. `run` is the folder of
+    the one student (UsageError with several lambdas), `base` the published file that the teachers adapt where it has moved,
     `weights` the published file that the student starts from, `cache_limit` the bytes of cached soft targets. Raises
     what read_lesson and distill.study.study raise.
     """
     if run is not None and len(lambdas) > 1:
         raise UsageError("--run names one folder; leave it out with several lambdas")
     lesson = read_lesson(
-        config, teachers, lambdas=lambdas, data=data, unlabelled=unlabelled, runs=runs, overrides=overrides
+        config_name, teachers, lambdas=lambdas, data=data, unlabelled=unlabelled, runs=runs, overrides=overrides
     )
     return study(
-        lesson.recipe,
+        lesson.config,
         lesson.dataset,
         teachers=lesson.teachers,
         lambdas=lesson.lambdas,
@@ -71,7 +71,7 @@ def distill(
 
 
 def read_lesson(
-    config: str | None,
+    config_name: str | None,
     teachers: Sequence[str],
     *,
     lambdas: Sequence[float],
@@ -80,21 +80,23 @@ def read_lesson(
     runs: Path,
     overrides: Sequence[str],
 ) -> Lesson:
-    """Read the teachers, else the newest one (none for a recipe with lambda = 1 alone), and open what they teach from.
+    """Read the teachers, else the newest one (none for a config with lambda = 1 alone), and open what they teach from.
 
-    Recipe and dataset are those named, else the first teacher's; `lambdas` default to the recipe's. Raises UsageError
+    Config and dataset are those named, else the first teacher's; `lambdas` default to the config's. Raises UsageError
     when nobody teaches `unlabelled` scans, BadInputError for a teacher that is no run folder.
     """
     runs_that_teach = [read_teacher(text) for text in teachers]
-    if not runs_that_teach and (config is None or list(lambdas) != [1]):
-        runs_that_teach = [(newest_run(runs, "teach", recipe=load_recipe(config, []).name if config else None), 1.0)]
+    if not runs_that_teach and (config_name is None or list(lambdas) != [1]):
+        runs_that_teach = [
+            (newest_run(runs, "teach", config=load_config(config_name, []).name if config_name else None), 1.0)
+        ]
     source = runs_that_teach[0][0] if runs_that_teach else None
     first_lambda = [f"lambda={lambdas[0]}"] if lambdas else []
-    recipe = recipe_for(config, source, [*first_lambda, *overrides])
-    lambdas = list(lambdas) or [recipe.lambda_]
+    config = config_for(config_name, source, [*first_lambda, *overrides])
+    lambdas = list(lambdas) or [config.lambda_]
     if unlabelled is not None and min(lambdas) == 1:
         raise UsageError("--unlabelled: with lambda = 1 there is no teacher, and scans without masks teach nothing")
-    dataset = open_dataset(recipe, data or (Path(source.config.data) if source else None), runs=runs)
+    dataset = open_dataset(config, data or (Path(source.config.data) if source else None), runs=runs)
     if unlabelled is not None:
         dataset = with_unlabelled(dataset, unlabelled)
-    return Lesson(recipe, dataset, runs_that_teach, lambdas)
+    return Lesson(config, dataset, runs_that_teach, lambdas)

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from ..configs.load import load_recipe
-from ..configs.schema import Recipe
+from ..configs.load import load_config
+from ..configs.schema import Config
 from ..errors import BadInputError, UsageError, about
 from ..evaluation.scores import score_case, summarise
 from ..training.progress import Bar
@@ -18,7 +18,7 @@ from ..volumes.datasets.registry import Case, Dataset, read_dataset, read_labell
 from ..volumes.datasets.splits import assign, read_split
 from ..volumes.geometry import Volume
 from ..volumes.io.scans import mask_in, read_mask
-from .data import labelled_test, recipe_for, with_recipe_classes
+from .data import config_for, labelled_test, with_config_classes
 from .models import Model, is_package, load_model
 
 # From a case, its scan and its true mask [D, H, W] to the mask that is scored.
@@ -33,22 +33,22 @@ def evaluate(
     split: Path | None = None,
     modality: str | None = None,
     base: Path | None = None,
-    config: str | None = None,
+    config_name: str | None = None,
 ) -> dict[str, Any]:
     """Scores of a package, a run, or a folder of masks named like the scans, on a dataset's labelled test cases.
 
     The test cases of a `split` (a run's splits.json) take their place. `modality` ("CT" or "MR") keeps one of the two
     in a dataset that holds both. With `prompt_from_truth` ("point" or "box") the network is shown where each class is:
     scores of a user who knows, and the result says so. `base` is the published file that a run adapts, where it has
-    moved. The recipe `config` says which classes of the dataset are the model's.
+    moved. The config of that name says which classes of the dataset are the model's.
 
     Returns {"summary": means, "cases": scores by case name, "prompts_from_truth": the option}. Raises BadInputError
     when the model's classes are not the dataset's, UsageError for options that this kind of model does not take.
     """
     if prompt_from_truth not in (None, "point", "box"):
         raise UsageError(f"--prompt-from-truth {prompt_from_truth!r}: choose point or box")
-    recipe = load_recipe(config) if config else None
-    dataset = _test_dataset(data, recipe, split=split, modality=modality)
+    config = load_config(config_name) if config_name else None
+    dataset = _test_dataset(data, config, split=split, modality=modality)
     cases = labelled_test(dataset)
     if _is_mask_folder(model):
         if prompt_from_truth or base:
@@ -56,17 +56,17 @@ def evaluate(
         segment: Segment = partial(_read_mask, model)
     else:
         loaded = load_model(model, base=base)
-        dataset = _with_classes_of(loaded, dataset, recipe)
+        dataset = _with_classes_of(loaded, dataset, config)
         segment = _prompted(loaded, prompt_from_truth) if prompt_from_truth else partial(_automatic, loaded)
     scores = _scores(segment, cases, dataset)
     return {"summary": summarise(scores), "cases": scores, "prompts_from_truth": prompt_from_truth}
 
 
-def _test_dataset(data: Path, recipe: Recipe | None, *, split: Path | None, modality: str | None) -> Dataset:
-    """The dataset in the classes of a recipe, with the test cases of a splits.json; each only if it is given."""
-    dataset = read_dataset(data, modality=modality or (recipe and recipe.modality))
-    if recipe is not None:
-        dataset = with_recipe_classes(dataset, recipe)
+def _test_dataset(data: Path, config: Config | None, *, split: Path | None, modality: str | None) -> Dataset:
+    """The dataset in the classes of a config, with the test cases of a splits.json; each only if it is given."""
+    dataset = read_dataset(data, modality=modality or (config and config.modality))
+    if config is not None:
+        dataset = with_config_classes(dataset, config)
     return dataset if split is None else assign(dataset, read_split(split))
 
 
@@ -74,17 +74,17 @@ def _is_mask_folder(model: Path) -> bool:
     return model.is_dir() and not is_package(model) and not (model / "config.yaml").exists()
 
 
-def _with_classes_of(model: Model, dataset: Dataset, recipe: Recipe | None) -> Dataset:
-    """The dataset in the model's classes: as it is, or by the rule of the recipe that the model's run was made with.
+def _with_classes_of(model: Model, dataset: Dataset, config: Config | None) -> Dataset:
+    """The dataset in the model's classes: as it is, or by the rule of the config that the model's run was made with.
 
-    That rule is looked up only when no `recipe` was named. Raises BadInputError when the classes differ all the same.
+    That rule is looked up only when no `config` was named. Raises BadInputError when the classes differ all the same.
     """
-    if model.class_names != dataset.labels and recipe is None and not is_package(model.path):
-        dataset = with_recipe_classes(dataset, recipe_for(None, Run.read(model.path), []))
+    if model.class_names != dataset.labels and config is None and not is_package(model.path):
+        dataset = with_config_classes(dataset, config_for(None, Run.read(model.path), []))
     if model.class_names != dataset.labels:
         raise BadInputError(
             f"{dataset.root}: its classes are {list(dataset.labels.values())}, {model.path} knows "
-            f"{list(model.class_names.values())}; give -c RECIPE, whose `classes` say which are which"
+            f"{list(model.class_names.values())}; give -c CONFIG, whose `classes` say which are which"
         )
     return dataset
 

@@ -21,7 +21,7 @@ from ..volumes.geometry import reorient
 from ..volumes.io.nifti import read_labels
 from ..volumes.io.scans import as_nifti
 from ..volumes.pipeline import segment
-from .data import labelled_test, open_dataset, recipe_for
+from .data import config_for, labelled_test, open_dataset
 from .device import on_device
 
 PICTURED_CASES = 3
@@ -48,7 +48,7 @@ def report(package: Path | None, *, out: Path, data: Path | None, runs: Path, ba
     manifest = Manifest.read(package)
     student = Run.read(runs / manifest.provenance["run"])
     stages = _runs_before(student, runs)
-    dataset = open_dataset(recipe_for(None, student, []), data or Path(student.config.data), runs=runs)
+    dataset = open_dataset(config_for(None, student, []), data or Path(student.config.data), runs=runs)
     cases = labelled_test(dataset)
 
     masks, device = _segment_on_device(package, cases, dataset)

@@ -1,8 +1,8 @@
-"""samkd teach: a recipe's teacher, fitted to a recipe's dataset."""
+"""samkd teach: a config's teacher, fitted to a config's dataset."""
 
 from pathlib import Path
 
-from ..configs.schema import Recipe
+from ..configs.schema import Config
 from ..teachers import check_teacher
 from ..teachers.train import teach as train_teacher
 from ..training.run import Run
@@ -10,7 +10,7 @@ from .data import open_dataset
 
 
 def teach(
-    recipe: Recipe,
+    config: Config,
     *,
     data: Path | None,
     runs: Path,
@@ -25,6 +25,6 @@ def teach(
     starts from. Raises what open_dataset and teachers.train.teach raise; an unknown teacher is a UsageError before
     anything is read.
     """
-    check_teacher(recipe.teacher.name, recipe.teacher.backbone)
-    dataset = open_dataset(recipe, data, runs=runs)
-    return train_teacher(recipe, dataset, runs=runs, run=run, weights=weights, start=start, devices=devices)
+    check_teacher(config.teacher.name, config.teacher.backbone)
+    dataset = open_dataset(config, data, runs=runs)
+    return train_teacher(config, dataset, runs=runs, run=run, weights=weights, start=start, devices=devices)

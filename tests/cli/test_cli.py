@@ -56,7 +56,7 @@ def test_help_lists_the_verbs_without_importing_anything_heavy(tmp_path):
     ("arguments", "code", "said"),
     [
         (["teach", "--set", "teacher.training.stepz=1", "--set", "seeds=2"], 2, "2 fault(s)"),
-        (["teach", "--config", "nowhere"], 2, "is no recipe"),
+        (["teach", "--config", "nowhere"], 2, "is no config"),
         (["teach", "--config", "hippocampus"], 2, "give --data DIR"),
         (["teach", "--data", "nowhere"], 3, "dataset.json"),
         (["teach", *SETS, "--teacher", "nobody"], 2, "nobody"),
@@ -147,12 +147,12 @@ def test_report_compares_all_four(finished):
     assert "http://" not in html.replace("http://www.w3.org", "") and "https://" not in html
 
 
-def test_a_run_folder_of_another_recipe_is_refused(finished):
+def test_a_run_folder_of_another_config_is_refused(finished):
     run = next((finished / "runs").glob("teach-*"))
     before = sorted((path.name, path.stat().st_mtime_ns) for path in run.rglob("*"))
     done = run_cli("teach", *SETS, "--set", "seed=9", "--run", run, cwd=finished)
     assert done.exit_code == 3
-    assert "from another recipe" in done.stderr and "seed" in done.stderr
+    assert "from another config" in done.stderr and "seed" in done.stderr
     assert before == sorted((path.name, path.stat().st_mtime_ns) for path in run.rglob("*"))
 
 

@@ -224,9 +224,9 @@ MASAM = {
 }
 
 
-@pytest.mark.parametrize(("recipe", "kind"), [(SAM3D, "point"), (MEDSA, "point"), (MEDSA, "box"), (MASAM, "box")])
-def test_a_real_teacher_from_training_with_prompts_to_scores(tmp_path, recipe, kind):
-    sets = [part for key, value in {**TINY, **recipe}.items() for part in ("--set", f"{key}={value}")]
+@pytest.mark.parametrize(("config", "kind"), [(SAM3D, "point"), (MEDSA, "point"), (MEDSA, "box"), (MASAM, "box")])
+def test_a_real_teacher_from_training_with_prompts_to_scores(tmp_path, config, kind):
+    sets = [part for key, value in {**TINY, **config}.items() for part in ("--set", f"{key}={value}")]
     run, runs = tmp_path / "run", tmp_path / "runs"
     done = run_cli("teach", "--run", run, "--runs", runs, *sets, in_process=True)
     assert done.exit_code == 0, done.output
@@ -251,7 +251,7 @@ def test_a_real_teacher_from_training_with_prompts_to_scores(tmp_path, recipe, k
     )
     assert done.exit_code == 0, done.output
     assert len(json.loads((tmp_path / "scores.json").read_text())["cases"]) == 1
-    if recipe is MASAM:
+    if config is MASAM:
         done = run_cli(
             "predict",
             run,
@@ -268,7 +268,7 @@ def test_a_real_teacher_from_training_with_prompts_to_scores(tmp_path, recipe, k
         assert done.exit_code == 2 and "no prompt of the kind point; it takes box" in done.text
         masks = [np.asarray(nib.Nifti1Image.from_filename(tmp_path / name).dataobj) for name in ("auto.nii", "box.nii")]
         assert (masks[0] != masks[1]).any()
-    if recipe is SAM3D:
+    if config is SAM3D:
         done = run_cli(
             "predict",
             run,

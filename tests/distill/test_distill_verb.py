@@ -11,7 +11,7 @@ from helpers.published_checkpoints import manifest
 from helpers.runs import SLICES, TINY, data_of, run_verb, runs_of
 from safetensors.torch import load_file
 
-from samkd.configs.load import load_recipe
+from samkd.configs.load import load_config
 from samkd.distill.ensemble import read_teacher
 from samkd.errors import BadInputError, UsageError
 from samkd.students.small_sam.model import SmallSAM
@@ -54,8 +54,8 @@ def test_the_few_labels_experiment_is_one_command(runs):
     assert len(cases.train) + len(cases.validation) == 3
     assert len(list((runs / "cache" / "targets").rglob("*.targets"))) == 4  # none for the validation case
     kept, drawn = (
-        [case.name for case in open_dataset(recipe, Path(student.config.data), runs=runs).training if case.label]
-        for recipe in (load_recipe("phantom", [*TINY, "labelled=3", f"labelled_seed={seed}"]) for seed in (0, 1))
+        [case.name for case in open_dataset(config, Path(student.config.data), runs=runs).training if case.label]
+        for config in (load_config("phantom", [*TINY, "labelled=3", f"labelled_seed={seed}"]) for seed in (0, 1))
     )
     assert sorted(kept) == sorted([*cases.train, *cases.validation])
     assert len(drawn) == 3 and set(drawn) != set(kept)

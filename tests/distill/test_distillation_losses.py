@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from samkd.configs.load import load_recipe
+from samkd.configs.load import load_config
 from samkd.configs.schema import Distillation
 from samkd.distill.losses import (
     FLOOR,
@@ -111,7 +111,7 @@ def test_samples_without_labels_count_for_the_teacher_alone(batch):
 
 def test_a_temperature_that_would_be_ignored_is_refused():
     with pytest.raises(UsageError, match="has no temperature"):
-        load_recipe("phantom", ["student.distillation.temperature=2"])
-    settings = load_recipe("phantom", ["student.distillation={loss: kl, temperature: 2}"]).student.distillation
+        load_config("phantom", ["student.distillation.temperature=2"])
+    settings = load_config("phantom", ["student.distillation={loss: kl, temperature: 2}"]).student.distillation
     logits, teacher = torch.randn(1, 3, 2, 2, 2), torch.randn(1, 3, 2, 2, 2).softmax(1)
     assert torch.equal(distance_of(settings)(logits, teacher), kl_divergence(logits, teacher, temperature=2.0))

@@ -11,7 +11,7 @@ import yaml
 
 from samkd.cli.app import app
 from samkd.configs.describe import config_keys
-from samkd.configs.load import load_recipe
+from samkd.configs.load import load_config
 from samkd.deploy.runtime.cli import _parser
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -116,7 +116,7 @@ def test_every_config_of_a_page_is_valid(page: Path, tmp_path: Path):
     for number, block in enumerate(code_blocks(page, "yaml")):
         path = tmp_path / f"{number}.yaml"
         path.write_text(block, encoding="utf-8")
-        assert load_recipe(str(path)).name == yaml.safe_load(block)["name"]
+        assert load_config(str(path)).name == yaml.safe_load(block)["name"]
 
 
 def test_the_readme_is_short():

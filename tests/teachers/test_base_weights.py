@@ -8,7 +8,7 @@ from helpers.command_line import run_cli
 from safetensors.torch import load_file
 from torch import nn
 
-from samkd.configs.load import load_recipe
+from samkd.configs.load import load_config
 from samkd.distill.networks import load_network
 from samkd.errors import BadInputError, IntegrityError
 from samkd.sam.mask_decoder import MaskDecoder
@@ -50,10 +50,10 @@ def published(path, seed: int):
 @pytest.fixture(scope="module")
 def taught(tmp_path_factory):
     root = tmp_path_factory.mktemp("base")
-    recipe = load_recipe("phantom", SMALL)
+    config = load_config("phantom", SMALL)
     dataset = read_dataset(write_phantom(root / "data", training=3, test=1, seed=0))
     base = published(root / "sam.pth", seed=0)
-    return teach(recipe, dataset, runs=root / "runs", weights=base), base
+    return teach(config, dataset, runs=root / "runs", weights=base), base
 
 
 def test_the_run_keeps_what_was_tuned_and_the_hash_of_the_base(taught):

@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from samkd.configs.load import load_recipe
+from samkd.configs.load import load_config
 from samkd.distill.networks import load_network
 from samkd.teachers.train import teach
 from samkd.training.loop import Stopped
@@ -29,9 +29,9 @@ SMALL = [
 def runs(tmp_path_factory):
     """A network of the six organs, and one of any organ that starts from it."""
     root = tmp_path_factory.mktemp("start")
-    first = load_recipe("phantom-sam3d", [*SMALL, "teacher.prompts.kind=none"])
+    first = load_config("phantom-sam3d", [*SMALL, "teacher.prompts.kind=none"])
     six = teach(first, open_dataset(first, None, runs=root), runs=root, run=root / "six")
-    second = load_recipe("phantom-organ", SMALL)
+    second = load_config("phantom-organ", SMALL)
     organ = teach(second, open_dataset(second, None, runs=root), runs=root, run=root / "organ", start=six.path)
     return six, organ
 
@@ -53,11 +53,11 @@ def test_a_held_encoder_stays_as_it_was_and_is_part_of_the_run(runs):
 
 def test_an_interrupted_run_with_a_held_encoder_ends_with_the_same_weights(runs, tmp_path, monkeypatch):
     six, organ = runs
-    recipe = load_recipe("phantom-organ", SMALL)
-    dataset = open_dataset(recipe, None, runs=six.path.parent)
+    config = load_config("phantom-organ", SMALL)
+    dataset = open_dataset(config, None, runs=six.path.parent)
 
     def again() -> Run:
-        return teach(recipe, dataset, runs=tmp_path, run=tmp_path / "cut", start=six.path)
+        return teach(config, dataset, runs=tmp_path, run=tmp_path / "cut", start=six.path)
 
     log = Run.log
 

@@ -12,7 +12,7 @@ from helpers.run_configs import run_config
 from lightning.fabric import Fabric
 from torch.nn import functional as F
 
-from samkd.configs.load import load_recipe
+from samkd.configs.load import load_config
 from samkd.configs.schema import Augmentation, PromptTraining, Training
 from samkd.errors import UsageError
 from samkd.sam.prompt_tensors import Prompts
@@ -303,17 +303,17 @@ def test_patches_without_prompts_are_segmented_automatically():
 )
 def test_a_wrong_setting_is_refused(prompts, said):
     with pytest.raises(UsageError, match=said):
-        load_recipe("phantom", [f"teacher.prompts={prompts}"])
+        load_config("phantom", [f"teacher.prompts={prompts}"])
 
 
 def test_a_teacher_without_prompts_refuses_them_before_anything_is_written(tmp_path):
     from samkd.workflows.data import open_dataset
 
     overrides = ["phantom.training=2", "phantom.test=1", "teacher.plan.patch=[5,32,32]", "teacher.prompts.kind=point"]
-    recipe = load_recipe("phantom", overrides)
-    dataset = open_dataset(recipe, None, runs=tmp_path / "data")
+    config = load_config("phantom", overrides)
+    dataset = open_dataset(config, None, runs=tmp_path / "data")
     with pytest.raises(UsageError, match="'masam' takes no prompts of kind 'point'"):
-        teach(recipe, dataset, runs=tmp_path / "runs")
+        teach(config, dataset, runs=tmp_path / "runs")
     assert not (tmp_path / "runs").exists()
 
 

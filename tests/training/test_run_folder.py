@@ -19,7 +19,7 @@ def test_the_same_configuration_continues_and_another_is_refused_by_name(tmp_pat
     first = Run.create(tmp_path / "run", run_config())
     again = Run.create(tmp_path / "run", run_config(data="/elsewhere"))
     assert again.config == first.config
-    with pytest.raises(BadInputError, match=r"from another recipe \(different: seed, training\.steps\)"):
+    with pytest.raises(BadInputError, match=r"from another config \(different: seed, training\.steps\)"):
         Run.create(tmp_path / "run", run_config(seed=1, training={"steps": 4}))
     assert Run.read(tmp_path / "run").config == first.config
 
@@ -117,7 +117,7 @@ CHANGED = {
 
 
 def test_the_hash_ignores_where_the_data_lies_and_nothing_else():
-    assert run_config().digest() == run_config(data="x", recipe={"name": "y"}, base="z").digest()
+    assert run_config().digest() == run_config(data="x", config={"name": "y"}, base="z").digest()
     for key, value in CHANGED.items():
         assert run_config().digest() != run_config(**{key: value}).digest(), key
 
@@ -205,18 +205,18 @@ def test_a_broken_configuration_is_one_line(tmp_path, content):
         Run.read(tmp_path)
 
 
-def test_newest_run_wants_a_finished_one_of_the_stage_and_recipe(tmp_path):
+def test_newest_run_wants_a_finished_one_of_the_stage_and_config(tmp_path):
     with pytest.raises(BadInputError, match="no finished teach run"):
         newest_run(tmp_path, "teach")
-    for name, recipe in (("old", "phantom"), ("new", "other")):
-        run = Run.create(tmp_path / name, run_config(recipe={"name": recipe}))
+    for name, config in (("old", "phantom"), ("new", "other")):
+        run = Run.create(tmp_path / name, run_config(config={"name": config}))
         run.weights.write_bytes(b"")
         run.write_json("metrics.json", {})
     Run.create(tmp_path / "unfinished", run_config())
     assert newest_run(tmp_path, "teach").path.name == "new"
-    assert newest_run(tmp_path, "teach", recipe="phantom").path.name == "old"
-    with pytest.raises(BadInputError, match="of recipe 'third'"):
-        newest_run(tmp_path, "teach", recipe="third")
+    assert newest_run(tmp_path, "teach", config="phantom").path.name == "old"
+    with pytest.raises(BadInputError, match="of config 'third'"):
+        newest_run(tmp_path, "teach", config="third")
 
 
 def test_a_control_has_the_students_budget(tmp_path):

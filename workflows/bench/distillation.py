@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ...configs.schema import Recipe
+from ...configs.schema import Config
 from ...distill.ensemble import Ensemble, EnsembleMember, check_teachers, read_teacher
 from ...distill.losses import distance_of, distillation_loss
 from ...distill.soft_targets import cached_targets
@@ -23,11 +23,11 @@ from ...training.split import DataSplit
 from ...training.validation import PooledDice
 from ...volumes.datasets.registry import Dataset, read_case
 from ...volumes.plan import grid
-from ..data import open_dataset, recipe_for
+from ..data import config_for, open_dataset
 
 
 def bench_distill(teachers: Sequence[str]) -> dict[str, Any]:
-    """What distilling from these runs (RUN or RUN=WEIGHT) costs, with the recipe and the dataset of the first one.
+    """What distilling from these runs (RUN or RUN=WEIGHT) costs, with the config and the dataset of the first one.
 
     Raises UsageError without a run, BadInputError for runs that cannot teach that dataset.
     """
@@ -35,22 +35,22 @@ def bench_distill(teachers: Sequence[str]) -> dict[str, Any]:
         raise UsageError("bench distill: name the runs that teach, for example `samkd bench distill runs/teach-...`")
     runs = [read_teacher(text) for text in teachers]
     first = runs[0][0]
-    recipe = recipe_for(None, first, [])
-    dataset = open_dataset(recipe, Path(first.config.data), runs=first.path.parent)
+    config = config_for(None, first, [])
+    dataset = open_dataset(config, Path(first.config.data), runs=first.path.parent)
     check_teachers([run for run, _ in runs], dataset)
     ensemble = Ensemble([EnsembleMember.of(run, weight=weight) for run, weight in runs])
-    return measure(recipe, dataset, ensemble, cases=4, steps=10)
+    return measure(config, dataset, ensemble, cases=4, steps=10)
 
 
-def measure(recipe: Recipe, dataset: Dataset, ensemble: Ensemble, *, cases: int, steps: int) -> dict[str, Any]:
-    """Measure with the recipe's student on the first training cases; nothing stays on disk.
+def measure(config: Config, dataset: Dataset, ensemble: Ensemble, *, cases: int, steps: int) -> dict[str, Any]:
+    """Measure with the config's student on the first training cases; nothing stays on disk.
 
     Step times are medians of ``steps`` after one to warm up, the kinds of step taking turns on the same patches, so
     that a machine which slows down slows all alike; ``online`` is the reason instead where the plans refuse it.
     ``dice`` is the float and the quantised targets' against the masks, pooled over the cases.
     """
-    plan = student_plan(recipe)
-    chosen = DataSplit.of(dataset, validation=recipe.validation, seed=recipe.seed).train[:cases]
+    plan = student_plan(config)
+    chosen = DataSplit.of(dataset, validation=config.validation, seed=config.seed).train[:cases]
     with tempfile.TemporaryDirectory() as scratch:
         cache = Path(scratch)
         with Bar("preparing cases", len(chosen)) as bar:
@@ -79,22 +79,22 @@ def measure(recipe: Recipe, dataset: Dataset, ensemble: Ensemble, *, cases: int,
             "read_ms": 1e3 * median(reads),
             "dice": {"float32": exact.scores()["mean"], "cached": rounded.scores()["mean"]},
             "changed_voxels": changed,
-            **_step_times(recipe, dataset, ensemble, plain=plain, taught=taught, steps=steps),
+            **_step_times(config, dataset, ensemble, plain=plain, taught=taught, steps=steps),
         }
 
 
-def _step_times(recipe: Recipe, dataset: Dataset, ensemble: Ensemble, *, plain, taught, steps: int) -> dict[str, Any]:
-    plan, settings = student_plan(recipe), recipe.student.training
+def _step_times(config: Config, dataset: Dataset, ensemble: Ensemble, *, plain, taught, steps: int) -> dict[str, Any]:
+    plan, settings = student_plan(config), config.student.training
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    torch.manual_seed(recipe.seed)
-    network = new_student(recipe, dataset).to(device)
+    torch.manual_seed(config.seed)
+    network = new_student(config, dataset).to(device)
     optimizer = torch.optim.AdamW(network.parameters(), lr=settings.learning_rate)
-    distance = distance_of(recipe.student.distillation)
+    distance = distance_of(config.student.distillation)
 
     def batches(cases: list) -> PatchBatches:
         options = settings.model_dump(include={"batch", "foreground"})
         return PatchBatches(
-            cases, patch=plan.patch, steps=steps + 1, augmentation=settings.augmentation, seed=recipe.seed, **options
+            cases, patch=plan.patch, steps=steps + 1, augmentation=settings.augmentation, seed=config.seed, **options
         )
 
     def step(source: PatchBatches, number: int, teach: Callable | None, lambda_: float) -> float:
@@ -131,7 +131,7 @@ def _step_times(recipe: Recipe, dataset: Dataset, ensemble: Ensemble, *, plain, 
         "seconds": {kind: median(taken[1:]) for kind, taken in times.items()},
         "refused": refused,
         "batch": settings.batch,
-        "student": recipe.student.name,
+        "student": config.student.name,
         "patch": plan.patch,
         "device": where,
     }

@@ -7,7 +7,7 @@ from helpers.prompts import boxes_to_prompts
 from helpers.teachers import tiny_teacher
 from torch import Tensor, nn
 
-from samkd.configs.load import load_recipe
+from samkd.configs.load import load_config
 from samkd.errors import UsageError
 from samkd.sam.prompt_tensors import Prompts
 from samkd.teachers.train import teach
@@ -100,10 +100,10 @@ def test_training_with_points_is_refused_before_anything_is_written(tmp_path, pr
     from samkd.workflows.data import open_dataset
 
     overrides = ["phantom.training=2", "phantom.test=1", "teacher.plan.patch=[5,32,32]", f"teacher.prompts={prompts}"]
-    recipe = load_recipe("phantom", overrides)
-    dataset = open_dataset(recipe, None, runs=tmp_path / "data")
+    config = load_config("phantom", overrides)
+    dataset = open_dataset(config, None, runs=tmp_path / "data")
     with pytest.raises(UsageError, match="'masam' takes no prompts of kind 'point"):
-        teach(recipe, dataset, runs=tmp_path / "runs")
+        teach(config, dataset, runs=tmp_path / "runs")
     assert not (tmp_path / "runs").exists()
 
 

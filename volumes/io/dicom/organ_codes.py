@@ -1,4 +1,4 @@
-"""Organs as SNOMED CT names them, by the names that recipes and datasets give their classes."""
+"""Organs as SNOMED CT names them, by the names that configs and datasets give their classes."""
 
 import re
 from dataclasses import dataclass

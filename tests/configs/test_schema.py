@@ -9,25 +9,25 @@ from typer.testing import CliRunner
 
 from samkd.cli.app import app
 from samkd.configs.describe import config_groups, config_keys, config_text, json_schema
-from samkd.configs.load import load_recipe, recipe_names
+from samkd.configs.load import config_names, load_config
 from samkd.errors import UsageError
 
 
-@pytest.mark.parametrize("name", recipe_names())
+@pytest.mark.parametrize("name", config_names())
 def test_every_shipped_config_is_valid_and_named_after_its_file(name):
-    assert load_recipe(name).name == name
+    assert load_config(name).name == name
 
 
 def test_overrides_are_typed_and_reach_nested_keys():
-    recipe = load_recipe("phantom", ["student.training.steps=7", "lambda=0.25", "teacher.plan.patch=[5,64,64]"])
-    assert recipe.student.training.steps == 7
-    assert recipe.lambda_ == 0.25
-    assert recipe.teacher.plan.patch == (5, 64, 64)
+    config = load_config("phantom", ["student.training.steps=7", "lambda=0.25", "teacher.plan.patch=[5,64,64]"])
+    assert config.student.training.steps == 7
+    assert config.lambda_ == 0.25
+    assert config.teacher.plan.patch == (5, 64, 64)
 
 
 def test_all_faults_are_reported_at_once_with_a_suggestion():
     with pytest.raises(UsageError) as caught:
-        load_recipe("phantom", ["student.training.stepz=7", "lambda=2", "teacher.plan.overlap=1.5"])
+        load_config("phantom", ["student.training.stepz=7", "lambda=2", "teacher.plan.overlap=1.5"])
     message = str(caught.value)
     assert caught.value.exit_code == 2
     assert "student.training.stepz: unknown key; did you mean 'steps'?" in message
@@ -38,45 +38,45 @@ def test_all_faults_are_reported_at_once_with_a_suggestion():
 def test_a_config_may_extend_another(tmp_path):
     mine = tmp_path / "mine.yaml"
     mine.write_text("extends: phantom\nname: mine\ndeployment: {precision: fp16}\n")
-    recipe, parent = load_recipe(str(mine)), load_recipe("phantom")
-    assert (recipe.name, recipe.deployment.precision, recipe.deployment.max_drop) == ("mine", "fp16", 0.005)
-    assert recipe.student == parent.student and recipe.phantom == parent.phantom
+    config, parent = load_config(str(mine)), load_config("phantom")
+    assert (config.name, config.deployment.precision, config.deployment.max_drop) == ("mine", "fp16", 0.005)
+    assert config.student == parent.student and config.phantom == parent.phantom
     mine.write_text(f"extends: {mine}\nname: mine\n")
     with pytest.raises(UsageError, match="in a circle"):
-        load_recipe(str(mine))
+        load_config(str(mine))
     mine.write_text("extends: nothing\n")
     with pytest.raises(UsageError, match="'nothing' is no config"):
-        load_recipe(str(mine))
+        load_config(str(mine))
 
 
 @pytest.mark.parametrize("orientation", ["SPP", "XYZ", "LR"])
 def test_an_orientation_that_names_an_axis_twice_is_refused(orientation):
     with pytest.raises(UsageError, match="orientation"):
-        load_recipe("phantom", [f"student.plan.orientation={orientation}"])
+        load_config("phantom", [f"student.plan.orientation={orientation}"])
 
 
 def test_a_window_upside_down_is_refused():
     with pytest.raises(UsageError, match="must be below"):
-        load_recipe("phantom", ["student.plan.intensity=[{rule: window, low: 5, high: 5}]"])
+        load_config("phantom", ["student.plan.intensity=[{rule: window, low: 5, high: 5}]"])
 
 
 @pytest.mark.parametrize(("source", "said"), [("no-such", "no config"), ("no-such.yaml", "no such config file")])
 def test_an_unknown_config_is_named(source, said):
     with pytest.raises(UsageError, match=said):
-        load_recipe(source)
+        load_config(source)
 
 
 def test_a_file_that_is_no_mapping_is_refused(tmp_path):
     path = tmp_path / "list.yaml"
     path.write_text(yaml.safe_dump([1, 2]))
     with pytest.raises(UsageError, match="expected a mapping"):
-        load_recipe(str(path))
+        load_config(str(path))
 
 
 @pytest.mark.parametrize("override", ["student", "=3", "seed.deeper=3", "seed={"])
 def test_a_malformed_override_is_refused(override):
     with pytest.raises(UsageError, match="override"):
-        load_recipe("phantom", [override])
+        load_config("phantom", [override])
 
 
 def test_every_key_says_what_it_means_in_a_whole_sentence():
@@ -94,8 +94,8 @@ def test_the_keys_are_those_that_a_config_holds():
                 yield from dotted(value, f"{path}{name}.")
 
     known = set(config_keys())
-    for name in recipe_names():
-        assert set(dotted(load_recipe(name).model_dump(mode="json", by_alias=True), "")) <= known
+    for name in config_names():
+        assert set(dotted(load_config(name).model_dump(mode="json", by_alias=True), "")) <= known
     assert {"extends", "lambda", "student.training.augmentation.flip", "teacher.plan.intensity[].high"} <= known
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from samkd.configs.load import load_recipe
+from samkd.configs.load import load_config
 from samkd.errors import UsageError
 from samkd.volumes.intensity import apply_intensity
 
@@ -11,8 +11,8 @@ CLIP = "{rule: clip, low: -991, high: 362}"
 
 
 def prepared(*rules: str, values: list[float]) -> np.ndarray:
-    recipe = load_recipe("phantom", [f"teacher.plan.intensity=[{', '.join(rules)}]"])
-    return apply_intensity(np.array(values).reshape(1, 1, 1, -1), recipe.teacher.plan.model_dump()["intensity"]).ravel()
+    config = load_config("phantom", [f"teacher.plan.intensity=[{', '.join(rules)}]"])
+    return apply_intensity(np.array(values).reshape(1, 1, 1, -1), config.teacher.plan.model_dump()["intensity"]).ravel()
 
 
 def test_clip_then_shift_and_scale_with_the_numbers_of_amos():

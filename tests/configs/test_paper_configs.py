@@ -1,7 +1,7 @@
-"""Every recipe in configs/: typed, and trained for two steps on a generated dataset of the layout it is meant for.
+"""Every config in configs/: typed, and trained for two steps on a generated dataset of the layout it is meant for.
 
 Sizes are cut, nothing else: backbone, patch and grid are small, the rest (classes, splits, channels, intensity, losses,
-prompts, schedules, augmentation) is the recipe's own.
+prompts, schedules, augmentation) is the config's own.
 """
 
 import json
@@ -14,7 +14,7 @@ import pytest
 import torch
 from helpers.dataset_layouts import amos, btcv, decathlon, endovis, folders, pictures
 
-from samkd.configs.load import load_recipe, recipe_names
+from samkd.configs.load import config_names, load_config
 from samkd.distill.train import distill
 from samkd.errors import BadInputError, UsageError
 from samkd.students import build_student
@@ -58,9 +58,9 @@ LAID_OUT: dict[str, Callable[[Path], Path] | None] = {
     "prostate": sites,
     "refuge2": pictures,
     "tnmix": lambda root: pictures(root, training=5, values=(0, 255), labels=("nodule",), rgb=False),
-    **{name: None for name in recipe_names() if name.startswith("phantom")},
+    **{name: None for name in config_names() if name.startswith("phantom")},
 }
-CLASSES = {  # where the recipe chooses
+CLASSES = {  # where the config chooses
     "amos-generalisation": 12,
     "btcv-masam": 13,
     "btcv-shared": 12,
@@ -68,8 +68,8 @@ CLASSES = {  # where the recipe chooses
 }
 
 
-def test_every_recipe_is_here():
-    assert sorted(LAID_OUT) == recipe_names()
+def test_every_config_is_here():
+    assert sorted(LAID_OUT) == config_names()
 
 
 def small_plan(plan: dict[str, Any], *, columns: int) -> dict[str, Any]:
@@ -80,24 +80,24 @@ def small_plan(plan: dict[str, Any], *, columns: int) -> dict[str, Any]:
 
 
 def small(name: str) -> Any:
-    recipe = load_recipe(name)
-    values = recipe.model_dump(mode="json", by_alias=True)
-    overrides = ["phantom.training=3", "phantom.test=1"] if recipe.phantom else []
+    config = load_config(name)
+    values = config.model_dump(mode="json", by_alias=True)
+    overrides = ["phantom.training=3", "phantom.test=1"] if config.phantom else []
     for stage, columns in (("teacher", 32), ("student", 64)):
         overrides.append(f"{stage}.plan={json.dumps(small_plan(values[stage]['plan'], columns=columns))}")
         for key, value in (("steps", 2), ("validate_every", 2), ("warmup", 1), ("batch", 1), ("accumulate", 1)):
             overrides.append(f"{stage}.training.{key}={value}")
-    if recipe.teacher.name in ("sam3d", "autosam"):
+    if config.teacher.name in ("sam3d", "autosam"):
         overrides.append("teacher.options={positions: 8}")
-    return load_recipe(name, [*overrides, "teacher.backbone=vit_tiny_p8"])
+    return load_config(name, [*overrides, "teacher.backbone=vit_tiny_p8"])
 
 
-@pytest.mark.parametrize("name", recipe_names())
+@pytest.mark.parametrize("name", config_names())
 def test_its_networks_exist_at_full_size(name: str):
-    recipe = load_recipe(name)
+    config = load_config(name)
     channels = {"brats2021": 4, "endovis18": 3, "isic2019": 3, "refuge2": 3}.get(name, 1)
     shared = {"in_channels": channels, "num_classes": 4}
-    teacher, student = recipe.teacher, recipe.student
+    teacher, student = config.teacher, config.student
     with torch.device("meta"):
         build_teacher(teacher.name, backbone=teacher.backbone, patch=teacher.plan.patch, **shared, **teacher.options)
     build_student(student.name, patch=student.plan.patch, **shared, **student.options)
@@ -105,20 +105,20 @@ def test_its_networks_exist_at_full_size(name: str):
 
 @pytest.mark.parametrize("name", sorted(LAID_OUT))
 def test_two_steps_of_its_teacher_and_its_student(name: str, tmp_path: Path):
-    recipe = small(name)
+    config = small(name)
     lay_out = LAID_OUT[name]
     data = lay_out(tmp_path / "data") if lay_out else None
-    dataset = open_dataset(recipe, data, runs=tmp_path)
+    dataset = open_dataset(config, data, runs=tmp_path)
     if name in CLASSES:
         assert len(dataset.labels) == CLASSES[name]
     start = None
-    if recipe.teacher.hold_encoder:
+    if config.teacher.hold_encoder:
         with pytest.raises(UsageError, match="give --start RUN"):
-            teach(recipe, dataset, runs=tmp_path)
+            teach(config, dataset, runs=tmp_path)
         before = small("phantom-sam3d")
         start = teach(before, open_dataset(before, None, runs=tmp_path), runs=tmp_path, run=tmp_path / "start").path
-    taught = teach(recipe, dataset, runs=tmp_path, run=tmp_path / "teacher", start=start)
-    alone = distill(recipe, dataset, lambda_=1.0, teachers=None, runs=tmp_path, run=tmp_path / "student")
+    taught = teach(config, dataset, runs=tmp_path, run=tmp_path / "teacher", start=start)
+    alone = distill(config, dataset, lambda_=1.0, teachers=None, runs=tmp_path, run=tmp_path / "student")
     for run in (taught, alone):
         rows = [json.loads(line) for line in (run.path / "log.jsonl").read_text().splitlines()]
         assert [row["step"] for row in rows] == [1, 2] and all(np.isfinite(row["loss"]) for row in rows)
@@ -134,12 +134,12 @@ def test_zero_and_five_shots_from_btcv(tmp_path: Path):
         run=tmp_path / "btcv-run",
     )
     data = amos(tmp_path / "amos", training=6)
-    scores = evaluate(taught.path, data, config="amos-generalisation")
+    scores = evaluate(taught.path, data, config_name="amos-generalisation")
     assert list(scores["summary"]["per_class"]) == list(target.classes)
     assert len(scores["cases"]) == 1  # its CT alone
-    assert evaluate(taught.path, data, modality="CT")["cases"] == scores["cases"]  # by the run's own recipe
-    with pytest.raises(BadInputError, match=r"spleen.*give -c RECIPE"):
-        evaluate(taught.path, decathlon(tmp_path / "other"), config="hippocampus")
+    assert evaluate(taught.path, data, modality="CT")["cases"] == scores["cases"]  # by the run's own config
+    with pytest.raises(BadInputError, match=r"spleen.*give -c CONFIG"):
+        evaluate(taught.path, decathlon(tmp_path / "other"), config_name="hippocampus")
     shots = open_dataset(target, data, runs=tmp_path)
     assert sum(case.label is not None for case in shots.training) == 5
     further = teach(target, shots, runs=tmp_path, run=tmp_path / "further", start=taught.path)
