@@ -44,8 +44,8 @@ def distill(
 ) -> Study:
     """Train a student for every lambda, and with `control` the same student without its teachers.
 
-    `config_name`, `teachers`, `lambdas`, `data` and `unlabelled` are those of read_lesson. `run` is the folder of
-    the one student (UsageError with several lambdas), `base` the published file that the teachers adapt where it has moved,
+    `config_name`, `teachers`, `lambdas`, `data` and `unlabelled` are those of read_lesson. `run` is the folder of the
+    one student (UsageError with several lambdas), `base` the published file that the teachers adapt where it has moved,
     `weights` the published file that the student starts from, `cache_limit` the bytes of cached soft targets. Raises
     what read_lesson and distill.study.study raise.
     """
