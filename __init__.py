@@ -5,19 +5,21 @@ The public names below are loaded on first use, so that `import samkd` costs not
     from pathlib import Path
     import samkd
 
-    samkd.predict(Path("runs/packages/NAME"), Path("scan.nii.gz"), Path("mask.nii.gz"))
+    options = samkd.PredictOptions(scans=[Path("scan.nii.gz")], output=Path("mask.nii.gz"))
+    samkd.predict(Path("runs/packages/NAME"), options)
 
     model = samkd.load_model(Path("runs/packages/NAME"))
     labels = model.segment(samkd.read_scan("scan.nii.gz"))  # [D, H, W], on the scan's own grid
 
-On a device, where runtime.pyz holds this file without the workflows, only `Plan`, `SamkdError`, `Volume`, `read_scan`
-and `__version__` are there.
+On a device, where runtime.pyz holds this file without the workflows, only `Plan`, `PredictOptions`, `SamkdError`,
+`Volume`, `read_scan` and `__version__` are there.
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .deploy.runtime.predict import PredictOptions
     from .errors import SamkdError
     from .volumes.geometry import Volume
     from .volumes.io.nifti import read_scan
@@ -27,10 +29,21 @@ if TYPE_CHECKING:
     from .workflows.predict import predict
 
 __version__ = "0.1.0"
-__all__ = ["Plan", "SamkdError", "Volume", "__version__", "evaluate", "load_model", "predict", "read_scan"]
+__all__ = [
+    "Plan",
+    "PredictOptions",
+    "SamkdError",
+    "Volume",
+    "__version__",
+    "evaluate",
+    "load_model",
+    "predict",
+    "read_scan",
+]
 
 _MODULES = {
     "Plan": ".volumes.plan",
+    "PredictOptions": ".deploy.runtime.predict",
     "SamkdError": ".errors",
     "Volume": ".volumes.geometry",
     "evaluate": ".workflows.evaluate",

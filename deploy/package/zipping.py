@@ -44,8 +44,11 @@ def _packages_of(name: str) -> Iterator[str]:
 
 
 def _imports_of(name: str) -> Iterator[str]:
-    """The modules of samkd that a module imports anywhere in it; samkd imports its own modules relatively."""
-    for node in ast.walk(ast.parse((_ROOT / name).read_text(encoding="utf-8"))):
+    """The modules of samkd that a module imports anywhere in it, but for the type checker alone.
+
+    samkd imports its own modules relatively.
+    """
+    for node in _executed(ast.parse((_ROOT / name).read_text(encoding="utf-8"))):
         if not isinstance(node, ast.ImportFrom) or not node.level:
             continue
         folder = Path(name).parents[node.level - 1].joinpath(*(node.module or "").split("."))
@@ -53,6 +56,15 @@ def _imports_of(name: str) -> Iterator[str]:
             for file in (place.with_name(f"{place.name}.py") if place.name else place, place / "__init__.py"):
                 if (_ROOT / file).is_file():
                     yield file.as_posix()
+
+
+def _executed(tree: ast.AST) -> Iterator[ast.AST]:
+    """The nodes of a syntax tree without the bodies of `if TYPE_CHECKING:`."""
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
+            continue
+        yield node
+        yield from _executed(node)
 
 
 def write_zip(path: Path, content: Mapping[str, bytes | Path], *, mode: str = "w") -> None:

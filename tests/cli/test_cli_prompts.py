@@ -66,7 +66,7 @@ def make_run(path, network, data, monkeypatch):
     labels = {str(value): name for value, name in LABELS.items()}
     run = Run.create(path, run_config(labels=labels, plan=PLAN.to_dict(), data=str(data)))
     save_weights(network, run.weights)
-    monkeypatch.setattr(networks, "build_teacher", lambda **spec: network)
+    monkeypatch.setattr(networks, "teacher_from_spec", lambda spec: network)
     return path
 
 

@@ -32,7 +32,9 @@ def test_every_module_that_is_shipped_is_reachable_and_every_reachable_one_is_sh
         if name.split(".")[0] == "samkd" and file
     }
     assert names_in(tmp_path / "runtime.pyz") == {"LICENSE", *reached} == {"LICENSE", *runtime_modules()}
-    assert not [name for name in finder.badmodules if name.startswith("samkd.") and "." in name and _is_module(name)]
+    # samkd/__init__.py names the workflows for type checkers only, which ModuleFinder cannot tell from an import.
+    missing = {name for name, callers in finder.badmodules.items() if set(callers) != {"samkd"} and _is_module(name)}
+    assert not {name for name in missing if name.startswith("samkd.")}
 
 
 def _is_module(name: str) -> bool:
