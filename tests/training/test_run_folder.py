@@ -117,7 +117,7 @@ CHANGED = {
 
 
 def test_the_hash_ignores_where_the_data_lies_and_nothing_else():
-    assert run_config().digest() == run_config(data="x", config={"name": "y"}, base="z").digest()
+    assert run_config().digest() == run_config(data="x", recipe={"name": "y"}, base="z").digest()
     for key, value in CHANGED.items():
         assert run_config().digest() != run_config(**{key: value}).digest(), key
 
@@ -209,7 +209,7 @@ def test_newest_run_wants_a_finished_one_of_the_stage_and_config(tmp_path):
     with pytest.raises(BadInputError, match="no finished teach run"):
         newest_run(tmp_path, "teach")
     for name, config in (("old", "phantom"), ("new", "other")):
-        run = Run.create(tmp_path / name, run_config(config={"name": config}))
+        run = Run.create(tmp_path / name, run_config(recipe={"name": config}))
         run.weights.write_bytes(b"")
         run.write_json("metrics.json", {})
     Run.create(tmp_path / "unfinished", run_config())
