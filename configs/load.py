@@ -7,7 +7,8 @@ from typing import Any
 import yaml
 
 from ..errors import UsageError
-from .schema import Config, validated
+from .schema import Config
+from .validate import validated
 
 _FOLDER = resources.files(__name__.rpartition(".")[0])
 

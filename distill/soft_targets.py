@@ -13,7 +13,7 @@ from ..training.progress import Bar
 from ..training.run_config import digest
 from ..training.validation import PooledDice
 from ..volumes.datasets.registry import Case, Dataset, read_case, read_labelled_case
-from ..volumes.files import atomic_path, make_folder
+from ..volumes.files import atomic_path, make_folder, write_json
 from ..volumes.plan import Plan, grid
 from ..volumes.preprocess import preprocess_labels
 from .ensemble import Ensemble
@@ -84,8 +84,7 @@ def validation_dice(
                 score.add(values.argmax(0), truth)
             bar.advance(case.name)
     scores = {name: score.scores() for name, score in pooled.items()}
-    with atomic_path(path) as temporary:
-        temporary.write_text(json.dumps(scores, indent=1) + "\n", encoding="utf-8")
+    write_json(path, scores)
     return scores
 
 

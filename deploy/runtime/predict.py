@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -16,7 +15,7 @@ from typing import Any
 from ...errors import SamkdError, UsageError, about
 from ...volumes.byte_sizes import parse_bytes
 from ...volumes.components import largest_components
-from ...volumes.files import atomic_path, make_folder
+from ...volumes.files import make_folder, write_json
 from ...volumes.io.nifti import read_geometry
 from ...volumes.io.scans import (
     Source,
@@ -101,8 +100,7 @@ def predict(options: PredictOptions, open_model: Callable[[], Model]) -> int:
     if options.report:
         errors = [{"scan": str(scan.place), "error": str(error)} for scan, error in failed]
         report = run_report(model, seconds_load=seconds_load, scans=done, failed=errors)
-        with atomic_path(options.report) as temporary:
-            temporary.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+        write_json(options.report, report)
     return failed[0][1].exit_code if failed else 0
 
 

@@ -1,5 +1,6 @@
 """Medical SAM Adapter's image encoders: the blocks of SAM's, EfficientSAM's or MobileSAM's with adapters in them."""
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -47,8 +48,14 @@ def slices_first(x: Tensor, grid: tuple[int, int]) -> Tensor:
     return x.squeeze(2).unflatten(0, (-1, *grid)).permute(0, 3, 1, 2, 4).contiguous()
 
 
-class AdaptedBlock(Block):
-    """SAM's block; its attention's depth branch takes the slices for rows, with the table of relative rows resized."""
+class AdaptedViTBlock(nn.Module):
+    """What adapters do in a ViT's block; the block, of SAM or EfficientSAM, is the next base class."""
+
+    attn: Any
+    norm1: Any
+    norm2: Any
+    look: Callable[[Tensor], Tensor]
+    feed: Callable[[Tensor], Tensor]
 
     def __init__(self, *, make_adapters: partial[Adapters], dim: int, **size: Any) -> None:
         super().__init__(dim=dim, **size)
@@ -61,18 +68,12 @@ class AdaptedBlock(Block):
         return self.feed(x) + self.adapters.beside_mlp(self.norm2(x))
 
 
-class AdaptedEfficientBlock(EfficientBlock):
+class AdaptedBlock(AdaptedViTBlock, Block):
+    """SAM's block; its attention's depth branch takes the slices for rows, with the table of relative rows resized."""
+
+
+class AdaptedEfficientBlock(AdaptedViTBlock, EfficientBlock):
     """EfficientSAM's block; it knows no relative positions, so the depth branch does not know the slices' order."""
-
-    def __init__(self, *, make_adapters: partial[Adapters], dim: int, **size: Any) -> None:
-        super().__init__(dim=dim, **size)
-        self.adapters = make_adapters(dim)
-
-    def forward(self, x: Tensor, depth: int | None = None) -> Tensor:
-        """As `AdaptedBlock`."""
-        along = None if depth is None else along_depth(self.attn, self.norm1(x), depth)
-        x = x + self.adapters.after_attention(self.look(x), along)
-        return self.feed(x) + self.adapters.beside_mlp(self.norm2(x))
 
 
 class AdaptedTinyBlock(TinyBlock):

@@ -9,35 +9,30 @@ from contextlib import contextmanager, nullcontext
 from io import BufferedReader
 from math import prod
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from ...errors import BadInputError, OutputError
 from ..files import atomic_path
 from ..geometry import Geometry, Volume
-from ..hidden import hidden
 from ..memory import available_memory
 from .gzipped import DAMAGE, GzipReader
-
-with hidden("pydicom"):  # half a second, for a header extension that is never read
-    from nibabel.nifti1 import Nifti1Header
-    from nibabel.nifti2 import Nifti2Header
-    from nibabel.spatialimages import HeaderDataError
-
-_PLACE_FIELDS = (
-    *("qform_code", "sform_code", "srow_x", "srow_y", "srow_z", "xyzt_units"),
-    *("quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y", "qoffset_z"),
+from .nifti_header import (
+    Layout,
+    geometry_of,
+    header_like,
+    layout_of,
+    new_header,
+    parse_header,
+    scaling_of,
+    spatial_shape,
 )
+
 _CHUNK = 1 << 24
 _WHOLE = 1e-3  # how far from a whole number a label may be stored
 _LARGEST_STEP = 0.1  # between stored integers: above it, values between two labels could not be told from rounding
 _Stream = GzipReader | BufferedReader
-# Onto a rectangular grid in the patient's directions, with its lowest value (air) where the scan does not reach.
-RESAMPLE = (
-    "python -c \"import nibabel as n, nibabel.processing as p; i = n.load('IN.nii.gz'); "
-    "n.save(p.resample_to_output(i, order=1, cval=i.get_fdata().min()), 'OUT.nii.gz')\""
-)
 
 
 def read_scan(path: str | Path, *, channels: int = 1) -> Volume:
@@ -46,7 +41,7 @@ def read_scan(path: str | Path, *, channels: int = 1) -> Volume:
     raw, header, geometry = _read(path, channels)
     with np.errstate(over="ignore"):
         values = raw.astype(np.float32)
-    slope, intercept = _scaling(header, path)
+    slope, intercept = scaling_of(header, path)
     if (slope, intercept) != (1, 0):
         values *= np.float32(slope)
         values += np.float32(intercept)
@@ -57,10 +52,8 @@ def read_scan(path: str | Path, *, channels: int = 1) -> Volume:
 def read_geometry(path: str | Path) -> Geometry:
     """The grid of a scan, from its header alone. Raises BadInputError."""
     path = Path(path)
-    with _opened(path) as stream:
-        header, _ = _read_header(stream, path)
-    width, height, depth = (max(1, int(n)) for n in header["dim"][1:4])
-    return _geometry(header, (depth, height, width), path)
+    header = _header_of(path)
+    return geometry_of(header, spatial_shape(header), path)
 
 
 def read_labels(path: str | Path) -> tuple[np.ndarray, Geometry]:
@@ -73,7 +66,7 @@ def read_labels(path: str | Path) -> tuple[np.ndarray, Geometry]:
     path = Path(path)
     raw, header, geometry = _read(path, 1)
     values = raw[0]
-    slope, intercept = _scaling(header, path)
+    slope, intercept = scaling_of(header, path)
     scaled = (slope, intercept) != (1, 0)
     if scaled:
         values = values.astype(np.float64) * slope + intercept
@@ -112,28 +105,21 @@ def write_labels(path: str | Path, labels: np.ndarray, geometry: Geometry, *, li
             "from 0 to 65535."
         )
     data = labels.astype(_label_type(int(labels.max())))
-    header = _new_header(geometry) if like is None else _header_like(Path(like), geometry)
+    header = new_header(geometry) if like is None else header_like(_header_of(Path(like)), geometry, Path(like))
     _write(path, header, data)
 
 
 def write_scan(path: str | Path, volume: Volume) -> None:
     """Write a scan as float32; 4-D when it has more than one channel. Raises OutputError."""
     data = volume.array.astype("<f4")
-    _write(Path(path), _new_header(volume.geometry), data[0] if len(data) == 1 else data)
-
-
-class _Layout(NamedTuple):
-    shape: tuple[int, int, int, int]  # C, D, H, W
-    dtype: np.dtype
-    offset: int  # of the first voxel, in bytes from the start of the file
-    length: int  # of the whole file, in bytes
+    _write(Path(path), new_header(volume.geometry), data[0] if len(data) == 1 else data)
 
 
 def _read(path: Path, channels: int) -> tuple[np.ndarray, Any, Geometry]:
     with _opened(path) as stream:
         header, start = _read_header(stream, path)
-        layout = _layout(header, channels, path)
-        geometry = _geometry(header, layout.shape[1:], path)
+        layout = layout_of(header, channels, path)
+        geometry = geometry_of(header, layout.shape[1:], path)
         _refuse_larger_than_memory(layout, path)
         rest = _take(stream, layout.length - start, path)
         # Asking for more also makes gzip compare the checksum and the length at the end of the stream.
@@ -185,110 +171,12 @@ def _take(stream: _Stream, count: int, path: Path) -> bytearray:
 
 
 def _read_header(stream: _Stream, path: Path) -> tuple[Any, int]:
-    start = stream.read(4)
-    for order in ("<", ">"):
-        size = int.from_bytes(start, "little" if order == "<" else "big")
-        if len(start) == 4 and size in (348, 540):
-            kind = Nifti1Header if size == 348 else Nifti2Header
-            header = kind(start + bytes(_take(stream, size - 4, path)), endianness=order, check=False)
-            if bytes(header["magic"].item())[:3] == (b"n+1" if size == 348 else b"n+2"):
-                return header, size
-    raise BadInputError(
-        f"{path}: is not a single-file NIfTI-1 or NIfTI-2 image. Convert it, for example with dcm2niix."
-    )
+    return parse_header(stream.read(4), lambda count: _take(stream, count, path), path)
 
 
-def _layout(header: Any, channels: int, path: Path) -> _Layout:
-    rank = int(header["dim"][0])
-    dims = [int(n) for n in header["dim"][1 : rank + 1]] if 2 <= rank <= 7 else []
-    if not dims or min(dims) < 1:
-        raise BadInputError(
-            f"{path}: its header gives the dimensions {header['dim'].tolist()}; expected positive ones."
-        )
-    extra = [n for n in dims[3:] if n > 1]
-    if len(extra) > 1 or prod(extra) != channels:
-        raise BadInputError(
-            f"{path}: is {rank}-D, {tuple(dims)}, with {prod(extra)} value(s) per voxel; expected {channels}. "
-            "Give the one scan that is meant, or all its channels (NAME_0000, NAME_0001, ...; a dataset names them in "
-            "dataset.json)."
-        )
-    width, height, depth = [*dims, 1][:3]
-    try:
-        dtype = header.get_data_dtype()
-    except (HeaderDataError, KeyError) as error:
-        raise BadInputError(f"{path}: has the unknown data type {int(header['datatype'])}.") from error
-    if dtype.kind not in "iuf" or not 1 <= dtype.itemsize <= 8:
-        name = header.get_data_dtype().name
-        raise BadInputError(f"{path}: holds {name} voxels; expected integers or floats of at most 64 bits.")
-    offset = float(header["vox_offset"])
-    first = int(header["sizeof_hdr"]) + 4
-    if not offset >= first or offset != int(offset):
-        raise BadInputError(f"{path}: its data start at byte {offset:g}; expected {first} or more.")
-    shape = (channels, depth, height, width)
-    return _Layout(shape, dtype, int(offset), int(offset) + prod(shape) * dtype.itemsize)
-
-
-def _geometry(header: Any, shape: tuple[int, int, int], path: Path) -> Geometry:
-    spacing = np.asarray(header["pixdim"][1:4], np.float64)
-    if not (np.isfinite(spacing).all() and spacing.min() > 0):
-        raise BadInputError(f"{path}: has the voxel spacing {spacing.tolist()}; expected positive millimetres.")
-    if int(header["xyzt_units"]) % 8 not in (0, 2):
-        raise BadInputError(f"{path}: gives lengths in {header.get_xyzt_units()[0]}; expected mm.")
-    sform_code, qform_code = int(header["sform_code"]), int(header["qform_code"])
-    if sform_code <= 0 and qform_code <= 0:
-        raise BadInputError(
-            f"{path}: does not say where it lies (sform and qform codes are {sform_code} and {qform_code}), so left "
-            "and right are unknown. Export it again from the DICOM series, or set its affine if you know it."
-        )
-    if sform_code <= 0:
-        return _checked(_qform(header, path), shape, path)
-    geometry = _checked(header.get_sform(), shape, path)
-    if sform_code == qform_code:
-        other = _checked(_qform(header, path), shape, path)
-        if not geometry.same_grid(other, tolerance_mm=min(geometry.spacing) / 2):
-            distance = np.linalg.norm(geometry.corners() - other.corners(), axis=1).max()
-            raise BadInputError(
-                f"{path}: its sform and its qform, both of code {sform_code}, place a corner {distance:.2f} mm apart. "
-                "One of them is wrong: export the scan again, or set the code of the wrong one to 0."
-            )
-    return geometry
-
-
-def _qform(header: Any, path: Path) -> np.ndarray:
-    header = header.copy()
-    if header["pixdim"][0] == 0:
-        header["pixdim"][0] = 1  # the NIfTI-1 standard's reading of a missing qfac
-    try:
-        return header.get_qform()
-    except (HeaderDataError, ValueError) as error:
-        raise BadInputError(f"{path}: its qform is no rotation ({error}). Export the scan again.") from error
-
-
-def _checked(affine: np.ndarray, shape: tuple[int, int, int], path: Path) -> Geometry:
-    geometry = Geometry(np.asarray(affine, np.float64)[:, [2, 1, 0, 3]], shape)
-    columns = geometry.affine[:3, :3]
-    if not np.isfinite(geometry.affine).all() or min(geometry.spacing) < 1e-6:
-        raise BadInputError(
-            f"{path}: its affine {np.asarray(affine).tolist()} is singular; expected three axes of positive length."
-        )
-    cosines = columns.T @ columns / np.outer(geometry.spacing, geometry.spacing)
-    worst = np.abs(cosines - np.eye(3)).max()
-    if worst > 1e-3:
-        raise BadInputError(
-            f"{path}: its axes are sheared, two of them {np.degrees(np.arccos(min(worst, 1.0))):.1f} degrees apart "
-            "instead of 90 (a tilted gantry?). From the DICOM series dcm2niix makes a rectangular one: take its file "
-            "named *_Tilt*. Without the series, resample this file (a mask with order=0): "
-            f"{RESAMPLE}"
-        )
-    return geometry
-
-
-def _scaling(header: Any, path: Path) -> tuple[float, float]:
-    try:
-        slope, intercept = header.get_slope_inter()
-    except HeaderDataError as error:
-        raise BadInputError(f"{path}: its slope and intercept are not numbers ({error}).") from error
-    return (1.0, 0.0) if slope is None else (float(slope), float(intercept or 0.0))
+def _header_of(path: Path) -> Any:
+    with _opened(path) as stream:
+        return _read_header(stream, path)[0]
 
 
 def _refuse_not_finite(values: np.ndarray, path: Path) -> None:
@@ -300,7 +188,7 @@ def _refuse_not_finite(values: np.ndarray, path: Path) -> None:
         )
 
 
-def _refuse_larger_than_memory(layout: _Layout, path: Path) -> None:
+def _refuse_larger_than_memory(layout: Layout, path: Path) -> None:
     needed = layout.length + 4 * prod(layout.shape)  # as stored, and as float32
     available = available_memory()
     if needed > available:
@@ -312,28 +200,6 @@ def _refuse_larger_than_memory(layout: _Layout, path: Path) -> None:
 
 def _label_type(largest: int) -> str:
     return "<u1" if largest <= 255 else "<u2"
-
-
-def _new_header(geometry: Geometry) -> Any:
-    header = Nifti1Header(endianness="<")
-    affine = geometry.affine[:, [2, 1, 0, 3]]
-    header.set_qform(affine, code=1)
-    header.set_sform(affine, code=1)
-    header.set_xyzt_units("mm")
-    return header
-
-
-def _header_like(like: Path, geometry: Geometry) -> Any:
-    with _opened(like) as stream:
-        source, _ = _read_header(stream, like)
-    width, height, depth = (max(1, int(n)) for n in source["dim"][1:4])
-    if not geometry.same_grid(_geometry(source, (depth, height, width), like)):
-        raise BadInputError(f"{like}: is not on the grid of the labels that are to be written like it.")
-    header = type(source)(endianness="<")
-    header["pixdim"][:4] = source["pixdim"][:4]
-    for field in _PLACE_FIELDS:
-        header[field] = source[field]
-    return header
 
 
 def _write(path: Path, header: Any, data: np.ndarray) -> None:
