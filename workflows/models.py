@@ -1,4 +1,7 @@
-"""Any model that segments scans, a package or a run folder, behind one door."""
+"""Any model that segments scans, a package or a run folder, behind one door.
+
+PyTorch is imported for runs alone: a package is segmented without it.
+"""
 
 from __future__ import annotations
 

@@ -15,14 +15,13 @@ class Engine(Protocol):
     """A graph: calling it turns its inputs, float32 [N, ...] for N patches, into its one output, float32 [N, ...]: for
     a whole student, patches [N, C, *patch] into class probabilities [N, K, *patch].
 
-    `precision` is the arithmetic it computes in ("f32", "bf16"), `seconds` the time spent waiting for it so far,
-    `layer_precisions` how many layers run in each precision, where the engine says.
+    `precision` is the arithmetic it computes in ("f32", "bf16"), `layer_precisions` how many layers run in
+    each precision, where the engine says.
     """
 
     version: str
     precision: str
     threads: int
-    seconds: float
 
     def __call__(self, *inputs: np.ndarray) -> np.ndarray: ...
 

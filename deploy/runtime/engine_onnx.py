@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -80,23 +79,15 @@ class Engine:
         self._worker = ThreadPoolExecutor(1)
         self.version = f"onnxruntime {onnxruntime.__version__} ({provider.removesuffix('ExecutionProvider')})"
         self.precision = precision
-        self.seconds = 0.0
 
     def __call__(self, *inputs: np.ndarray) -> np.ndarray:
         return self.begin(*inputs)()
 
     def begin(self, *inputs: np.ndarray) -> Callable[[], np.ndarray]:
-        answer = self._worker.submit(self._run, [np.array(each, np.float32, order="C") for each in inputs])
+        inputs = tuple(np.array(each, np.float32, order="C") for each in inputs)
+        return self._worker.submit(self._run, inputs).result
 
-        def wait() -> np.ndarray:
-            started = time.perf_counter()
-            output = answer.result()
-            self.seconds += time.perf_counter() - started
-            return output
-
-        return wait
-
-    def _run(self, inputs: list[np.ndarray]) -> np.ndarray:
+    def _run(self, inputs: tuple[np.ndarray, ...]) -> np.ndarray:
         return np.asarray(self._session.run(None, dict(zip(self._inputs, inputs, strict=True)))[0])
 
     def layer_precisions(self) -> dict[str, int]:

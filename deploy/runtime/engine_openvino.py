@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import sys
-import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -54,7 +53,7 @@ class Engine:
     """A compiled model of one patch: `runtime.engine.Engine`.
 
     `precision` is the arithmetic demanded of the engine ("f32"): left alone, OpenVINO computes in bfloat16 wherever
-    the CPU can, and then answers differently from machine to machine. `seconds` adds up the time spent waiting for it.
+    the CPU can, and then answers differently from machine to machine.
     Raises IntegrityError for a model OpenVINO cannot read and when it would compute in another precision.
     """
 
@@ -71,7 +70,6 @@ class Engine:
         self.version = f"openvino {ov.__version__}"
         self.precision: str = self._compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
         self.threads: int = self._compiled.get_property("INFERENCE_NUM_THREADS")
-        self.seconds = 0.0
         self._idle: list[openvino.InferRequest] = []
         if self.precision != precision:
             raise IntegrityError(f"{name}: measured in {precision}, but this machine would infer in {self.precision}.")
@@ -84,21 +82,17 @@ class Engine:
 
         Not from several threads: Python's lock and one of OpenVINO's then wait for each other for ever (2026.4).
         """
-        started = time.perf_counter()
         requests = []
         patches = (np.ascontiguousarray(each, np.float32)[:, None] for each in inputs)
         for patch in zip(*patches, strict=True):
             requests.append(self._idle.pop() if self._idle else self._compiled.create_infer_request())
             requests[-1].start_async(patch, share_inputs=False)
-        self.seconds += time.perf_counter() - started
 
         def wait() -> np.ndarray:
-            started = time.perf_counter()
             for request in requests:
                 request.wait()
             answer = np.concatenate([request.output_tensors[0].data for request in requests])
             self._idle.extend(requests)
-            self.seconds += time.perf_counter() - started
             return answer
 
         return wait

@@ -33,10 +33,6 @@ class Promptable:
         self.encoder, self.decoder, self.points = encoder, decoder, points
         self.version, self.precision, self.threads = encoder.version, encoder.precision, encoder.threads
 
-    @property
-    def seconds(self) -> float:
-        return self.encoder.seconds + self.decoder.seconds
-
     def __call__(self, patches: np.ndarray, prompts: PatchPrompts | None = None) -> np.ndarray:
         return self.begin(patches, prompts)()
 
