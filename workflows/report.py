@@ -56,7 +56,7 @@ def report(package: Path | None, *, out: Path, data: Path | None, runs: Path, ba
     summaries["package"] = _summary_of(masks, cases, dataset)
     columns = {name: dice_by_class(summary) for name, summary in summaries.items() if summary}
     facts = {
-        "recipe": manifest.provenance["recipe"],
+        "config": manifest.provenance["recipe"],
         "dataset": f"{dataset.name}: {len(cases)} test scans",
         "package": f"{package.name}, {size_of(package) / 1e6:.1f} MB, {manifest.precision}",
         "device": f"{device['seconds_per_scan']:.2f} s and {device['peak_memory_mb']:.0f} MB per scan "
