@@ -184,6 +184,7 @@ def test_a_flipped_byte_ends_the_reading(dataset, tmp_path):
             np.asarray(case.soft_targets)
 
 
+@pytest.mark.slow
 def test_killed_while_writing_and_started_again_it_is_identical(tmp_path):
     """kill -9 once two of six files are there; the restart computes the others only, and all bytes are equal."""
     names = tuple("abcdef")

@@ -13,6 +13,8 @@ from samkd.training.loop import Stopped
 from samkd.training.run import Run
 from samkd.workflows.data import open_dataset
 
+pytestmark = pytest.mark.slow
+
 SMALL = [
     "phantom.training=3",
     "phantom.test=1",

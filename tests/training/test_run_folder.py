@@ -53,6 +53,7 @@ with locked_folder(pathlib.Path(sys.argv[1])):
 """
 
 
+@pytest.mark.slow
 def test_two_trainings_of_one_run_exclude_each_other(tmp_path):
     process = subprocess.Popen([sys.executable, "-c", HOLDING, str(tmp_path)], stdout=subprocess.PIPE)
     assert process.stdout is not None and process.stdout.readline()

@@ -224,6 +224,7 @@ def test_weights_survive_a_safetensors_round_trip_and_load_as_base(tmp_path: Pat
         assert torch.equal(model(image), twin(image)) and torch.equal(model(image), third(image))
 
 
+@pytest.mark.slow
 def test_it_learns_one_case_by_heart():
     """Two ellipsoids in noise, all axes of different length: a turned axis would not reach the mark."""
     model = tiny_teacher("autosam", num_classes=3)
