@@ -3,6 +3,7 @@
 One more format is one more branch in `_scans_in`, `read_source` and `write_mask`.
 """
 
+import logging
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -16,15 +17,21 @@ from ...errors import BadInputError, UsageError
 from ..alignment import onto
 from ..files import visible_entries
 from ..geometry import Geometry, Volume
-from .dicom.files import read_header
+from .dicom.files import is_dicom, read_header
 from .dicom.seg import check_source, is_seg, write_seg
 from .dicom.series import find_series, read_series
+from .foreign_formats import is_foreign, is_named_like_a_file, passed_over, way_out
 from .mask_codes import Code, decoded
 from .nifti import read_labels, read_scan, write_labels, write_scan
 from .pictures import is_picture, read_picture_labels, read_pictures, write_picture_labels
 
+_LOG = logging.getLogger("samkd")
 _CHANNEL = re.compile(r"(.+)_\d{4}")  # nnU-Net: the channels of one scan are name_0000, name_0001, ...
 MODALITIES = frozenset({"CT", "MR", "PT", "NM", "US", "CR", "DX", "MG", "XA", "RF", "OCT", "OP", "SM", "ES", "XC"})
+_MASKS_ARE = (
+    "masks are written as .nii.gz or .nii, those of DICOM also as .dcm, those of single pictures also as .png; name "
+    "one of these, or a folder"
+)
 FRAMES = "left_frames"  # the folder of a video's frames (EndoVis)
 
 
@@ -82,13 +89,16 @@ def find_scans(paths: Sequence[str | Path]) -> list[Source]:
     """The scans in files and folders, one for each NIfTI file. A folder `left_frames` is one video.
 
     DICOM series are found in the folders below, too, and named as volumes.io.dicom.series.find_series does. Hidden
-    files (.DS_Store, ._scan.nii.gz) are no scans. Raises BadInputError, naming the path, when there is none in it.
+    files (.DS_Store, ._scan.nii.gz) are no scans. Files of formats that are not read (NRRD, MetaImage) are counted in
+    a warning. Raises BadInputError, naming the path, when there is no scan in it.
     """
     return [scan for path in paths for scan in _scans_in(Path(path))]
 
 
 def _scans_in(path: Path) -> list[Source]:
     if path.is_file():
+        if is_foreign(path) and not is_dicom(path):
+            raise BadInputError(way_out(path))
         return [Source(bare_name(path), (path,))]
     if path.name == FRAMES and path.is_dir():
         return [video(path)]
@@ -100,11 +110,16 @@ def _scans_in(path: Path) -> list[Source]:
             scans.append(Source(bare_name(entry), (entry,)))
         elif (entry / FRAMES).is_dir():
             scans.append(video(entry / FRAMES))
-    scans += [Source(name, files) for name, files in find_series(path).items()]
+    series = find_series(path)
+    scans += [Source(name, files) for name, files in series.items()]
+    foreign = [] if series else [entry for entry in visible_entries(path) if is_foreign(entry)]
     if not scans:
         raise BadInputError(
             f"{path}: no scan here; expected NIfTI files (.nii, .nii.gz), pictures (PNG, JPEG, TIFF) or DICOM series"
+            f"{'. ' + passed_over(path, foreign) if foreign else ''}"
         )
+    if foreign:
+        _LOG.warning(f"warning: {passed_over(path, foreign)}")
     return sorted(scans, key=lambda scan: scan.mask_name)
 
 
@@ -136,11 +151,14 @@ def mask_paths(scans: Sequence[Source], out: str | Path, *, seg_type: str = "bin
     """Where the masks of scans go: `out` itself if it is named like a mask, else in the folder `out`.
 
     Refuses, before any work, what cannot be written: raises BadInputError for one file and several DICOM series,
-    UsageError for one file and several other scans, and for a mask that would be written over a scan or over another
-    mask; and what volumes.io.dicom.seg.check_source raises.
+    UsageError for one file and several other scans, for a file of a kind that masks, or masks of such a scan, are not
+    written as, and for a mask that would be written over a scan or over another mask; and what
+    volumes.io.dicom.seg.check_source raises.
     """
     out = Path(out)
     if not (is_nifti(out) or is_picture(out) or is_seg(out)):
+        if is_named_like_a_file(out):
+            raise UsageError(f"-o {out}: {_MASKS_ARE}")
         masks = [out / source.mask_name for source in scans]
         _refuse_overwriting(scans, masks, out)
         return masks
@@ -150,6 +168,8 @@ def mask_paths(scans: Sequence[Source], out: str | Path, *, seg_type: str = "bin
         raise fault(f"-o {out}: several scans ({len(scans)}: {names}) need a folder for their masks, not a file")
     if is_seg(out):
         check_source(scans[0].files, kind=seg_type)
+    elif is_picture(out) and (Path(scans[0].mask_name).suffix != ".png" or out.suffix.lower() != ".png"):
+        raise UsageError(f"-o {out}: {_MASKS_ARE}")
     _refuse_overwriting(scans, [out], out)
     return [out]
 

@@ -26,7 +26,10 @@ def _read(root: Path) -> Dataset:
     labels = _labels(content.get("labels"), faults)
     ending = content.get("file_ending")
     if not isinstance(ending, str) or not (is_nifti(Path(f"a{ending}")) or is_picture(Path(f"a{ending}"))):
-        faults.append(f'"file_ending" is {json.dumps(ending)}; expected one such as ".nii.gz" or ".png"')
+        faults.append(
+            f'"file_ending" is {json.dumps(ending)}; expected ".nii.gz", ".nii" or that of a picture, such as ".png": '
+            "convert the files (3D Slicer and SimpleITK can), then correct it"
+        )
         ending = ".nii.gz"
     if "dataset" in content:
         faults.append('"dataset" lists files of its own; only imagesTr and labelsTr are read')
