@@ -45,6 +45,24 @@ class GateRefusedError(SamkdError):
 
 
 @contextmanager
+def translated(place: object, what: str, fault: type[SamkdError] = BadInputError) -> Iterator[None]:
+    """Whatever a library throws inside, of any class, becomes a `fault`: the place, `what` is wrong there, its words.
+
+    For calls of libraries only: each has exceptions of its own, and lets through those of what it stands on. Too little
+    memory is told as that, whatever is being done.
+    """
+    try:
+        yield
+    except SamkdError:
+        raise
+    except MemoryError as error:
+        raise BadInputError(f"{place}: does not fit into memory. Use a machine with more of it.") from error
+    except Exception as error:
+        words = " ".join(str(error).split()) or "no words"
+        raise fault(f"{place}: {what} ({type(error).__name__}: {words[:500]}).") from error
+
+
+@contextmanager
 def about(place: object) -> Iterator[None]:
     """A BadInputError raised inside that does not name `place` gets it in front: what is wrong, and where."""
     try:

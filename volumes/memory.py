@@ -1,6 +1,7 @@
 """How much memory there is, and refusing a grid that cannot fit into it before anything is allocated."""
 
 import os
+from collections.abc import Iterator
 from math import prod
 from pathlib import Path
 
@@ -12,10 +13,10 @@ _LARGEST_PATIENT = 3000.0  # mm
 
 
 def available_memory() -> float:
-    """Bytes that this process may still take: what the machine has free, or less where its cgroup (a container, a
-    batch job) allows less.
+    """Bytes that this process may still take: what the machine has free, or less where a cgroup that it is in (a
+    container, a systemd unit, a batch job) allows less.
     """
-    return min(_free_memory(), *(_left_in(*files) for files in _CGROUPS))
+    return min([_free_memory(), *(_left_in(folder, *files) for folder, files in _cgroups())])
 
 
 def refuse_larger_than_memory(prepared: Geometry, source: Geometry, *, channels: int) -> None:
@@ -51,24 +52,41 @@ def _free_memory() -> float:
         return float("inf")  # then only what is really in the file is read, and MemoryError ends it
 
 
-_CGROUPS = (  # limit, use and details of version 2 and 1, as a container sees its own
-    ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current", "/sys/fs/cgroup/memory.stat"),
-    (
-        "/sys/fs/cgroup/memory/memory.limit_in_bytes",
-        "/sys/fs/cgroup/memory/memory.usage_in_bytes",
-        "/sys/fs/cgroup/memory/memory.stat",
-    ),
-)
+_ROOT = Path("/sys/fs/cgroup")
+_MEMBERSHIP = Path("/proc/self/cgroup")
+_FILES_V2 = ("memory.max", "memory.current", "memory.stat")  # limit, use, details
+_FILES_V1 = ("memory.limit_in_bytes", "memory.usage_in_bytes", "memory.stat")
 
 
-def _left_in(limit: str, use: str, details: str) -> float:
+def _cgroups() -> Iterator[tuple[Path, tuple[str, str, str]]]:
+    """The folders of the cgroups, version 1 and 2, that this process is in, and those of all around them.
+
+    A container may see its own cgroup as the root, whatever path the kernel names.
+    """
+    try:
+        lines = _MEMBERSHIP.read_text().splitlines()
+    except OSError:
+        lines = []
+    for line in ["0::/", ":memory:/", *lines]:
+        _, controllers, path = line.split(":", 2)
+        if controllers and "memory" not in controllers.split(","):
+            continue
+        root, files = (_ROOT / "memory", _FILES_V1) if controllers else (_ROOT, _FILES_V2)
+        folder = root / path.lstrip("/")
+        while folder.is_relative_to(root) and folder != root:
+            yield folder, files
+            folder = folder.parent
+        yield root, files
+
+
+def _left_in(folder: Path, limit: str, use: str, details: str) -> float:
     """Bytes left below a cgroup's limit; files it has read are let go when memory is short. No limit: infinite."""
     try:
-        most, used = float(Path(limit).read_text()), float(Path(use).read_text())
+        most, used = float((folder / limit).read_text()), float((folder / use).read_text())
     except (OSError, ValueError):  # not there, or "max"
         return float("inf")
     try:
-        lines = (line.split() for line in Path(details).read_text().splitlines())
+        lines = (line.split() for line in (folder / details).read_text().splitlines())
         cached = next(float(value) for name, value in lines if name in ("inactive_file", "total_inactive_file"))
     except (OSError, ValueError, StopIteration):
         cached = 0.0

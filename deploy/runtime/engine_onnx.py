@@ -11,22 +11,20 @@ from typing import Any
 
 import numpy as np
 
-from ...errors import IntegrityError, MissingExtraError
+from ...errors import IntegrityError, MissingExtraError, translated
 
 CPU, TENSORRT = "CPUExecutionProvider", "TensorrtExecutionProvider"
 _PRECISIONS = {CPU: ("f32",), TENSORRT: ("f32", "f16")}  # of what is not int8
 _ERRORS_ONLY = 3
+_INSTALL = (
+    "cannot be imported; run: python -m pip install onnxruntime, in the version that a package's requirements.txt names"
+)
 
 
 def load_onnxruntime() -> ModuleType:
     """The module `onnxruntime`. Raises MissingExtraError."""
-    try:
+    with translated("onnxruntime", _INSTALL, MissingExtraError):
         import onnxruntime
-    except ImportError as error:
-        raise MissingExtraError(
-            f"onnxruntime cannot be imported ({error}); run: python -m pip install onnxruntime "
-            "(the version a package was measured with stands in its requirements.txt)"
-        ) from error
     return onnxruntime
 
 
@@ -64,12 +62,9 @@ class Engine:
         self.threads = threads or os.cpu_count() or 1
         options.intra_op_num_threads = self.threads
         chosen = [(provider, dict(settings or {})), CPU] if provider != CPU else [CPU]
-        try:
+        self._model, self._fault = model, f"ONNX Runtime {onnxruntime.__version__} cannot run this model"
+        with translated(model, self._fault, IntegrityError):
             self._session = onnxruntime.InferenceSession(model, options, providers=chosen)
-        except Exception as error:  # its exceptions have no common base
-            raise IntegrityError(
-                f"{model}: ONNX Runtime {onnxruntime.__version__} cannot run this model ({error})."
-            ) from error
         if self._session.get_providers()[0] != provider:
             raise MissingExtraError(
                 f"{model}: ONNX Runtime's {provider} does not work on this machine, and the CPU is not what this "
@@ -88,7 +83,8 @@ class Engine:
         return self._worker.submit(self._run, inputs).result
 
     def _run(self, inputs: tuple[np.ndarray, ...]) -> np.ndarray:
-        return np.asarray(self._session.run(None, dict(zip(self._inputs, inputs, strict=True)))[0])
+        with translated(self._model, self._fault, IntegrityError):
+            return np.asarray(self._session.run(None, dict(zip(self._inputs, inputs, strict=True)))[0])
 
     def layer_precisions(self) -> dict[str, int]:
         """Nothing: ONNX Runtime does not say."""

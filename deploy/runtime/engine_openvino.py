@@ -12,8 +12,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ...errors import IntegrityError, MissingExtraError
+from ...errors import IntegrityError, MissingExtraError, translated
 from ...volumes.hidden import hidden
+
+_INSTALL = (
+    "cannot be imported; run: python -m pip install openvino, in the version that a package's requirements.txt names"
+)
 
 if TYPE_CHECKING:
     import openvino
@@ -26,14 +30,8 @@ def load_openvino() -> ModuleType:
     when the package `openvino_telemetry` cannot be imported, so it is hidden from them.
     """
     sys.modules.setdefault("openvino_telemetry", None)  # pyright: ignore[reportArgumentType]
-    try:
-        with hidden("openvino.tools.ovc"):  # the converter: a quarter of a second
-            import openvino
-    except ImportError as error:
-        raise MissingExtraError(
-            f"openvino cannot be imported ({error}); run: python -m pip install openvino "
-            "(the version a package was measured with stands in its requirements.txt)"
-        ) from error
+    with translated("openvino", _INSTALL, MissingExtraError), hidden("openvino.tools.ovc"):  # a quarter of a second
+        import openvino
     return openvino
 
 
@@ -44,8 +42,10 @@ def core() -> openvino.Core:
     Each core's CPU plugin installs an alternate signal stack and unmaps it when it is freed. With two cores, the first
     one freed first, the thread is left with an unmapped signal stack and the next Ctrl-C ends in a segmentation fault.
     """
-    only_core = load_openvino().Core()
-    only_core.get_property("CPU", "FULL_DEVICE_NAME")  # loads the plugin
+    ov = load_openvino()
+    with translated("openvino", "does not start; run: python -m pip install openvino", MissingExtraError):
+        only_core = ov.Core()
+        only_core.get_property("CPU", "FULL_DEVICE_NAME")  # loads the plugin
     return only_core
 
 
@@ -62,11 +62,10 @@ class Engine:
         options: dict[str, str | int] = {"INFERENCE_PRECISION_HINT": precision, "PERFORMANCE_HINT": "LATENCY"}
         if threads is not None:
             options["INFERENCE_NUM_THREADS"] = threads
-        name = model if isinstance(model, Path) else "the converted model"
-        try:
+        name = self._name = model if isinstance(model, Path) else "the converted model"
+        self._fault = f"OpenVINO {ov.__version__} cannot run this model"
+        with translated(name, self._fault, IntegrityError):
             self._compiled = core().compile_model(model, "CPU", options)
-        except RuntimeError as error:
-            raise IntegrityError(f"{name}: OpenVINO {ov.__version__} cannot run this model ({error}).") from error
         self.version = f"openvino {ov.__version__}"
         self.precision: str = self._compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
         self.threads: int = self._compiled.get_property("INFERENCE_NUM_THREADS")
@@ -84,14 +83,16 @@ class Engine:
         """
         requests = []
         patches = (np.ascontiguousarray(each, np.float32)[:, None] for each in inputs)
-        for patch in zip(*patches, strict=True):
-            requests.append(self._idle.pop() if self._idle else self._compiled.create_infer_request())
-            requests[-1].start_async(patch, share_inputs=False)
+        with translated(self._name, self._fault, IntegrityError):
+            for patch in zip(*patches, strict=True):
+                requests.append(self._idle.pop() if self._idle else self._compiled.create_infer_request())
+                requests[-1].start_async(patch, share_inputs=False)
 
         def wait() -> np.ndarray:
-            for request in requests:
-                request.wait()
-            answer = np.concatenate([request.output_tensors[0].data for request in requests])
+            with translated(self._name, self._fault, IntegrityError):
+                for request in requests:
+                    request.wait()
+                answer = np.concatenate([request.output_tensors[0].data for request in requests])
             self._idle.extend(requests)
             return answer
 

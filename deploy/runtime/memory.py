@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from math import prod
 from pathlib import Path
 
@@ -9,14 +10,17 @@ import numpy as np
 
 from ...errors import BadInputError, UsageError
 from ...volumes.geometry import Geometry
+from ...volumes.memory import available_memory
 from ...volumes.pipeline import Model
 from ...volumes.plan import grid
 
 _FLOAT = 4  # bytes
 # What the allocators of the interpreter and of the system waste.
-_WASTED_SHARE = 1.1
-_WASTED_BYTES = 32e6
-_SLAB = 8 * _FLOAT << 20  # resampling: a handful of arrays of a million voxels
+_WASTED_SHARE = 1.03
+_WASTED_BYTES = 12e6
+# More than a network's working memory usually is: with that much to spare it need not be measured.
+_NETWORK = 2e9
+_SLAB = 3 * _FLOAT << 20  # resampling: three arrays of a million voxels; two more where labels are chosen
 
 
 def peak_bytes() -> float | None:
@@ -40,52 +44,81 @@ def _status(field: str) -> float | None:
 
 
 class Budget:
-    """`limit` bytes for the whole process, kept by doing fewer things at once and by refusing what cannot fit.
+    """Memory for the whole process, kept by doing fewer things at once and by refusing what cannot fit.
 
-    Made once the model is loaded: it infers one patch, and every scan needs its memory on top of what the process then
-    holds. Raises UsageError when that alone is more than the limit, or when the system does not say.
+    `limit` in bytes is what `--ram` allows; without one (None) it is what the machine, or the container, has left when
+    a scan comes. Made once the model is loaded. Where memory is limited or scarce it infers one patch, and every scan
+    needs its memory on top of what the process then holds. Raises UsageError when that alone is more than the limit,
+    or when the system does not say how much a process uses.
     """
 
-    def __init__(self, limit: float, model: Model):
+    def __init__(self, limit: float | None, model: Model):
         self.limit, self._model = limit, model
+        if limit is not None and self.held > limit:
+            raise UsageError(
+                f"--ram {limit / 1e6:.0f}M: loading {model.path} took {self.held / 1e6:.0f} MB already; give more"
+            )
+
+    @functools.cached_property
+    def held(self) -> float:
+        """Bytes that the process holds before it has seen a scan, the network's working memory included."""
+        model = self._model
         answer = model.infer(np.zeros((1, model.in_channels, *model.plan.patch), np.float32))
         if callable(answer):
             answer()
         peak = peak_bytes()
         if peak is None:
             raise UsageError("--ram: this system does not say how much memory a process uses; leave it out")
-        if peak > limit:
-            raise UsageError(
-                f"--ram {limit / 1e6:.0f}M: loading {model.path} took {peak / 1e6:.0f} MB already; give more"
-            )
         # A network that frees its working memory after each patch will take it again beside what a scan takes.
-        self._held = peak if model.frees_memory else _status("VmRSS") or peak
+        return peak if model.frees_memory else _status("VmRSS") or peak
 
-    def at_once(self, source: Geometry, *, most: int, components: bool = False) -> int:
-        """How many patches may be in the engine for a scan on `source`, at most `most`. Raises BadInputError when even
-        one is too many.
+    def at_once(self, source: Geometry, *, most: int, components: bool = False, reading: float = 0) -> int:
+        """How many patches may be in the engine for a scan on `source`, at most `most`.
+
+        `reading` is what reading the scan takes, in bytes; 0 when that is done. Raises BadInputError when even one
+        patch is too many.
         """
-        needs = {count: self.needed(source, at_once=count, components=components) for count in range(most, 0, -1)}
+        if self.limit is None:
+            resident = _status("VmRSS")
+            if resident is None:
+                return most
+            limit = resident + available_memory()
+            if resident + _NETWORK + self._scan(source, at_once=most, components=components, reading=reading) < limit:
+                return most
+            allowed = f"{limit / 1e6:.0f} MB are free here"
+        else:
+            limit, allowed = self.limit, f"--ram allows {self.limit / 1e6:.0f} MB"
+        needs = {
+            count: self.needed(source, at_once=count, components=components, reading=reading)
+            for count in range(most, 0, -1)
+        }
         for count, need in needs.items():
-            if need <= self.limit:
+            if need <= limit:
                 return count
         raise BadInputError(
             f"a scan of {' x '.join(map(str, source.shape))} voxels needs up to {needs[1] / 1e6:.0f} MB with this "
-            f"model; --ram allows {self.limit / 1e6:.0f} MB. Give more, or cut the scan to the part that matters."
+            f"model; {allowed}. Give more, or cut the scan to the part that matters."
         )
 
-    def needed(self, source: Geometry, *, at_once: int, components: bool = False) -> float:
+    def needed(self, source: Geometry, *, at_once: int, components: bool = False, reading: float = 0) -> float:
         """Bytes that the whole process takes at most while it reads, segments and saves a scan on `source`."""
+        return self.held + self._scan(source, at_once=at_once, components=components, reading=reading)
+
+    def _scan(self, source: Geometry, *, at_once: int, components: bool, reading: float) -> float:
+        """Bytes that a scan takes beside what the process holds."""
         plan, channels, classes = self._model.plan, self._model.in_channels, len(self._model.class_names)
-        voxels, patch = prod(source.shape), prod(plan.patch)
-        network_grid = [max(n, width) for n, width in zip(grid(plan, source).shape, plan.patch, strict=True)]
-        scan = _FLOAT * channels * voxels
-        preprocessed = _FLOAT * channels * prod(network_grid)
-        own_scale = any(rule["rule"] != "window" for rule in plan.intensity)  # percentiles sort a copy
-        reading = 3 * scan  # as stored (up to 64 bits) and as float32
-        preprocessing = (3 if own_scale else 2) * scan + 2 * preprocessed + _SLAB
-        window = _FLOAT * classes * (plan.patch[0] + 1) * network_grid[1] * network_grid[2]
-        patches = _FLOAT * patch * (at_once * (channels + 2 * classes) + classes + 1)
-        segmenting = 2 * preprocessed + window * (1 + 1 / classes) + patches + 2 * voxels + _SLAB
-        saving = (10 if components else 3) * voxels
-        return self._held + _WASTED_SHARE * max(reading, preprocessing, segmenting, saving) + _WASTED_BYTES
+        voxels, patch = prod(source.shape), _FLOAT * prod(plan.patch)
+        shape = grid(plan, source).shape
+        padded_shape = [max(n, width) for n, width in zip(shape, plan.patch, strict=True)]
+        scan, preprocessed, padded = (_FLOAT * channels * prod(each) for each in (source.shape, shape, padded_shape))
+        copies = 1 if all(rule["rule"] == "window" for rule in plan.intensity) else 2  # percentiles sort one more
+        preprocessing = scan + max(copies * scan, scan + preprocessed, 2 * preprocessed) + _SLAB
+        window = _FLOAT * classes * (plan.patch[0] + 1) * padded_shape[1] * padded_shape[2]
+        labels = voxels if classes <= 256 else 2 * voxels
+        patches = at_once * patch * (channels + classes) + patch
+        passing = max(
+            window / classes, patch * classes, 5 * _SLAB / 3
+        )  # what one step of the averaging takes for a moment
+        segmenting = preprocessed + (padded if padded > preprocessed else 0) + window + labels + patches + passing
+        saving = preprocessed + (10 if components else 3) * voxels
+        return _WASTED_SHARE * max(reading, preprocessing, segmenting, saving) + _WASTED_BYTES

@@ -23,6 +23,7 @@ from ...volumes.io.scans import (
     group_channels,
     is_nifti,
     mask_paths,
+    memory_to_read_files,
     modality,
     read_source,
     same_file,
@@ -70,7 +71,7 @@ def predict(options: PredictOptions, open_model: Callable[[], Model]) -> int:
     masks = mask_paths(scans, options.output, seg_type=options.seg_type)
     _refuse_places(options, scans, masks)
     prompts = _prompts_for(model, options.prompts, scans)
-    budget = Budget(limit, model) if limit else None
+    budget = Budget(limit, model)
     if masks != [options.output]:
         make_folder(options.output)
     done: list[dict[str, Any]] = []
@@ -124,7 +125,8 @@ def predict_scan(
     with about(scan.place):
         with clock.stage("read"):
             if budget is not None and is_nifti(scan.files[0]):  # from the header, before the voxels take any memory
-                budget.at_once(read_geometry(scan.files[0]), most=1, components=largest_component)
+                reading = memory_to_read_files(scan, channels=model.in_channels)
+                budget.at_once(read_geometry(scan.files[0]), most=1, components=largest_component, reading=reading)
             volume = read_source(scan, channels=model.in_channels)
             source, at_once = volume.geometry, model.at_once
             if budget is not None:

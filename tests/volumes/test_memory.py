@@ -45,10 +45,15 @@ def test_a_large_grid_of_a_sound_scan_is_no_matter_of_units(monkeypatch):
         ("500\n", "", 0),
     ],
 )
-def test_the_limit_of_a_container_counts(tmp_path, monkeypatch, limit, details, left):
-    files = [tmp_path / name for name in ("max", "current", "stat")]
-    for path, text in zip(files, (limit, "600000\n", details), strict=True):
-        path.write_text(text)
-    monkeypatch.setattr(memory, "_CGROUPS", (tuple(map(str, files)), ("/no", "/no", "/no")))
+@pytest.mark.parametrize("folder", [".", "memory", "memory/job/step", "memory/job", "unit.slice", "unit.slice/job"])
+def test_the_limits_of_a_container_and_of_a_job_count(tmp_path, monkeypatch, limit, details, left, folder):
+    group = tmp_path / folder
+    group.mkdir(parents=True, exist_ok=True)
+    files = memory._FILES_V1 if "memory" in folder.split("/") else memory._FILES_V2
+    for name, text in zip(files, (limit, "600000\n", details), strict=True):
+        (group / name).write_text(text)
+    (tmp_path / "membership").write_text("12:cpu,cpuacct:/elsewhere\n5:memory:/job/step\n0::/unit.slice/job\n")
+    monkeypatch.setattr(memory, "_ROOT", tmp_path)
+    monkeypatch.setattr(memory, "_MEMBERSHIP", tmp_path / "membership")
     monkeypatch.setattr(memory, "_free_memory", lambda: 2e9)
     assert available_memory() == (2e9 if left is None else left)

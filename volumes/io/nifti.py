@@ -3,17 +3,18 @@
 A file holds (i, j, k) with i fastest, which in memory is [D, H, W] = (k, j, i) without moving a byte.
 """
 
+import functools
 import gzip
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from io import BufferedReader
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
 
-from ...errors import BadInputError, OutputError
+from ...errors import BadInputError, OutputError, translated
 from ..files import atomic_path
 from ..geometry import Geometry, Volume
 from ..memory import available_memory
@@ -33,8 +34,22 @@ _CHUNK = 1 << 24
 _WHOLE = 1e-3  # how far from a whole number a label may be stored
 _LARGEST_STEP = 0.1  # between stored integers: above it, values between two labels could not be told from rounding
 _Stream = GzipReader | BufferedReader
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
 
 
+def _boundary(read: Callable[_P, _R]) -> Callable[_P, _R]:
+    """A function whose first argument is a path, and out of which nothing but a SamkdError comes of a file."""
+
+    @functools.wraps(read)
+    def reading(*args: _P.args, **kwargs: _P.kwargs) -> _R:
+        with translated(args[0], "cannot be read as NIfTI. Copy or export it again"):
+            return read(*args, **kwargs)
+
+    return reading
+
+
+@_boundary
 def read_scan(path: str | Path, *, channels: int = 1) -> Volume:
     """Intensities float32 [channels, D, H, W], slope and intercept applied. Raises BadInputError."""
     path = Path(path)
@@ -49,6 +64,7 @@ def read_scan(path: str | Path, *, channels: int = 1) -> Volume:
     return Volume(values, geometry)
 
 
+@_boundary
 def read_geometry(path: str | Path) -> Geometry:
     """The grid of a scan, from its header alone. Raises BadInputError."""
     path = Path(path)
@@ -56,6 +72,16 @@ def read_geometry(path: str | Path) -> Geometry:
     return geometry_of(header, spatial_shape(header), path)
 
 
+@_boundary
+def memory_to_read(path: str | Path, *, channels: int = 1) -> float:
+    """Bytes that read_scan holds at most, from the header alone: the voxels as stored and as float32. Raises
+    BadInputError.
+    """
+    path = Path(path)
+    return _memory_to_read(layout_of(_header_of(path), channels, path))
+
+
+@_boundary
 def read_labels(path: str | Path) -> tuple[np.ndarray, Geometry]:
     """Labels [D, H, W], uint8 (uint16 when one exceeds 255), and their grid. Raises BadInputError.
 
@@ -141,8 +167,6 @@ def _opened(path: Path) -> Iterator[_Stream]:
         raise BadInputError(
             f"{path}: the compressed data are damaged or cut off ({error}). Copy or export the scan again."
         ) from error
-    except MemoryError as error:
-        raise BadInputError(f"{path}: does not fit into memory. Use a machine with more of it.") from error
     except OSError as error:
         raise BadInputError(
             f"{path}: cannot be read ({error.strerror or error}). Check the path and its permissions."
@@ -189,13 +213,17 @@ def _refuse_not_finite(values: np.ndarray, path: Path) -> None:
 
 
 def _refuse_larger_than_memory(layout: Layout, path: Path) -> None:
-    needed = layout.length + 4 * prod(layout.shape)  # as stored, and as float32
+    needed = _memory_to_read(layout)
     available = available_memory()
     if needed > available:
         raise BadInputError(
             f"{path}: announces {layout.shape} voxels, {needed / 1e9:.1f} GB to read; {available / 1e9:.1f} GB of "
             "memory are free. Check the header, or use a machine with more memory."
         )
+
+
+def _memory_to_read(layout: Layout) -> float:
+    return layout.length + 4.0 * prod(layout.shape)
 
 
 def _label_type(largest: int) -> str:

@@ -7,14 +7,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ...errors import BadInputError
+from ...errors import BadInputError, translated
 from ..geometry import Geometry
 from ..hidden import hidden
 
 with hidden("pydicom"):  # half a second, for a header extension that is never read
     from nibabel.nifti1 import Nifti1Header
     from nibabel.nifti2 import Nifti2Header
-    from nibabel.spatialimages import HeaderDataError
 
 _PLACE_FIELDS = (
     *("qform_code", "sform_code", "srow_x", "srow_y", "srow_z", "xyzt_units"),
@@ -69,10 +68,8 @@ def layout_of(header: Any, channels: int, path: Path) -> Layout:
             "dataset.json)."
         )
     width, height, depth = [*dims, 1][:3]
-    try:
+    with translated(path, f"has the unknown data type {int(header['datatype'])}"):
         dtype = header.get_data_dtype()
-    except (HeaderDataError, KeyError) as error:
-        raise BadInputError(f"{path}: has the unknown data type {int(header['datatype'])}.") from error
     if dtype.kind not in "iuf" or not 1 <= dtype.itemsize <= 8:
         name = header.get_data_dtype().name
         raise BadInputError(f"{path}: holds {name} voxels; expected integers or floats of at most 64 bits.")
@@ -115,10 +112,8 @@ def _qform(header: Any, path: Path) -> np.ndarray:
     header = header.copy()
     if header["pixdim"][0] == 0:
         header["pixdim"][0] = 1  # the NIfTI-1 standard's reading of a missing qfac
-    try:
+    with translated(path, "its qform is no rotation. Export the scan again"):
         return header.get_qform()
-    except (HeaderDataError, ValueError) as error:
-        raise BadInputError(f"{path}: its qform is no rotation ({error}). Export the scan again.") from error
 
 
 def _checked(affine: np.ndarray, shape: tuple[int, int, int], path: Path) -> Geometry:
@@ -142,10 +137,8 @@ def _checked(affine: np.ndarray, shape: tuple[int, int, int], path: Path) -> Geo
 
 def scaling_of(header: Any, path: Path) -> tuple[float, float]:
     """Slope and intercept of stored values; 1 and 0 where there are none. Raises BadInputError."""
-    try:
+    with translated(path, "its slope and intercept are not numbers"):
         slope, intercept = header.get_slope_inter()
-    except HeaderDataError as error:
-        raise BadInputError(f"{path}: its slope and intercept are not numbers ({error}).") from error
     return (1.0, 0.0) if slope is None else (float(slope), float(intercept or 0.0))
 
 

@@ -13,13 +13,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ...errors import BadInputError, MissingExtraError, OutputError
+from ...errors import BadInputError, MissingExtraError, OutputError, translated
 from ..files import atomic_folder, atomic_path
 from ..geometry import Geometry, Volume
 from .mask_codes import Code, decoded
 
 _SUFFIXES = {".png", ".jpg", ".jpeg", ".tif", ".tiff"}
 _AFFINE = np.array([[0, 0, -1, 0], [0, -1, 0, 0], [1, 0, 0, 0], [0, 0, 0, 1.0]])
+_UNSOUND = "is no sound PNG, JPEG or TIFF picture. Export it again"
 _PNG = b"\x89PNG\r\n\x1a\n"
 _ORIENTATION, _BITS, _PHOTOMETRIC = 274, 258, 262  # TIFF and EXIF tags
 
@@ -87,10 +88,8 @@ def write_picture_labels(path: str | Path, labels: np.ndarray, files: Sequence[P
 
 
 def _pillow() -> Any:
-    try:
+    with translated("pictures", "are read by Pillow, which is not here; pip install pillow", MissingExtraError):
         from PIL import Image
-    except ImportError as error:
-        raise MissingExtraError("pictures are read by Pillow, which is not here; pip install pillow") from error
     return Image
 
 
@@ -107,14 +106,12 @@ def _open(path: Path) -> _Picture:
     except OSError as error:
         raise BadInputError(f"{path}: cannot be read ({error.strerror or error}).") from error
     depth = _checked_png(data, path) if data.startswith(_PNG) else None
-    try:
+    with translated(path, _UNSOUND):
         image = pillow.open(io.BytesIO(data), formats=("PNG", "JPEG", "TIFF"))
         pages, turned = getattr(image, "n_frames", 1), image.getexif().get(_ORIENTATION, 1)
         tags = getattr(image, "tag_v2", {})
         bits = depth or max(np.atleast_1d(tags.get(_BITS, 8)).tolist())
         image.load()
-    except Exception as error:  # Pillow lets through whatever its decoders stumble over
-        raise BadInputError(f"{path}: is no sound PNG, JPEG or TIFF picture ({error}). Export it again.") from error
     if pages != 1:
         raise BadInputError(f"{path}: holds {pages} pictures; expected one. Save each as a file of its own.")
     if turned not in (0, 1):
@@ -145,7 +142,12 @@ def _checked_png(data: bytes, path: Path) -> int:
 
 def _intensities(path: Path) -> np.ndarray:
     """float32 [C, H, W]"""
-    image = _open(path).image
+    with translated(path, _UNSOUND):
+        return _grey_or_rgb(_open(path).image, path)
+
+
+def _grey_or_rgb(image: Any, path: Path) -> np.ndarray:
+    """float32 [C, H, W]"""
     if image.mode == "1":
         image = image.convert("L")
     elif image.mode in ("P", "PA", "LA", "RGBA"):
@@ -167,7 +169,13 @@ def _opaque(image: Any, path: Path) -> Any:
 
 def _mask_values(path: Path, *, colours: bool) -> np.ndarray:
     """Stored numbers [H, W], or colours [H, W, 3]."""
-    image, bits, from_white = _open(path)
+    with translated(path, _UNSOUND):
+        return _stored_values(_open(path), path, colours=colours)
+
+
+def _stored_values(picture: _Picture, path: Path, *, colours: bool) -> np.ndarray:
+    """Stored numbers [H, W], or colours [H, W, 3]."""
+    image, bits, from_white = picture
     if image.format == "JPEG":
         raise BadInputError(f"{path}: a mask as JPEG has lost its exact values. Use the original as PNG or TIFF.")
     if from_white:
@@ -203,13 +211,14 @@ def _stacked(frames: Sequence[np.ndarray], files: Sequence[Path]) -> np.ndarray:
 
 def _write_png(path: Path, labels: np.ndarray) -> None:
     pillow = _pillow()
-    if labels.max() <= 255:
-        image = pillow.fromarray(labels.astype(np.uint8))
-        image.putpalette(_palette())
-    else:
-        image = pillow.fromarray(labels.astype(np.uint16))
-    with atomic_path(path) as temporary, temporary.open("wb") as file:
-        image.save(file, format="PNG")
+    with translated(path, "cannot be written as PNG", OutputError):
+        if labels.max() <= 255:
+            image = pillow.fromarray(labels.astype(np.uint8))
+            image.putpalette(_palette())
+        else:
+            image = pillow.fromarray(labels.astype(np.uint16))
+        with atomic_path(path) as temporary, temporary.open("wb") as file:
+            image.save(file, format="PNG")
 
 
 def _palette() -> bytes:

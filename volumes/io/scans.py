@@ -22,7 +22,7 @@ from .dicom.seg import check_source, is_seg, write_seg
 from .dicom.series import find_series, read_series
 from .foreign_formats import is_foreign, is_named_like_a_file, passed_over, way_out
 from .mask_codes import Code, decoded
-from .nifti import read_labels, read_scan, write_labels, write_scan
+from .nifti import memory_to_read, read_labels, read_scan, write_labels, write_scan
 from .pictures import is_picture, read_picture_labels, read_pictures, write_picture_labels
 
 _LOG = logging.getLogger("samkd")
@@ -243,6 +243,14 @@ def read_source(source: Source, *, channels: int = 1) -> Volume:
                 "scan onto one grid."
             )
     return Volume(np.concatenate(arrays), first)
+
+
+def memory_to_read_files(source: Source, *, channels: int = 1) -> float:
+    """Bytes that read_source holds at most while it reads NIfTI files, from their headers. Raises BadInputError."""
+    if len(source.files) == 1:
+        return memory_to_read(source.files[0], channels=channels)
+    each = max(memory_to_read(file) for file in source.files)
+    return 2 * len(source.files) * each  # all channels, and once more where they are joined
 
 
 def read_mask(source: Source, *, codes: Sequence[Code] | None = None) -> tuple[np.ndarray, Geometry]:

@@ -1,13 +1,17 @@
 """--ram, --fast, --largest-component and the flags of the device's runtime."""
 
+import contextlib
 import json
+import os
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from samkd.deploy.runtime import memory
 from samkd.deploy.runtime.__main__ import main
 from samkd.deploy.runtime.memory import Budget
 from samkd.deploy.runtime.package import Package, unpacked
@@ -46,7 +50,7 @@ def test_the_memory_that_was_allowed_is_enough_and_is_kept(built, large, tmp_pat
     done, _ = predicted(built, large, tmp_path / "small.nii", "--ram", "150M")
     assert done.returncode in (2, 3) and not (tmp_path / "small.nii").exists()
     assert "--ram" in done.stderr and "MB" in done.stderr and done.stderr.count("\n") == 1
-    allowed = int(limit * 1.7)
+    allowed = int(limit * 1.15)
     done, kept = predicted(built, large, tmp_path / "kept.nii", "--ram", f"{allowed}M", "--largest-component")
     assert done.returncode == 0, done.stderr
     assert kept["peak_memory_mb"] < allowed
@@ -55,7 +59,7 @@ def test_the_memory_that_was_allowed_is_enough_and_is_kept(built, large, tmp_pat
 
 
 def test_a_budget_bounds_what_a_scan_takes(built, tmp_path):
-    """The estimate for scans of several shapes is above what they really take, and not several times above."""
+    """The estimate for scans of several shapes is above what they really take, by 15 % at most."""
     program = (
         "import sys, json, numpy as np\n"
         "from samkd.deploy.runtime.memory import Budget, peak_bytes\n"
@@ -64,18 +68,17 @@ def test_a_budget_bounds_what_a_scan_takes(built, tmp_path):
         "package = Package.open(sys.argv[1], threads=1)\n"
         "shape = tuple(json.loads(sys.argv[2]))\n"
         "geometry = Geometry(np.diag([1.0, 1, 1, 1]), shape)\n"
-        "budget = Budget(1e12, package)\n"
-        "need = budget.needed(geometry, at_once=2)\n"
+        "need = Budget(1e12, package).needed(geometry, at_once=2)\n"
         "values = np.linspace(0, 100, int(np.prod(shape)), dtype=np.float32).reshape(1, *shape)\n"
         "package.segment(Volume(values, geometry))\n"
         "print(json.dumps([need, peak_bytes()]))\n"
     )
-    for shape in [(40, 40, 40), (300, 200, 100), (60, 500, 500)]:
+    for shape in [(200, 256, 256), (300, 300, 300), (4000, 40, 40)]:
         done = subprocess.run(
             [sys.executable, "-c", program, str(built), json.dumps(shape)], capture_output=True, text=True, check=True
         )
         need, peak = json.loads(done.stdout)
-        assert peak < need < 2.5 * peak, (shape, need, peak)
+        assert peak < need < 1.15 * peak, (shape, need, peak)
 
 
 def test_fewer_patches_at_once_when_memory_is_short(built):
@@ -91,6 +94,47 @@ def test_fewer_patches_at_once_when_memory_is_short(built):
         roomy.at_once(source, most=2)
     with pytest.raises(UsageError, match=r"took \d+ MB already"):
         Budget(1e6, package)
+
+
+def test_without_ram_what_is_free_is_the_limit(built, monkeypatch):
+    package = Package.open(built, threads=1)
+    source, large = Geometry(np.eye(4), (18, 18, 18)), Geometry(np.eye(4), (400, 400, 400))
+    monkeypatch.setattr(memory, "available_memory", lambda: 4e9)
+    budget = Budget(None, package)
+    assert budget.at_once(source, most=2) == 2 and "held" not in vars(budget)  # nothing was inferred to find that out
+    monkeypatch.setattr(memory, "available_memory", lambda: 5e8)
+    assert budget.at_once(source, most=2) == 2
+    with pytest.raises(BadInputError, match=r"400 x 400 x 400 voxels needs up to \d+ MB.*; \d+ MB are free here"):
+        budget.at_once(large, most=2)
+
+
+@pytest.fixture
+def small_cgroup():
+    """A cgroup of 300 MB, as a container or a batch job has it."""
+    group = Path("/sys/fs/cgroup/memory") / f"samkd-{os.getpid()}"
+    try:
+        group.mkdir()
+        (group / "memory.limit_in_bytes").write_text("300000000")
+    except OSError as error:
+        pytest.skip(f"no memory cgroup of version 1 can be made here ({error.strerror})")
+    yield group
+    with contextlib.suppress(OSError):
+        group.rmdir()
+
+
+def test_a_scan_too_large_for_its_cgroup_is_refused_where_the_kernel_would_kill(built, small_cgroup, tmp_path):
+    scan = tmp_path / "scan.nii"
+    write_scan(scan, Volume(np.zeros((1, 300, 300, 300), np.float32), Geometry(np.eye(4), (300, 300, 300))))
+    program = (
+        "import os, runpy, sys, pathlib\n"
+        "pathlib.Path(sys.argv[1], 'cgroup.procs').write_text(str(os.getpid()))\n"
+        "sys.argv[:2] = ['runtime']\n"
+        "runpy.run_module('samkd.deploy.runtime', run_name='__main__')\n"
+    )
+    command = [sys.executable, "-c", program, small_cgroup, "predict", scan, "-o", tmp_path / "mask.nii"]
+    done = subprocess.run([*map(str, command), "--package", str(built)], capture_output=True, text=True, check=False)
+    assert done.returncode == 3 and done.stderr.count("\n") == 1, done.stderr
+    assert not (tmp_path / "mask.nii").exists()
 
 
 @pytest.mark.parametrize("text", ["", "2", "G", "two G", "2K", "-1G", "0G", "1e3M", "1.2.3G"])

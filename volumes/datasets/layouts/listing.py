@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from ....errors import BadInputError
-from ...files import visible_entries
+from ...files import is_hidden, visible_entries
+from ...io.foreign_formats import is_foreign, passed_over
 from ...io.mask_codes import Code
 from ...io.scans import bare_name
 from ..cases import Case, Dataset
@@ -46,7 +47,9 @@ def sound(dataset: Dataset, faults: Sequence[str], *, source: Path) -> Dataset:
     """The dataset, if it has no fault and a case. Raises one BadInputError with every fault."""
     faults = [*faults, *_repeated((*dataset.training, *dataset.test))]
     if not faults and not dataset.training and not dataset.test:
-        faults.append("lists no case, neither for training nor for test")
+        foreign = [path for path in sorted(source.rglob("*")) if is_foreign(path) and not is_hidden(path)]
+        where = f"; {passed_over(source, foreign)}" if foreign else ""
+        faults.append(f"lists no case, neither for training nor for test{where}")
     if faults:
         listed = "".join(f"\n  - {fault}" for fault in faults)
         raise BadInputError(f"{source}: has {len(faults)} fault(s); correct them:{listed}")

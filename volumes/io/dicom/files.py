@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from ....errors import BadInputError, MissingExtraError, SamkdError
+from ....errors import BadInputError, MissingExtraError, SamkdError, translated
 
 _MOSAIC = (0x0019, 0x100A)  # Siemens: the number of slices tiled into one image
 _TAGS = [
@@ -47,12 +47,10 @@ INSTALL = f"pip install 'samkd[dicom]'; on a device without samkd: pip install p
 @functools.cache
 def load_pydicom() -> ModuleType:
     """The module `pydicom`, its warnings and its log off: both repeat header values. Raises MissingExtraError."""
-    try:
+    with translated("DICOM", f"is read by pydicom, which is not here; {INSTALL}", MissingExtraError):
         import pydicom
         import pydicom.config
         import pydicom.pixels
-    except ImportError as error:
-        raise MissingExtraError(f"DICOM is read by pydicom, which is not here; {INSTALL}") from error
     pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
     for name in ("pydicom", "highdicom", "pylibjpeg", "openjpeg"):
         logging.getLogger(name).setLevel(logging.CRITICAL + 1)
@@ -128,6 +126,7 @@ def read_header(path: Path) -> Any:
     """The pydicom Dataset of a file, with what this module needs of it and no pixels. Raises BadInputError."""
     if not is_dicom(path):
         raise BadInputError(f"{path}: is no DICOM file; expected DICOM, NIfTI (.nii, .nii.gz) or a picture.")
+    load_pydicom()
     with sound(path):
         return read_dicom(path, stop_before_pixels=True, specific_tags=_TAGS)
 

@@ -10,13 +10,14 @@ from typing import Any
 import numpy as np
 
 from .... import __version__
-from ....errors import BadInputError, MissingExtraError, UsageError
+from ....errors import BadInputError, MissingExtraError, UsageError, translated
 from ...files import atomic_path
 from ...geometry import Geometry
 from .files import Plane, is_dicom, load_pydicom, read_dicom, sound
 from .organ_codes import organ
 from .series import assemble
 
+_INSTALL = "pip install 'samkd[dicom]'; on a device without samkd: pip install highdicom"
 KINDS = ("binary", "labelmap")
 _NEEDED = ("SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID", "FrameOfReferenceUID")
 _MAY_BE_BLANK = (  # but must be there, by the standard, which not every exporter follows
@@ -85,14 +86,9 @@ def _multiframe(sources: Mapping[Path, Any], ordered: Sequence[Plane], labels: n
 
 def _load_highdicom() -> Any:
     load_pydicom()
-    try:
+    with translated("DICOM-SEG", f"is written by highdicom, which is not here; {_INSTALL}", MissingExtraError):
         import highdicom
         import highdicom.seg
-    except ImportError as error:
-        raise MissingExtraError(
-            "DICOM-SEG is written by highdicom, which is not here; pip install 'samkd[dicom]'; on a device without "
-            "samkd: pip install highdicom"
-        ) from error
     return highdicom
 
 
