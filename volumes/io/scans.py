@@ -222,7 +222,7 @@ def read_source(source: Source, *, channels: int = 1) -> Volume:
         return read_pictures(source.files, channels=channels)
     if source.is_dicom:
         return read_series(source.files)
-    if len(source.files) == 1 and not (channels > 1 and _CHANNEL.fullmatch(bare_name(source.files[0]))):
+    if _holds_all(source, channels):
         return read_scan(source.files[0], channels=channels)
     if len(source.files) != channels:
         names = ", ".join(file.name for file in source.files)
@@ -245,9 +245,14 @@ def read_source(source: Source, *, channels: int = 1) -> Volume:
     return Volume(np.concatenate(arrays), first)
 
 
+def _holds_all(source: Source, channels: int) -> bool:
+    """Whether a single NIfTI file holds all channels of the scan, and is not named like one of several."""
+    return len(source.files) == 1 and not (channels > 1 and _CHANNEL.fullmatch(bare_name(source.files[0])))
+
+
 def memory_to_read_files(source: Source, *, channels: int = 1) -> float:
     """Bytes that read_source holds at most while it reads NIfTI files, from their headers. Raises BadInputError."""
-    if len(source.files) == 1:
+    if _holds_all(source, channels):
         return memory_to_read(source.files[0], channels=channels)
     each = max(memory_to_read(file) for file in source.files)
     return 2 * len(source.files) * each  # all channels, and once more where they are joined
