@@ -1,7 +1,7 @@
 """What the verbs print: tables and one-line facts."""
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
@@ -11,6 +11,7 @@ from rich.table import Table
 
 if TYPE_CHECKING:
     from ..distill.study import Study
+    from ..evaluation.records import ScoreSummary
     from ..training.run import Run
     from ..volumes.datasets.registry import Dataset
     from ..workflows.report import Comparison
@@ -21,20 +22,19 @@ def show(table: Table) -> None:
     Console().print(table)
 
 
-def test_summary(run: "Run") -> dict[str, Any] | None:
+def test_summary(run: "Run") -> "ScoreSummary | None":
     """The scores of a run on its test scans, if it had any."""
-    return (run.metrics()["test"] or {}).get("summary")
+    scores = run.metrics().test
+    return scores and scores.summary
 
 
-def print_dice(summaries: dict[str, dict | None], *, title: str) -> None:
+def print_dice(summaries: "Mapping[str, ScoreSummary | None]", *, title: str) -> None:
     """One row per class and the mean over classes, one column per model; absent organs as the scores' rule says."""
     known = {name: summary for name, summary in summaries.items() if summary}
     if not known:
         print(f"{title}: done; the dataset has no labelled test case to score on")
         return
-    from ..evaluation.scores import dice_by_class
-
-    columns = {name: dice_by_class(summary) for name, summary in known.items()}
+    columns = {name: summary.dice_by_class() for name, summary in known.items()}
     show(_dice_table(columns, title=f"Dice, {title}"))
 
 
@@ -69,10 +69,10 @@ def print_study(study: "Study") -> None:
             "class", "difference", "95 % interval", "p", "cases", title=f"Dice, lambda {value:g} minus the control"
         )
         for name, row in effect.items():
-            low_to_high = "-" if row["low"] is None else f"{row['low']:+.4f} to {row['high']:+.4f}"
-            p = "-" if row["p"] is None else f"{row['p']:.3g}"
-            difference = "-" if row["difference"] is None else f"{row['difference']:+.4f}"
-            table.add_row(name, difference, low_to_high, p, str(row["cases"]))
+            low_to_high = "-" if row.low is None else f"{row.low:+.4f} to {row.high:+.4f}"
+            p = "-" if row.p is None else f"{row.p:.3g}"
+            difference = "-" if row.difference is None else f"{row.difference:+.4f}"
+            table.add_row(name, difference, low_to_high, p, str(row.cases))
         show(table)
     for name, run in runs.items():
         print(f"{name}: {run.path}")
@@ -119,7 +119,7 @@ def print_package(package: Path) -> None:
     table = Table("candidate", "SNR, dB", "same class", "largest loss of Dice", *more, "")
     for result in manifest.candidates:
         scores = result.per_class
-        losses = {name: dice - (scores[name]["dice"] or 0) for name, dice in before.items() if scores}
+        losses = {name: dice - (scores[name].dice or 0) for name, dice in before.items() if scores}
         worst = max(losses, key=losses.__getitem__, default=None)
         row = (
             result.title,
@@ -128,7 +128,7 @@ def print_package(package: Path) -> None:
             "" if worst is None else f"{losses[worst]:.4f} ({worst})",
         )
         with_prompts = result.prompted
-        shown = ("" if with_prompts is None else f"{with_prompts['agreement']:.5f}",) if prompted else ()
+        shown = ("" if with_prompts is None else f"{with_prompts.agreement:.5f}",) if prompted else ()
         table.add_row(*row, *shown, "passed" if result.refusal is None else "refused")
     show(table)
     print(f"{package}: {size / 1e6:.1f} MB, {manifest.target}, {manifest.precision}")

@@ -1,9 +1,8 @@
 """samkd distill: the teachers measured, the control, a student for each lambda, and what the teachers were worth."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from ..configs.schema import Config
 from ..evaluation.chart import line_chart
@@ -14,7 +13,7 @@ from ..training.split import DataSplit
 from ..volumes.datasets.registry import Dataset
 from ..volumes.files import atomic_path
 from .ensemble import Ensemble, EnsembleMember, check_teachers
-from .paired_comparison import paired_difference
+from .paired_comparison import PairedDifference, paired_difference
 from .soft_targets import validation_dice
 from .train import CACHE_LIMIT, distill, student_plan
 
@@ -31,7 +30,7 @@ class Study:
     teachers: tuple[Run, ...]
     control: Run | None
     students: dict[float, Run]  # by lambda, ascending; the control is among them where lambda = 1 was asked for
-    effects: dict[float, dict[str, dict[str, Any]]]  # by lambda: effect.paired_difference
+    effects: dict[float, dict[str, PairedDifference]]  # by lambda, then by class name or "mean"
     curve: Path | None
 
 
@@ -94,7 +93,8 @@ def study(
         students[value] = made
         if alone and made is not alone and (effect := _effect(made, alone)):
             effects[value] = effect
-            made.write_json("comparison.json", {"control": alone.path.name, "teachers": measured, "classes": effect})
+            classes = {name: asdict(difference) for name, difference in effect.items()}
+            made.write_json("comparison.json", {"control": alone.path.name, "teachers": measured, "classes": classes})
     curve = _draw(students, runs, config) if len(students) > 1 else None
     return Study(tuple(taught for taught, _ in teachers), alone, students, effects, curve)
 
@@ -113,21 +113,21 @@ def _tell(measured: dict[str, dict[str, float]], ensemble: Ensemble, split: Data
         )
 
 
-def _effect(student: Run, control: Run) -> dict[str, dict[str, Any]] | None:
-    one, other = student.metrics()["test"], control.metrics()["test"]
-    return paired_difference(one["cases"], other["cases"]) if one and other else None
+def _effect(student: Run, control: Run) -> dict[str, PairedDifference] | None:
+    one, other = student.metrics().test, control.metrics().test
+    return paired_difference(one.dice(), other.dice()) if one and other else None
 
 
 def _draw(students: dict[float, Run], runs: Path, config: Config) -> Path | None:
     """Test Dice over lambda, per class and mean; named after the runs in it, so that no sweep overwrites another."""
-    summaries = {value: made.metrics()["test"]["summary"] for value, made in students.items() if made.metrics()["test"]}
-    if len(summaries) < 2:
+    scores = {value: test for value, student in students.items() if (test := student.metrics().test)}
+    if len(scores) < 2:
         return None
     lines: dict[str, list[tuple[float, float]]] = {}
-    for value, summary in summaries.items():
-        for name, row in [*summary["per_class"].items(), ("mean", summary["mean"])]:
-            if row["dice"] is not None:
-                lines.setdefault(name, []).append((value, row["dice"]))
+    for value, test in scores.items():
+        for name, dice in test.summary.dice_by_class().items():
+            if dice is not None:
+                lines.setdefault(name, []).append((value, dice))
     svg = line_chart("Dice on the test scans", lines, x_label="lambda (1: no teacher)")
     svg = svg.replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ', 1).replace(">", f">{STYLE}", 1)
     made = digest({"runs": [student.path.name for student in students.values()]})[:8]

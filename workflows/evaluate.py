@@ -3,14 +3,14 @@
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from ..configs.load import load_config
 from ..configs.schema import Config
 from ..errors import BadInputError, UsageError, about
-from ..evaluation.scores import score_case, summarise
+from ..evaluation.records import CaseScores
+from ..evaluation.scores import case_scores, score_case
 from ..training.progress import Bar
 from ..training.prompt_sampling import prompts_from_truth
 from ..training.run import Run
@@ -34,16 +34,16 @@ def evaluate(
     modality: str | None = None,
     base: Path | None = None,
     config_name: str | None = None,
-) -> dict[str, Any]:
+) -> CaseScores:
     """Scores of a package, a run, or a folder of masks named like the scans, on a dataset's labelled test cases.
 
     The test cases of a `split` (a run's splits.json) take their place. `modality` ("CT" or "MR") keeps one of the two
     in a dataset that holds both. With `prompt_from_truth` ("point" or "box") the network is shown where each class is:
-    scores of a user who knows, and the result says so. `base` is the published file that a run adapts, where it has
+    scores of a user who knows. `base` is the published file that a run adapts, where it has
     moved. The config of that name says which classes of the dataset are the model's.
 
-    Returns {"summary": means, "cases": scores by case name, "prompts_from_truth": the option}. Raises BadInputError
-    when the model's classes are not the dataset's, UsageError for options that this kind of model does not take.
+    Raises BadInputError when the model's classes are not the dataset's, UsageError for options that this kind of model
+    does not take.
     """
     if prompt_from_truth not in (None, "point", "box"):
         raise UsageError(f"--prompt-from-truth {prompt_from_truth!r}: choose point or box")
@@ -58,8 +58,7 @@ def evaluate(
         loaded = load_model(model, base=base)
         dataset = _with_classes_of(loaded, dataset, config)
         segment = _prompted(loaded, prompt_from_truth) if prompt_from_truth else partial(_automatic, loaded)
-    scores = _scores(segment, cases, dataset)
-    return {"summary": summarise(scores), "cases": scores, "prompts_from_truth": prompt_from_truth}
+    return _scores(segment, cases, dataset)
 
 
 def _test_dataset(data: Path, config: Config | None, *, split: Path | None, modality: str | None) -> Dataset:
@@ -114,8 +113,7 @@ def _prompted(model: Model, kind: str) -> Segment:
     return segment
 
 
-def _scores(segment: Segment, cases: list[Case], dataset: Dataset) -> dict[str, list[dict[str, Any]]]:
-    """The rows of evaluation.scores.score_case, by case name."""
+def _scores(segment: Segment, cases: list[Case], dataset: Dataset) -> CaseScores:
     scores = {}
     with Bar("test scans", len(cases)) as bar:
         for case in cases:
@@ -126,4 +124,4 @@ def _scores(segment: Segment, cases: list[Case], dataset: Dataset) -> dict[str, 
                 prediction, truth, spacing=grid.spacing, labels=dataset.labels, frames=grid.frames
             )
             bar.advance(case.name)
-    return scores
+    return case_scores(scores)

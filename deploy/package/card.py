@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from ..runtime.manifest import CandidateResult, Manifest
+from ..runtime.manifest import CandidateResult, ConvertedScores, Manifest
 
 
 def model_card(manifest: Manifest) -> str:
@@ -96,25 +96,27 @@ def _prompts(manifest: Manifest) -> list[str]:
     if prompts is None or shown is None:
         return []
     option = "--point X,Y,Z" if "point" in prompts.kinds else "--box X0,Y0,Z0,X1,Y1,Z1"
-    rows = [f"{name} {_number(row['dice'])}" for name, row in shown["per_class"].items() if row["dice"] is not None]
+    rows = [f"{name} {_number(row.dice)}" for name, row in shown.per_class.items() if row.dice is not None]
     return [
         "## Prompts",
         "",
         f"A user may point at what is meant ({', '.join(sorted(prompts.kinds))}; up to {prompts.points} points of a "
         f"class in a patch): `predict --class NAME {option}`, or `prompt`, which encodes the scan once and then "
-        f"answers line by line. With one {shown['kind']} of each class from the truth, Dice was: {', '.join(rows)}.",
+        f"answers line by line. With one {shown.kind} of each class from the truth, Dice was: {', '.join(rows)}.",
         "",
     ]
 
 
 def _candidate(result: CandidateResult) -> str:
-    rows = [row for row in result.per_class.values() if row["dice"] is not None]
-    dice, hd95, nsd = (
-        _number(sum(row[key] for row in rows) / len(rows) if rows else None) for key in ("dice", "hd95_mm", "nsd")
-    )
-    snr = "exact" if result.snr_db is None and rows else _number(result.snr_db, 1)
+    scored = [row for row in result.per_class.values() if row.dice is not None]
+    dice, hd95, nsd = (_number(_mean(scored, key)) for key in ("dice", "hd95_mm", "nsd"))
+    snr = "exact" if result.snr_db is None and scored else _number(result.snr_db, 1)
     verdict = "passed" if result.refusal is None else "refused"
     return f"| {result.title} | {snr} | {_number(result.agreement, 6)} | {dice} | {hd95} | {nsd} | {verdict} |"
+
+
+def _mean(rows: Sequence[ConvertedScores], key: str) -> float | None:
+    return sum(getattr(row, key) for row in rows) / len(rows) if rows else None
 
 
 def _number(value: float | None, digits: int = 4) -> str:
