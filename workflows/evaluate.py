@@ -8,12 +8,14 @@ import numpy as np
 
 from ..configs.load import load_config
 from ..configs.schema import Config
+from ..deploy.runtime.quality import scan_flags
 from ..errors import BadInputError, UsageError, about
 from ..evaluation.records import CaseScores
 from ..evaluation.scores import case_scores, score_case
-from ..training.progress import Bar
+from ..training.progress import Bar, console
 from ..training.prompt_sampling import prompts_from_truth
 from ..training.run import Run
+from ..volumes.alignment import onto
 from ..volumes.datasets.registry import Case, Dataset, read_dataset, read_labelled_case
 from ..volumes.datasets.splits import assign, read_split
 from ..volumes.geometry import Volume
@@ -57,7 +59,9 @@ def evaluate(
     else:
         loaded = load_model(model, base=base)
         dataset = _with_classes_of(loaded, dataset, config)
-        segment = _prompted(loaded, prompt_from_truth) if prompt_from_truth else partial(_automatic, loaded)
+        if prompt_from_truth:
+            loaded.accept(frozenset({prompt_from_truth}))
+        segment = partial(_segment, loaded, prompt_from_truth)
     return _scores(segment, cases, dataset)
 
 
@@ -89,28 +93,28 @@ def _with_classes_of(model: Model, dataset: Dataset, config: Config | None) -> D
 
 
 def _read_mask(folder: Path, case: Case, volume: Volume, truth: np.ndarray) -> np.ndarray:
-    """The mask in `folder` that is named like the case's scan. Raises BadInputError when it is on another grid."""
+    """The mask in `folder` that is named like the case's scan, in the voxel order of the scan.
+
+    Raises BadInputError when it does not lie on the scan.
+    """
     mask = mask_in(folder, case.image)
     labels, geometry = read_mask(mask)
-    if not geometry.same_grid(volume.geometry):
+    placed = onto(labels, geometry, volume.geometry)
+    if placed is None:
         raise BadInputError(f"{mask.files[0]}: this mask is not on the grid of {case.image.files[0]}")
-    return labels
+    return placed
 
 
-def _automatic(model: Model, case: Case, volume: Volume, truth: np.ndarray) -> np.ndarray:
+def _segment(model: Model, kind: str | None, case: Case, volume: Volume, truth: np.ndarray) -> np.ndarray:
+    """The model's mask of a scan, shown a prompt of that kind for each class of the truth; warns of a doubtful mask."""
+    spacing = volume.geometry.spacing
+    prompts = prompts_from_truth(kind, truth, labels=model.class_names, spacing=spacing) if kind else None
     with about(case.image.place):
-        return model.segment(volume)
-
-
-def _prompted(model: Model, kind: str) -> Segment:
-    """Segment with one prompt of that kind per class, from the truth. UsageError for a model that does not take it."""
-    model.accept(frozenset({kind}))
-
-    def segment(case: Case, volume: Volume, truth: np.ndarray) -> np.ndarray:
-        prompts = prompts_from_truth(kind, truth, labels=model.class_names, spacing=volume.geometry.spacing)
-        return model.segment(volume, prompts=prompts)
-
-    return segment
+        preprocessed = model.preprocess(volume)
+        labels = model.segment_preprocessed(preprocessed, volume.geometry, prompts=prompts)
+    for flag in scan_flags(model, case.image, preprocessed, labels, volume.geometry):
+        console.print(f"warning: {case.image.place}: {flag}", markup=False, highlight=False, soft_wrap=True)
+    return labels
 
 
 def _scores(segment: Segment, cases: list[Case], dataset: Dataset) -> CaseScores:
