@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from ..evaluation.records import ScoreSummary
     from ..training.run import Run
     from ..volumes.datasets.registry import Dataset
+    from ..workflows.bench.distillation import DistillationCosts
     from ..workflows.report import Comparison
 
 
@@ -80,30 +81,30 @@ def print_study(study: "Study") -> None:
         print(f"curve: {study.curve}")
 
 
-def print_distill_costs(costs: dict[str, Any]) -> None:
+def print_distill_costs(costs: "DistillationCosts") -> None:
     """Seconds per training step by where the soft targets come from, and what the cache of them costs."""
-    size = " x ".join(map(str, costs["patch"]))
+    steps = costs.steps
+    size = " x ".join(map(str, steps.patch))
     table = Table(
         "step",
         "seconds",
         "to the one alone",
-        title=f"{costs['student']}, patch {size}, batch {costs['batch']}, {costs['device']}",
+        title=f"{steps.student}, patch {size}, batch {steps.batch}, {steps.device}",
     )
     names = {"alone": "without a teacher", "cached": "cached targets", "online": "online"}
-    for kind, seconds in costs["seconds"].items():
-        table.add_row(names[kind], f"{seconds:.3f}", f"{seconds / costs['seconds']['alone']:.2f}")
+    for kind, seconds in steps.seconds.items():
+        table.add_row(names[kind], f"{seconds:.3f}", f"{seconds / steps.seconds['alone']:.2f}")
     show(table)
-    if costs["refused"]:
-        print(costs["refused"])
-    of_float16 = costs["bytes"] / costs["bytes_float16"]
+    if steps.refused:
+        print(steps.refused)
+    of_float16 = costs.bytes_per_case / costs.float16_bytes
     print(
-        f"cache: {costs['bytes'] / 1e3:.1f} kB per case, {100 * of_float16:.1f} % of float16; "
-        f"a patch is read in {costs['read_ms']:.2f} ms"
+        f"cache: {costs.bytes_per_case / 1e3:.1f} kB per case, {100 * of_float16:.1f} % of float16; "
+        f"a patch is read in {costs.read_ms:.2f} ms"
     )
-    exact, cached = costs["dice"]["float32"], costs["dice"]["cached"]
     print(
-        f"Dice of the teacher's targets: {exact:.5f} as float32, {cached:.5f} cached; "
-        f"{costs['changed_voxels']} voxels changed their class"
+        f"Dice of the teacher's targets: {costs.exact_dice:.5f} as float32, {costs.cached_dice:.5f} cached; "
+        f"{costs.changed_voxels} voxels changed their class"
     )
 
 
