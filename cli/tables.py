@@ -111,9 +111,9 @@ def print_distill_costs(costs: "DistillationCosts") -> None:
 def print_package(package: Path) -> None:
     """How every candidate was judged on the way to the package, and what the package is."""
     from ..deploy.runtime.manifest import Manifest
+    from ..workflows.report import size_of
 
     manifest = Manifest.read(package)
-    size = sum(path.stat().st_size for path in package.rglob("*") if path.is_file())
     before = {drop.name: drop.torch for drop in manifest.scores if drop.torch is not None}
     prompted = manifest.prompts is not None
     more = ("same class, prompted",) if prompted else ()
@@ -132,7 +132,7 @@ def print_package(package: Path) -> None:
         shown = ("" if with_prompts is None else f"{with_prompts.agreement:.5f}",) if prompted else ()
         table.add_row(*row, *shown, "passed" if result.refusal is None else "refused")
     show(table)
-    print(f"{package}: {size / 1e6:.1f} MB, {manifest.target}, {manifest.precision}")
+    print(f"{package}: {size_of(package) / 1e6:.1f} MB, {manifest.target}, {manifest.precision}")
 
 
 def print_cases(dataset: "Dataset", rows: list[dict]) -> None:

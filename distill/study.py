@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from ..configs.schema import Config
-from ..evaluation.chart import line_chart
+from ..evaluation.chart import line_chart, svg_file
 from ..training.progress import console
 from ..training.run import Run
 from ..training.run_config import digest
@@ -16,11 +16,6 @@ from .ensemble import Ensemble, EnsembleMember, check_teachers
 from .paired_comparison import PairedDifference, paired_difference
 from .soft_targets import validation_dice
 from .train import CACHE_LIMIT, distill, student_plan
-
-STYLE = (
-    "<style>svg{background:#fff;font:12px sans-serif}.title{font-weight:bold}.grid{stroke:#ddd}"
-    ".axis{stroke:#333;fill:none}polyline{fill:none;stroke-width:2}</style>"
-)
 
 
 @dataclass(frozen=True)
@@ -145,10 +140,9 @@ def _draw(students: dict[float, Run], runs: Path, config: Config) -> Path | None
         for name, dice in test.summary.dice_by_class().items():
             if dice is not None:
                 lines.setdefault(name, []).append((value, dice))
-    svg = line_chart("Dice on the test scans", lines, x_label="lambda (1: no teacher)")
-    svg = svg.replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ', 1).replace(">", f">{STYLE}", 1)
+    chart = line_chart("Dice on the test scans", lines, x_label="lambda (1: no teacher)")
     names = digest({"runs": [student.path.name for student in students.values()]})[:8]
     path = runs / f"lambda-{config.name}-{config.student.name}-{names}.svg"
     with atomic_path(path) as temporary:
-        temporary.write_text(svg + "\n", encoding="utf-8")
+        temporary.write_text(svg_file(chart), encoding="utf-8")
     return path
