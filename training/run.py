@@ -90,11 +90,11 @@ class Run:
             return RunMetrics.from_json(json.loads(path.read_text(encoding="utf-8")))
         except (OSError, ValueError, RecursionError) as error:
             raise BadInputError(
-                f"{path}: cannot be read ({error}); remove it, and the same command scores anew"
+                f"{path}: cannot be read ({error}). Remove it, and the same command scores anew."
             ) from None
         except (KeyError, TypeError, AttributeError) as error:
             raise BadInputError(
-                f"{path}: holds no scores ({type(error).__name__} {error}); remove it, and the same command scores anew"
+                f"{path}: holds no scores ({type(error).__name__} {error}). Remove it, and the same command scores anew."
             ) from None
 
     def write_json(self, name: str, values: Any) -> None:

@@ -291,7 +291,7 @@ def test_metrics_with_a_wrong_value_are_one_line(tmp_path, text, wrong):
     run = Run.create(tmp_path / "run", run_config())
     assert text in METRICS
     run.write_text("metrics.json", METRICS.replace(text, wrong, 1))
-    with pytest.raises(BadInputError, match=r"metrics\.json: holds no scores .*remove it"):
+    with pytest.raises(BadInputError, match=r"metrics\.json: holds no scores .*Remove it"):
         run.metrics()
 
 
