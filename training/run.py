@@ -89,13 +89,10 @@ class Run:
         try:
             return RunMetrics.from_json(json.loads(path.read_text(encoding="utf-8")))
         except (OSError, ValueError, RecursionError) as error:
-            raise BadInputError(
-                f"{path}: cannot be read ({error}). Remove it, and the same command scores anew."
-            ) from None
+            fault = f"cannot be read ({error})"
         except (KeyError, TypeError, AttributeError) as error:
-            raise BadInputError(
-                f"{path}: holds no scores ({type(error).__name__} {error}). Remove it, and the same command scores anew."
-            ) from None
+            fault = f"holds no scores ({type(error).__name__} {error})"
+        raise BadInputError(f"{path}: {fault}. Remove it, and the same command scores anew.")
 
     def write_json(self, name: str, values: Any) -> None:
         self.write_text(name, json.dumps(values, indent=1) + "\n")
