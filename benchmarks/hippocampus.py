@@ -19,7 +19,8 @@ import numpy as np
 from verbs import samkd, settings
 
 from samkd.distill.ensemble import Ensemble, EnsembleMember
-from samkd.distill.paired_comparison import Rows, paired_difference
+from samkd.distill.paired_comparison import PairedDifference, paired_difference
+from samkd.evaluation.records import CaseScores, DiceByCase
 from samkd.evaluation.scores import score_case, summarise
 from samkd.training.run import Run
 from samkd.volumes.datasets.registry import read_labelled_case
@@ -48,20 +49,22 @@ def alone(run: Path, options: argparse.Namespace, *words: object, **kind: Any) -
     return trained(run, options, "--lambda", 1, *words, **kind)
 
 
-def mean_dice(run: Run) -> dict[str, float]:
-    summary = run.metrics()["test"]["summary"]
-    return {name: row["dice"] for name, row in [*summary["per_class"].items(), ("mean", summary["mean"])]}
+def test_scores(run: Run) -> CaseScores:
+    scores = run.metrics().test
+    assert scores is not None, f"{run.path}: this run has no test scores"
+    return scores
 
 
-def mean_rows(runs: Sequence[Run]) -> Rows:
-    """Each case's Dice per class, averaged over runs."""
-    tables = [run.metrics()["test"]["cases"] for run in runs]
+def mean_dice(run: Run) -> dict[str, float | None]:
+    return test_scores(run).summary.dice_by_class()
+
+
+def mean_over_runs(runs: Sequence[Run]) -> DiceByCase:
+    """Each case's Dice per class, averaged over runs; every case holds every class."""
+    tables = [test_scores(run).dice() for run in runs]
     return {
-        case: [
-            {"name": rows[0]["name"], "dice": float(np.mean([row["dice"] for row in rows]))}
-            for rows in zip(*(table[case] for table in tables), strict=True)
-        ]
-        for case in tables[0]
+        case: {name: float(np.mean([table[case][name] or 0.0 for table in tables])) for name in classes}
+        for case, classes in tables[0].items()
     }
 
 
@@ -76,16 +79,14 @@ def together(runs: Sequence[Run], options: argparse.Namespace) -> str:
         rows[case.name] = score_case(
             mask, truth, spacing=volume.geometry.spacing, labels=dataset.labels, frames=volume.geometry.frames
         )
-    summary = summarise(rows)
-    dice = [each["dice"] for each in (*summary["per_class"].values(), summary["mean"])]
+    dice = summarise(rows).dice_by_class().values()
     return "| all five teachers together | " + " | ".join(f"{value:.3f}" for value in dice) + " | |"
 
 
 def row(title: str, run: Run, *, against: Run | None = None) -> str:
     note = ""
     if against is not None:
-        tables = [each.metrics()["test"]["cases"] for each in (run, against)]
-        note = told(paired_difference(*tables)["mean"])
+        note = told(paired_difference(test_scores(run).dice(), test_scores(against).dice())["mean"])
     return f"| {title} | " + " | ".join(f"{value:.3f}" for value in mean_dice(run).values()) + f" | {note} |"
 
 
@@ -115,13 +116,13 @@ def experiment(options: argparse.Namespace) -> None:
         print(row(f"student, seed {seed}", made, against=control))
     for value in LAMBDAS:
         print(row(f"seed 0, lambda {value:g}", swept[value], against=None if value == 1 else controls[0]))
-    effects = paired_difference(mean_rows(students), mean_rows(controls))
+    effects = paired_difference(mean_over_runs(students), mean_over_runs(controls))
     for name, effect in effects.items():
         print(f"three seeds, {name}: {told(effect)}")
 
 
-def told(effect: dict[str, Any]) -> str:
-    return f"{effect['difference']:+.3f} [{effect['low']:+.3f}, {effect['high']:+.3f}], p = {effect['p']:.2g}"
+def told(effect: PairedDifference) -> str:
+    return f"{effect.difference:+.3f} [{effect.low:+.3f}, {effect.high:+.3f}], p = {effect.p:.2g}"
 
 
 def main() -> None:

@@ -47,7 +47,9 @@ def score(run: Path, data: Path) -> float:
     """Mean Dice of the masks that `samkd predict` writes for the test scans."""
     masks = run.parent / f"{run.name}-masks"
     samkd("predict", run, "-i", data / "imagesTs", "-o", masks)
-    return evaluate(masks, data)["summary"]["mean"]["dice"]
+    dice = evaluate(masks, data).summary.mean.dice
+    assert dice is not None, "every test scan of the phantom holds an organ"
+    return dice
 
 
 def main() -> None:

@@ -61,7 +61,9 @@ def main() -> None:
     for path in options.students:
         run = Run.read(path)
         data = Path(run.config.data)
-        torch = run.metrics()["test"]["summary"]["per_class"]
+        test = run.metrics().test
+        assert test is not None, f"{path}: this run has no test scores"
+        torch = test.summary.per_class
         for target, precisions in WAYS.items():
             for precision in precisions:
                 title = f"| {run.config.network.name} | {target} | {precision}"
@@ -70,9 +72,9 @@ def main() -> None:
                     lines.append(f"{title} | refused | | | | |" + " |" * len(torch))
                     continue
                 report = measured(package, data / "imagesTs", threads=options.threads)
-                scores = evaluate(package.with_suffix(".masks"), data)["summary"]["per_class"]
-                found = {name: row["dice"] for name, row in scores.items() if row["dice"] is not None}
-                drop = max(torch[name]["dice"] - dice for name, dice in found.items())
+                scores = evaluate(package.with_suffix(".masks"), data).summary.per_class
+                found = {name: row.dice for name, row in scores.items() if row.dice is not None}
+                drop = max((torch[name].dice or 0) - dice for name, dice in found.items())
                 manifest = Manifest.read(package)
                 size = sum(each.stat().st_size for each in package.glob("model.*")) / 1e6
                 how = f" ({manifest.quantization})" if manifest.quantization not in (None, "plain") else ""

@@ -1,7 +1,7 @@
 """What the verbs print: tables and one-line facts."""
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
@@ -11,8 +11,10 @@ from rich.table import Table
 
 if TYPE_CHECKING:
     from ..distill.study import Study
+    from ..evaluation.records import ScoreSummary
     from ..training.run import Run
     from ..volumes.datasets.registry import Dataset
+    from ..workflows.bench.distillation import DistillationCosts
     from ..workflows.report import Comparison
 
 
@@ -21,20 +23,19 @@ def show(table: Table) -> None:
     Console().print(table)
 
 
-def test_summary(run: "Run") -> dict[str, Any] | None:
+def test_summary(run: "Run") -> "ScoreSummary | None":
     """The scores of a run on its test scans, if it had any."""
-    return (run.metrics()["test"] or {}).get("summary")
+    scores = run.metrics().test
+    return scores and scores.summary
 
 
-def print_dice(summaries: dict[str, dict | None], *, title: str) -> None:
+def print_dice(summaries: "Mapping[str, ScoreSummary | None]", *, title: str) -> None:
     """One row per class and the mean over classes, one column per model; absent organs as the scores' rule says."""
     known = {name: summary for name, summary in summaries.items() if summary}
     if not known:
         print(f"{title}: done; the dataset has no labelled test case to score on")
         return
-    from ..evaluation.scores import dice_by_class
-
-    columns = {name: dice_by_class(summary) for name, summary in known.items()}
+    columns = {name: summary.dice_by_class() for name, summary in known.items()}
     show(_dice_table(columns, title=f"Dice, {title}"))
 
 
@@ -69,10 +70,10 @@ def print_study(study: "Study") -> None:
             "class", "difference", "95 % interval", "p", "cases", title=f"Dice, lambda {value:g} minus the control"
         )
         for name, row in effect.items():
-            low_to_high = "-" if row["low"] is None else f"{row['low']:+.4f} to {row['high']:+.4f}"
-            p = "-" if row["p"] is None else f"{row['p']:.3g}"
-            difference = "-" if row["difference"] is None else f"{row['difference']:+.4f}"
-            table.add_row(name, difference, low_to_high, p, str(row["cases"]))
+            low_to_high = "-" if row.low is None else f"{row.low:+.4f} to {row.high:+.4f}"
+            p = "-" if row.p is None else f"{row.p:.3g}"
+            difference = "-" if row.difference is None else f"{row.difference:+.4f}"
+            table.add_row(name, difference, low_to_high, p, str(row.cases))
         show(table)
     for name, run in runs.items():
         print(f"{name}: {run.path}")
@@ -80,46 +81,46 @@ def print_study(study: "Study") -> None:
         print(f"curve: {study.curve}")
 
 
-def print_distill_costs(costs: dict[str, Any]) -> None:
+def print_distill_costs(costs: "DistillationCosts") -> None:
     """Seconds per training step by where the soft targets come from, and what the cache of them costs."""
-    size = " x ".join(map(str, costs["patch"]))
+    steps = costs.steps
+    size = " x ".join(map(str, steps.patch))
     table = Table(
         "step",
         "seconds",
         "to the one alone",
-        title=f"{costs['student']}, patch {size}, batch {costs['batch']}, {costs['device']}",
+        title=f"{steps.student}, patch {size}, batch {steps.batch}, {steps.device}",
     )
     names = {"alone": "without a teacher", "cached": "cached targets", "online": "online"}
-    for kind, seconds in costs["seconds"].items():
-        table.add_row(names[kind], f"{seconds:.3f}", f"{seconds / costs['seconds']['alone']:.2f}")
+    for kind, seconds in steps.seconds.items():
+        table.add_row(names[kind], f"{seconds:.3f}", f"{seconds / steps.seconds['alone']:.2f}")
     show(table)
-    if costs["refused"]:
-        print(costs["refused"])
-    of_float16 = costs["bytes"] / costs["bytes_float16"]
+    if steps.refused:
+        print(steps.refused)
+    of_float16 = costs.bytes_per_case / costs.float16_bytes
     print(
-        f"cache: {costs['bytes'] / 1e3:.1f} kB per case, {100 * of_float16:.1f} % of float16; "
-        f"a patch is read in {costs['read_ms']:.2f} ms"
+        f"cache: {costs.bytes_per_case / 1e3:.1f} kB per case, {100 * of_float16:.1f} % of float16; "
+        f"a patch is read in {costs.read_ms:.2f} ms"
     )
-    exact, cached = costs["dice"]["float32"], costs["dice"]["cached"]
     print(
-        f"Dice of the teacher's targets: {exact:.5f} as float32, {cached:.5f} cached; "
-        f"{costs['changed_voxels']} voxels changed their class"
+        f"Dice of the teacher's targets: {costs.exact_dice:.5f} as float32, {costs.cached_dice:.5f} cached; "
+        f"{costs.changed_voxels} voxels changed their class"
     )
 
 
 def print_package(package: Path) -> None:
     """How every candidate was judged on the way to the package, and what the package is."""
     from ..deploy.runtime.manifest import Manifest
+    from ..workflows.report import size_of
 
     manifest = Manifest.read(package)
-    size = sum(path.stat().st_size for path in package.rglob("*") if path.is_file())
     before = {drop.name: drop.torch for drop in manifest.scores if drop.torch is not None}
     prompted = manifest.prompts is not None
     more = ("same class, prompted",) if prompted else ()
     table = Table("candidate", "SNR, dB", "same class", "largest loss of Dice", *more, "")
     for result in manifest.candidates:
         scores = result.per_class
-        losses = {name: dice - (scores[name]["dice"] or 0) for name, dice in before.items() if scores}
+        losses = {name: dice - (scores[name].dice or 0) for name, dice in before.items() if scores}
         worst = max(losses, key=losses.__getitem__, default=None)
         row = (
             result.title,
@@ -128,10 +129,10 @@ def print_package(package: Path) -> None:
             "" if worst is None else f"{losses[worst]:.4f} ({worst})",
         )
         with_prompts = result.prompted
-        shown = ("" if with_prompts is None else f"{with_prompts['agreement']:.5f}",) if prompted else ()
+        shown = ("" if with_prompts is None else f"{with_prompts.agreement:.5f}",) if prompted else ()
         table.add_row(*row, *shown, "passed" if result.refusal is None else "refused")
     show(table)
-    print(f"{package}: {size / 1e6:.1f} MB, {manifest.target}, {manifest.precision}")
+    print(f"{package}: {size_of(package) / 1e6:.1f} MB, {manifest.target}, {manifest.precision}")
 
 
 def print_cases(dataset: "Dataset", rows: list[dict]) -> None:

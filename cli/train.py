@@ -106,6 +106,7 @@ def distill(
     limit = parse_bytes(cache_limit, option="--cache-limit")
     overrides = [*overrides_of(student__name=student, labelled=labelled), *split_override(split), *(override or [])]
 
+    from ..workflows.distill import StudentOptions
     from ..workflows.distill import distill as distill_students
 
     study = distill_students(
@@ -118,11 +119,8 @@ def distill(
         overrides=overrides,
         run=run,
         control=control,
-        devices=devices,
-        online=online,
-        cache_limit=limit,
         base=base,
-        weights=student_weights,
+        options=StudentOptions(devices=devices, online=online, cache_limit=limit, weights=student_weights),
     )
     print_study(study)
 

@@ -90,9 +90,9 @@ def evaluate(
         config_name=config_name,
     )
     if out is not None:
-        write_json(out, scores)
+        write_json(out, scores.to_json() | {"prompts_from_truth": truth})
     prompted = f", shown a {truth} from the truth for every class" if truth else ""
-    print_dice({model.name: scores["summary"]}, title=f"{model} on {len(scores['cases'])} test scans{prompted}")
+    print_dice({model.name: scores.summary}, title=f"{model} on {len(scores.cases)} test scans{prompted}")
 
 
 def verify(package: Annotated[Path, typer.Argument(help="A package (folder or zip).")], trust: Trust = None) -> None:

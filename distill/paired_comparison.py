@@ -1,44 +1,60 @@
 """What the teacher was worth: the student against its control, case by case."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 from scipy.stats import bootstrap, wilcoxon
 
-Rows = Mapping[str, Sequence[Mapping[str, Any]]]  # scores of evaluation.scores.score_case by case name
+from ..evaluation.records import DiceByCase
 
 
-def paired_difference(student: Rows, control: Rows, *, seed: int = 0) -> dict[str, dict[str, Any]]:
+@dataclass(frozen=True, kw_only=True)
+class PairedDifference:
+    """The mean of Dice differences over so many cases, with its interval and p-value; None without enough cases.
+
+    `low` and `high` are a 95 % percentile bootstrap over cases (10000 seeded resamples), `p` is the Wilcoxon
+    signed-rank test's, two-sided, and 1 when no case differs. They need two cases.
+    """
+
+    cases: int
+    difference: float | None = None
+    low: float | None = None
+    high: float | None = None
+    p: float | None = None
+
+
+def paired_difference(student: DiceByCase, control: DiceByCase, *, seed: int = 0) -> dict[str, PairedDifference]:
     """Dice of the student minus Dice of the control over the test cases, per class and for each case's ``mean``.
 
-    Each entry has ``cases``, ``difference`` (mean), ``low`` and ``high`` (95 % percentile bootstrap over cases, 10000
-    seeded resamples) and ``p`` (Wilcoxon signed-rank, two-sided; 1 when no case differs). Interval and p are None for
-    fewer than two cases. A class counts in the cases that hold it. The p-values are not corrected for their number.
+    A class counts in the cases that hold it. The p-values are not corrected for their number.
     """
     per_class: dict[str, list[float]] = {}
     means = []
-    for case, rows in student.items():
+    for case, classes in student.items():
         differences = {
-            one["name"]: one["dice"] - other["dice"]
-            for one, other in zip(rows, control[case], strict=True)
-            if one["dice"] is not None and other["dice"] is not None
+            name: one - other
+            for name, one in classes.items()
+            if one is not None and (other := control[case][name]) is not None
         }
         for name, difference in differences.items():
             per_class.setdefault(name, []).append(difference)
         if differences:
             means.append(float(np.mean(list(differences.values()))))
-    return {name: _summary(values, seed) for name, values in {**per_class, "mean": means}.items()}
+    return {name: _statistics(values, seed) for name, values in {**per_class, "mean": means}.items()}
 
 
-def _summary(differences: list[float], seed: int) -> dict[str, Any]:
-    summary: dict[str, Any] = {"cases": len(differences), "difference": None, "low": None, "high": None, "p": None}
-    if differences:
-        summary["difference"] = float(np.mean(differences))
-    if len(differences) > 1:
-        found = bootstrap(
-            (differences,), np.mean, n_resamples=10_000, method="percentile", rng=np.random.default_rng(seed)
-        ).confidence_interval
-        summary |= {"low": float(found.low), "high": float(found.high)}
-        summary["p"] = float(wilcoxon(differences)[1]) if any(differences) else 1.0  # type: ignore[arg-type]
-    return summary
+def _statistics(differences: list[float], seed: int) -> PairedDifference:
+    if not differences:
+        return PairedDifference(cases=0)
+    mean = float(np.mean(differences))
+    if len(differences) == 1:
+        return PairedDifference(cases=1, difference=mean)
+    rng = np.random.default_rng(seed)
+    interval = bootstrap((differences,), np.mean, n_resamples=10_000, method="percentile", rng=rng).confidence_interval
+    return PairedDifference(
+        cases=len(differences),
+        difference=mean,
+        low=float(interval.low),
+        high=float(interval.high),
+        p=float(wilcoxon(differences)[1]) if any(differences) else 1.0,  # type: ignore[arg-type]
+    )

@@ -1,12 +1,11 @@
 """samkd distill: the teachers measured, the control, a student for each lambda, and what the teachers were worth."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from ..configs.schema import Config
-from ..evaluation.chart import line_chart
+from ..evaluation.chart import line_chart, svg_file
 from ..training.progress import console
 from ..training.run import Run
 from ..training.run_config import digest
@@ -14,14 +13,9 @@ from ..training.split import DataSplit
 from ..volumes.datasets.registry import Dataset
 from ..volumes.files import atomic_path
 from .ensemble import Ensemble, EnsembleMember, check_teachers
-from .paired_comparison import paired_difference
+from .paired_comparison import PairedDifference, paired_difference
 from .soft_targets import validation_dice
 from .train import CACHE_LIMIT, distill, student_plan
-
-STYLE = (
-    "<style>svg{background:#fff;font:12px sans-serif}.title{font-weight:bold}.grid{stroke:#ddd}"
-    ".axis{stroke:#333;fill:none}polyline{fill:none;stroke-width:2}</style>"
-)
 
 
 @dataclass(frozen=True)
@@ -31,8 +25,22 @@ class Study:
     teachers: tuple[Run, ...]
     control: Run | None
     students: dict[float, Run]  # by lambda, ascending; the control is among them where lambda = 1 was asked for
-    effects: dict[float, dict[str, dict[str, Any]]]  # by lambda: effect.paired_difference
+    effects: dict[float, dict[str, PairedDifference]]  # by lambda, then by class name or "mean"
     curve: Path | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudentOptions:
+    """How each student is trained, besides its config.
+
+    `devices` is a count. The teachers see the student's very patches with `online`; else their soft targets are cached,
+    in at most `cache_limit` bytes. `weights` is the published file that a student of SAM's kind starts from.
+    """
+
+    devices: int = 1
+    online: bool = False
+    cache_limit: float = CACHE_LIMIT
+    weights: Path | None = None
 
 
 def study(
@@ -44,34 +52,21 @@ def study(
     runs: Path,
     run: Path | None = None,
     control: bool = True,
-    devices: int = 1,
-    online: bool = False,
-    cache_limit: float = CACHE_LIMIT,
     base: Path | None = None,
-    weights: Path | None = None,
+    options: StudentOptions = StudentOptions(),
 ) -> Study:
     """Measure the teachers on the student's validation cases, then train the control and a student per lambda.
 
-    Runs that are there already are reused; `base` as in networks.load_network, `weights` as in `distill`. Each
-    distilled run gets a ``comparison.json``; several lambdas also leave the curve of their test Dice (the paper's Table
-    4) as an SVG in the run root. Raises what `distill` raises, and BadInputError for teachers of other classes or
-    channels.
+    Runs that are there already are reused. `run` is the folder of the one student, `base` the published file that the
+    teachers adapt, where it has moved. Each distilled run gets a ``comparison.json``; several lambdas also leave the
+    curve of their test Dice (the paper's Table 4) as an SVG in the run root. Raises what `distill` raises, and
+    BadInputError for teachers of other classes or channels.
     """
-    check_teachers([taught for taught, _ in teachers], dataset)
-    needed = any(value < 1 for value in lambdas)
-    ensemble = (
-        Ensemble([EnsembleMember.of(taught, weight=weight, base=base) for taught, weight in teachers])
-        if needed and teachers
-        else None
-    )
-    plan = student_plan(config)
-    measured: dict[str, dict[str, float]] = {}
-    if ensemble:
-        if online:
-            ensemble.check_online(plan)
-        split = DataSplit.of(dataset, validation=config.validation, seed=config.seed)
-        measured = validation_dice(ensemble, split.validation, dataset, plan=plan, cache=runs / "cache")
-        _tell(measured, ensemble, split)
+    check_teachers([teacher for teacher, _ in teachers], dataset)
+    members = [EnsembleMember.of(teacher, weight=weight, base=base) for teacher, weight in teachers if min(lambdas) < 1]
+    ensemble = Ensemble(members) if members else None
+    teacher_dice = _measure(ensemble, config, dataset, cache=runs / "cache", online=options.online) if ensemble else {}
+    folders = {lambdas[0]: run} if len(lambdas) == 1 else {}
 
     def train(value: float) -> Run:
         return distill(
@@ -79,59 +74,75 @@ def study(
             dataset,
             teachers=ensemble,
             runs=runs,
-            run=run if len(lambdas) == 1 and value == lambdas[0] else None,
+            run=folders.get(value),
             lambda_=value,
-            devices=devices,
-            online=online,
-            cache_limit=cache_limit,
-            weights=weights,
+            devices=options.devices,
+            online=options.online,
+            cache_limit=options.cache_limit,
+            weights=options.weights,
         )
 
-    alone = train(1.0) if control or 1.0 in lambdas else None
+    control_run = train(1.0) if control or 1.0 in lambdas else None
     students, effects = {}, {}
     for value in sorted(set(lambdas)):
-        made = alone if value == 1.0 and alone else train(value)
-        students[value] = made
-        if alone and made is not alone and (effect := _effect(made, alone)):
+        student = students[value] = control_run if control_run and value == 1.0 else train(value)
+        if control_run and student is not control_run and (effect := _compare(student, control_run, teacher_dice)):
             effects[value] = effect
-            made.write_json("comparison.json", {"control": alone.path.name, "teachers": measured, "classes": effect})
     curve = _draw(students, runs, config) if len(students) > 1 else None
-    return Study(tuple(taught for taught, _ in teachers), alone, students, effects, curve)
+    return Study(tuple(teacher for teacher, _ in teachers), control_run, students, effects, curve)
 
 
-def _tell(measured: dict[str, dict[str, float]], ensemble: Ensemble, split: DataSplit) -> None:
-    """A teacher no better than its student teaches little: say first how good each is."""
-    held_out = {case.name for case in split.validation}
-    seen = [len(held_out & teacher.trained_on) for teacher in ensemble.teachers]
-    for index, (name, scores) in enumerate(measured.items()):
+def _measure(
+    ensemble: Ensemble, config: Config, dataset: Dataset, *, cache: Path, online: bool
+) -> dict[str, dict[str, float]]:
+    """The Dice of each teacher on the student's validation cases; said first, for one no better than its student
+    teaches little. Raises UsageError for teachers that cannot be asked `online`.
+    """
+    plan = student_plan(config)
+    if online:
+        ensemble.check_online(plan)
+    split = DataSplit.of(dataset, validation=config.validation, seed=config.seed)
+    dice = validation_dice(ensemble, split.validation, dataset, plan=plan, cache=cache)
+    validation = {case.name for case in split.validation}
+    seen = [len(validation & teacher.trained_on) for teacher in ensemble.teachers]
+    for index, (name, scores) in enumerate(dice.items()):
         known = seen[index] if index < len(seen) else max(seen)
         warning = f", {known} of which it was trained on" if known else ""
         console.print(
-            f"teacher {name}: Dice {scores['mean']:.3f} on the student's {len(held_out)} validation cases{warning}",
+            f"teacher {name}: Dice {scores['mean']:.3f} on the student's {len(validation)} validation cases{warning}",
             highlight=False,
             soft_wrap=True,
         )
+    return dice
 
 
-def _effect(student: Run, control: Run) -> dict[str, dict[str, Any]] | None:
-    one, other = student.metrics()["test"], control.metrics()["test"]
-    return paired_difference(one["cases"], other["cases"]) if one and other else None
+def _compare(
+    student: Run, control: Run, teacher_dice: dict[str, dict[str, float]]
+) -> dict[str, PairedDifference] | None:
+    """The student against its control, also as its comparison.json; None where one of them has no test scores."""
+    one, other = student.metrics().test, control.metrics().test
+    if one is None or other is None:
+        return None
+    effect = paired_difference(one.dice(), other.dice())
+    classes = {name: asdict(difference) for name, difference in effect.items()}
+    values = {"control": control.path.name, "teachers": teacher_dice, "classes": classes}
+    student.write_json("comparison.json", values)
+    return effect
 
 
 def _draw(students: dict[float, Run], runs: Path, config: Config) -> Path | None:
     """Test Dice over lambda, per class and mean; named after the runs in it, so that no sweep overwrites another."""
-    summaries = {value: made.metrics()["test"]["summary"] for value, made in students.items() if made.metrics()["test"]}
-    if len(summaries) < 2:
+    scores = {value: test for value, student in students.items() if (test := student.metrics().test)}
+    if len(scores) < 2:
         return None
     lines: dict[str, list[tuple[float, float]]] = {}
-    for value, summary in summaries.items():
-        for name, row in [*summary["per_class"].items(), ("mean", summary["mean"])]:
-            if row["dice"] is not None:
-                lines.setdefault(name, []).append((value, row["dice"]))
-    svg = line_chart("Dice on the test scans", lines, x_label="lambda (1: no teacher)")
-    svg = svg.replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ', 1).replace(">", f">{STYLE}", 1)
-    made = digest({"runs": [student.path.name for student in students.values()]})[:8]
-    path = runs / f"lambda-{config.name}-{config.student.name}-{made}.svg"
+    for value, test in scores.items():
+        for name, dice in test.summary.dice_by_class().items():
+            if dice is not None:
+                lines.setdefault(name, []).append((value, dice))
+    chart = line_chart("Dice on the test scans", lines, x_label="lambda (1: no teacher)")
+    names = digest({"runs": [student.path.name for student in students.values()]})[:8]
+    path = runs / f"lambda-{config.name}-{config.student.name}-{names}.svg"
     with atomic_path(path) as temporary:
-        temporary.write_text(svg + "\n", encoding="utf-8")
+        temporary.write_text(svg_file(chart), encoding="utf-8")
     return path

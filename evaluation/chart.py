@@ -9,6 +9,11 @@ _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00")  #
 _WIDTH, _HEIGHT = 520, 300
 _LEFT, _RIGHT, _TOP, _BOTTOM = 58, 14, 34, 70  # margins around the plot
 
+_STYLE = (
+    "<style>svg{background:#fff;font:12px sans-serif}.title{font-weight:bold}.grid{stroke:#ddd}"
+    ".axis{stroke:#333;fill:none}polyline{fill:none;stroke-width:2}</style>"
+)
+
 Points = Sequence[tuple[float, float]]
 
 
@@ -64,3 +69,8 @@ def _ticks(values: Sequence[float]) -> list[float]:
     step = next(power * factor for factor in (1, 2, 5, 10) if power * factor >= raw)
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
     return [round(step * i, 12) for i in range(first, last + 1)]
+
+
+def svg_file(chart: str) -> str:
+    """The content of an SVG file of its own from an <svg> of line_chart, which in a page has the page's style."""
+    return chart.replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ', 1).replace(">", f">{_STYLE}", 1) + "\n"

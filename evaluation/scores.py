@@ -1,14 +1,13 @@
 """Scores of a mask against the truth, on whole volumes: every slice counts, empty ones too."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
 
 import numpy as np
 from scipy.ndimage import binary_erosion, distance_transform_edt, find_objects
 
 from ..errors import BadInputError
+from .records import METRICS, CaseScores, ClassMean, ClassScore, Scores, ScoreSummary
 
-METRICS = ("dice", "iou", "hd95_mm", "nsd")
 ABSENT_RULE = (
     "A class that is absent from both truth and prediction is not scored in that case and left out of the means. One "
     "that is present in only one of them scores Dice, IoU and NSD 0, and as its HD95 the diagonal of the scan."
@@ -23,16 +22,15 @@ def score_case(
     labels: Mapping[int, str],
     tolerance_mm: float = 1.0,
     frames: bool = False,
-) -> list[dict[str, Any]]:
-    """Scores of one scan's labels [D, H, W], one row per class of `labels` but the background, 0.
+) -> tuple[ClassScore, ...]:
+    """Scores of one scan's labels [D, H, W], one for each class of `labels` but the background, 0.
 
-    `spacing` is in mm along D, H, W. `frames` says that D counts the frames of a video. A row holds "class", "name",
-    "truth_voxels", "predicted_voxels" and
+    `spacing` is in mm along D, H, W. `frames` says that D counts the frames of a video. Of the scores are
 
-    - "dice" = 2 |P n T| / (|P| + |T|) and "iou" = |P n T| / |P u T|;
-    - "hd95_mm": the larger of the two directed 95th percentiles of the distances from each surface voxel of one mask
+    - `dice` = 2 |P n T| / (|P| + |T|) and `iou` = |P n T| / |P u T|;
+    - `hd95_mm` the larger of the two directed 95th percentiles of the distances from each surface voxel of one mask
       to the nearest surface voxel of the other (Maier-Hein et al. 2024, Metrics reloaded; as MONAI computes it);
-    - "nsd": the share of both surfaces within `tolerance_mm` of the other (Nikolov et al. 2018), in voxels.
+    - `nsd` the share of both surfaces within `tolerance_mm` of the other (Nikolov et al. 2018), in voxels.
 
     A surface is what one erosion with the six face neighbours takes away; beyond the scan's edge is background. An axis
     of length 1 has no surface: a picture or a single slice is scored in 2-D, with four neighbours. No distance leads
@@ -70,28 +68,29 @@ def score_case(
             distances = [_surface_distances(p == value, t == value, image_spacing, worst) for p, t in pairs]
             to_true, to_predicted = (np.concatenate(parts) for parts in zip(*distances, strict=True))
             scores = {**_overlap(predicted, true), **_surface(to_true, to_predicted, tolerance_mm)}
-        rows.append({"class": value, "name": name, **scores, **sizes})
-    return rows
+        rows.append(ClassScore(number=value, name=name, **scores, **sizes))
+    return tuple(rows)
 
 
-def summarise(rows: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, dict[str, Any]]:
-    """Means over cases; `rows` is what score_case returned, by case name.
+def case_scores(cases: Mapping[str, Sequence[ClassScore]]) -> CaseScores:
+    """The scores that score_case gave for each case, by case name, with their means."""
+    return CaseScores(summarise(cases), {name: tuple(rows) for name, rows in cases.items()})
 
-    {"per_class": {name: {"dice", "iou", "hd95_mm", "nsd", "cases"}}, "mean": {"dice", "iou", "hd95_mm", "nsd"}}.
-    "cases" counts those in which the class was scored; without one its means are None. "mean" is the mean over the
-    classes of their means, so that a rare organ counts as much as one that everybody has.
+
+def summarise(cases: Mapping[str, Sequence[ClassScore]]) -> ScoreSummary:
+    """Means over cases, of what score_case gave for each, by case name.
+
+    The mean over the classes is that of their means, so that a rare organ counts as much as one that everybody has.
     """
-    per_class: dict[str, dict[str, Any]] = {}
-    for name in dict.fromkeys(row["name"] for case in rows.values() for row in case):
-        scored = [r for case in rows.values() for r in case if r["name"] == name and r["dice"] is not None]
-        per_class[name] = {metric: _mean(row[metric] for row in scored) for metric in METRICS} | {"cases": len(scored)}
-    seen = [row for row in per_class.values() if row["cases"]]
-    return {"per_class": per_class, "mean": {metric: _mean(row[metric] for row in seen) for metric in METRICS}}
+    per_class = {}
+    for name in dict.fromkeys(row.name for rows in cases.values() for row in rows):
+        scored = [row for rows in cases.values() for row in rows if row.name == name and row.dice is not None]
+        per_class[name] = ClassMean(**_means(scored), cases=len(scored))
+    return ScoreSummary(per_class, Scores(**_means([row for row in per_class.values() if row.cases])))
 
 
-def dice_by_class(summary: Mapping[str, Any]) -> dict[str, float | None]:
-    """The Dice of every class by its name, and last of all their "mean"; `summary` is what summarise returned."""
-    return {name: row["dice"] for name, row in summary["per_class"].items()} | {"mean": summary["mean"]["dice"]}
+def _means(rows: Sequence[Scores]) -> dict[str, float | None]:
+    return {metric: _mean(getattr(row, metric) for row in rows) for metric in METRICS}
 
 
 def _mean(values: Iterable[float]) -> float | None:

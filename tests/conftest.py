@@ -1,3 +1,4 @@
+import shutil
 import sys
 
 import pytest
@@ -16,6 +17,46 @@ def one_thread_and_one_seed():
     torch.manual_seed(0)
     yield
     torch.set_num_threads(threads)
+
+
+# What several rooms test with: helpers.packages is imported by the fixtures, for it loads torch.
+
+
+@pytest.fixture(scope="session")
+def levels():
+    """A network that segments by intensity alone: its own masks are the truth of every case here."""
+    from helpers.packages import Levels
+
+    return Levels()
+
+
+@pytest.fixture
+def job(tmp_path):
+    from helpers.packages import deploy
+
+    return lambda network, **changes: deploy(network, tmp_path, **changes)
+
+
+@pytest.fixture(scope="session")
+def scan():
+    from helpers.packages import make_scan
+
+    return make_scan
+
+
+@pytest.fixture(scope="session")
+def built(tmp_path_factory):
+    """The package of the network of `levels`, not to be changed."""
+    from helpers.packages import Levels, deploy
+
+    return deploy(Levels(), tmp_path_factory.mktemp("built"))
+
+
+@pytest.fixture
+def package(built, tmp_path):
+    """A package folder to damage, with its zip beside it."""
+    shutil.copyfile(built.with_name("student.zip"), tmp_path / "student.zip")
+    return shutil.copytree(built, tmp_path / "student")
 
 
 def pytest_terminal_summary(terminalreporter):

@@ -113,3 +113,9 @@ def test_one_openvino_core_for_a_process():
     files = [path for room in ("deploy", "tests", "benchmarks") for path in (ROOT / room).rglob("*.py")]
     made = [path.name for path in files if re.search(r"\.Core\(|\b(ov|openvino)\.compile_model\(", path.read_text())]
     assert made == ["engine_openvino.py"]
+
+
+def test_the_folders_of_the_tests_mirror_the_rooms():
+    """Each names a room or a part of one, in its place; two hold what belongs to no room."""
+    folders = {path.parent.relative_to(ROOT / "tests") for path in (ROOT / "tests").rglob("test_*.py")}
+    assert sorted(str(path) for path in folders if not (ROOT / path / "__init__.py").exists()) == ["docs", "e2e"]

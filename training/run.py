@@ -13,6 +13,7 @@ import yaml
 from ..errors import BadInputError
 from ..volumes.files import atomic_path, is_leftover, make_folder
 from ..volumes.plan import Plan
+from .metrics import RunMetrics
 from .run_config import RunConfig
 
 
@@ -82,18 +83,16 @@ class Run:
     def stage(self) -> str:
         return self.config.stage
 
-    def metrics(self) -> dict[str, Any]:
+    def metrics(self) -> RunMetrics:
         """The content of metrics.json. Raises BadInputError."""
         path = self.path / "metrics.json"
         try:
-            metrics = json.loads(path.read_text(encoding="utf-8"))
+            return RunMetrics.from_json(json.loads(path.read_text(encoding="utf-8")))
         except (OSError, ValueError, RecursionError) as error:
-            raise BadInputError(
-                f"{path}: cannot be read ({error}); remove it, and the same command scores anew"
-            ) from None
-        if not isinstance(metrics, dict):
-            raise BadInputError(f"{path}: holds no scores; remove it, then train again to score")
-        return metrics
+            fault = f"cannot be read ({error})"
+        except (KeyError, TypeError, AttributeError) as error:
+            fault = f"holds no scores ({type(error).__name__} {error})"
+        raise BadInputError(f"{path}: {fault}. Remove it, and the same command scores anew.")
 
     def write_json(self, name: str, values: Any) -> None:
         self.write_text(name, json.dumps(values, indent=1) + "\n")

@@ -3,14 +3,15 @@
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import torch
 from lightning.fabric import Fabric
 from lightning.fabric.strategies.ddp import DDPStrategy
 
 from ..errors import UsageError
-from ..evaluation.scores import score_case, summarise
+from ..evaluation.records import ClassScore
+from ..evaluation.scores import case_scores, score_case
 from ..sam.checkpoints import LoadReport
 from ..volumes.datasets.registry import Case, Dataset, read_labelled_case
 from ..volumes.pipeline import segment
@@ -19,6 +20,7 @@ from .checkpoint import load_weights
 from .job import TrainingJob
 from .lock import one_at_a_time
 from .loop import TrainingResult, fit
+from .metrics import BestValidation, RunMetrics
 from .patches import PatchBatches
 from .predictor import make_predictor
 from .prepared import PreparedCase, prepare_cases
@@ -143,24 +145,22 @@ def prepare(job: TrainingJob, *, cache: Path) -> tuple[list[PreparedCase], list[
 def score_run(run: Run, network: torch.nn.Module, job: TrainingJob, result: TrainingResult) -> None:
     """Score the best weights on the whole test scans and write ``metrics.json``, with which the run is finished."""
     load_weights(network, run.weights)
-    rows = score_scans(network, job.split.test, job.split.dataset, plan=job.plan, title=f"{job.title}: test scans")
-    run.write_json(
-        "metrics.json",
-        {
-            "steps": result.steps,
-            "seconds": round(result.seconds, 1),
-            "skipped_steps": result.skipped,
-            "parameters": sum(parameter.numel() for parameter in network.parameters()),
-            "trained_parameters": sum(p.numel() for p in network.parameters() if p.requires_grad),
-            "validation": {"dice": result.best_dice, "step": result.best_step},
-            "test": {"summary": summarise(rows), "cases": rows} if rows else None,
-        },
+    cases = score_scans(network, job.split.test, job.split.dataset, plan=job.plan, title=f"{job.title}: test scans")
+    metrics = RunMetrics(
+        steps=result.steps,
+        seconds=round(result.seconds, 1),
+        skipped_steps=result.skipped,
+        parameters=sum(parameter.numel() for parameter in network.parameters()),
+        trained_parameters=sum(p.numel() for p in network.parameters() if p.requires_grad),
+        validation=BestValidation(dice=result.best_dice, step=result.best_step),
+        test=case_scores(cases) if cases else None,
     )
+    run.write_json("metrics.json", metrics.to_json())
 
 
 def score_scans(
     network: torch.nn.Module, cases: Sequence[Case], dataset: Dataset, *, plan: Plan, title: str
-) -> dict[str, list[dict[str, Any]]]:
+) -> dict[str, tuple[ClassScore, ...]]:
     """Scores of a torch network on whole scans, on their own grids, by case name."""
     predictor = make_predictor(network)
     rows = {}

@@ -1,6 +1,7 @@
 """samkd deploy: a student's run, packed for a device."""
 
 import tempfile
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -129,11 +130,12 @@ def _criteria(
 
 def _provenance(run: Run, config: Config) -> dict[str, Any]:
     """Where the package comes from, as its manifest keeps it."""
+    test = run.metrics().test
     return {
         "run": run.path.name,
         "stage": run.stage,
         "recipe": config.name,
         "network": run.config.network.name,
         "objective": run.config.objective.to_dict(),
-        "test": (run.metrics()["test"] or {}).get("summary"),
+        "test": test and asdict(test.summary),
     }

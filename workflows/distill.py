@@ -7,8 +7,7 @@ from pathlib import Path
 from ..configs.load import load_config
 from ..configs.schema import Config
 from ..distill.ensemble import read_teacher
-from ..distill.study import Study, study
-from ..distill.train import CACHE_LIMIT
+from ..distill.study import StudentOptions, Study, study
 from ..errors import UsageError
 from ..training.run import Run, newest_run
 from ..volumes.datasets.registry import Dataset
@@ -34,20 +33,16 @@ def distill(
     unlabelled: Path | None,
     runs: Path,
     overrides: Sequence[str],
-    run: Path | None = None,
-    control: bool = True,
-    devices: int = 1,
-    online: bool = False,
-    cache_limit: float = CACHE_LIMIT,
-    base: Path | None = None,
-    weights: Path | None = None,
+    run: Path | None,
+    control: bool,
+    base: Path | None,
+    options: StudentOptions,
 ) -> Study:
     """Train a student for every lambda, and with `control` the same student without its teachers.
 
     `config_name`, `teachers`, `lambdas`, `data` and `unlabelled` are those of read_lesson. `run` is the folder of the
-    one student (UsageError with several lambdas), `base` the published file that the teachers adapt where it has moved,
-    `weights` the published file that the student starts from, `cache_limit` the bytes of cached soft targets. Raises
-    what read_lesson and distill.study.study raise.
+    one student (UsageError with several lambdas), `base` the published file that the teachers adapt where it has moved.
+    Raises what read_lesson and distill.study.study raise.
     """
     if run is not None and len(lambdas) > 1:
         raise UsageError("--run names one folder; leave it out with several lambdas")
@@ -62,11 +57,8 @@ def distill(
         runs=runs,
         run=run,
         control=control,
-        devices=devices,
-        online=online,
-        cache_limit=cache_limit,
         base=base,
-        weights=weights,
+        options=options,
     )
 
 

@@ -3,17 +3,19 @@
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from ..configs.load import load_config
 from ..configs.schema import Config
+from ..deploy.runtime.quality import scan_flags
 from ..errors import BadInputError, UsageError, about
-from ..evaluation.scores import score_case, summarise
-from ..training.progress import Bar
+from ..evaluation.records import CaseScores
+from ..evaluation.scores import case_scores, score_case
+from ..training.progress import Bar, console
 from ..training.prompt_sampling import prompts_from_truth
 from ..training.run import Run
+from ..volumes.alignment import onto
 from ..volumes.datasets.registry import Case, Dataset, read_dataset, read_labelled_case
 from ..volumes.datasets.splits import assign, read_split
 from ..volumes.geometry import Volume
@@ -34,16 +36,16 @@ def evaluate(
     modality: str | None = None,
     base: Path | None = None,
     config_name: str | None = None,
-) -> dict[str, Any]:
+) -> CaseScores:
     """Scores of a package, a run, or a folder of masks named like the scans, on a dataset's labelled test cases.
 
     The test cases of a `split` (a run's splits.json) take their place. `modality` ("CT" or "MR") keeps one of the two
     in a dataset that holds both. With `prompt_from_truth` ("point" or "box") the network is shown where each class is:
-    scores of a user who knows, and the result says so. `base` is the published file that a run adapts, where it has
+    scores of a user who knows. `base` is the published file that a run adapts, where it has
     moved. The config of that name says which classes of the dataset are the model's.
 
-    Returns {"summary": means, "cases": scores by case name, "prompts_from_truth": the option}. Raises BadInputError
-    when the model's classes are not the dataset's, UsageError for options that this kind of model does not take.
+    Raises BadInputError when the model's classes are not the dataset's, UsageError for options that this kind of model
+    does not take.
     """
     if prompt_from_truth not in (None, "point", "box"):
         raise UsageError(f"--prompt-from-truth {prompt_from_truth!r}: choose point or box")
@@ -57,9 +59,10 @@ def evaluate(
     else:
         loaded = load_model(model, base=base)
         dataset = _with_classes_of(loaded, dataset, config)
-        segment = _prompted(loaded, prompt_from_truth) if prompt_from_truth else partial(_automatic, loaded)
-    scores = _scores(segment, cases, dataset)
-    return {"summary": summarise(scores), "cases": scores, "prompts_from_truth": prompt_from_truth}
+        if prompt_from_truth:
+            loaded.accept(frozenset({prompt_from_truth}))
+        segment = partial(_segment, loaded, prompt_from_truth)
+    return _scores(segment, cases, dataset)
 
 
 def _test_dataset(data: Path, config: Config | None, *, split: Path | None, modality: str | None) -> Dataset:
@@ -90,32 +93,31 @@ def _with_classes_of(model: Model, dataset: Dataset, config: Config | None) -> D
 
 
 def _read_mask(folder: Path, case: Case, volume: Volume, truth: np.ndarray) -> np.ndarray:
-    """The mask in `folder` that is named like the case's scan. Raises BadInputError when it is on another grid."""
+    """The mask in `folder` that is named like the case's scan, in the voxel order of the scan.
+
+    Raises BadInputError when it does not lie on the scan.
+    """
     mask = mask_in(folder, case.image)
     labels, geometry = read_mask(mask)
-    if not geometry.same_grid(volume.geometry):
+    placed = onto(labels, geometry, volume.geometry)
+    if placed is None:
         raise BadInputError(f"{mask.files[0]}: this mask is not on the grid of {case.image.files[0]}")
+    return placed
+
+
+def _segment(model: Model, kind: str | None, case: Case, volume: Volume, truth: np.ndarray) -> np.ndarray:
+    """The model's mask of a scan, shown a prompt of that kind for each class of the truth; warns of a doubtful mask."""
+    spacing = volume.geometry.spacing
+    prompts = prompts_from_truth(kind, truth, labels=model.class_names, spacing=spacing) if kind else None
+    with about(case.image.place):
+        preprocessed = model.preprocess(volume)
+        labels = model.segment_preprocessed(preprocessed, volume.geometry, prompts=prompts)
+    for flag in scan_flags(model, case.image, preprocessed, labels, volume.geometry):
+        console.print(f"warning: {case.image.place}: {flag}", markup=False, highlight=False, soft_wrap=True)
     return labels
 
 
-def _automatic(model: Model, case: Case, volume: Volume, truth: np.ndarray) -> np.ndarray:
-    with about(case.image.place):
-        return model.segment(volume)
-
-
-def _prompted(model: Model, kind: str) -> Segment:
-    """Segment with one prompt of that kind per class, from the truth. UsageError for a model that does not take it."""
-    model.accept(frozenset({kind}))
-
-    def segment(case: Case, volume: Volume, truth: np.ndarray) -> np.ndarray:
-        prompts = prompts_from_truth(kind, truth, labels=model.class_names, spacing=volume.geometry.spacing)
-        return model.segment(volume, prompts=prompts)
-
-    return segment
-
-
-def _scores(segment: Segment, cases: list[Case], dataset: Dataset) -> dict[str, list[dict[str, Any]]]:
-    """The rows of evaluation.scores.score_case, by case name."""
+def _scores(segment: Segment, cases: list[Case], dataset: Dataset) -> CaseScores:
     scores = {}
     with Bar("test scans", len(cases)) as bar:
         for case in cases:
@@ -126,4 +128,4 @@ def _scores(segment: Segment, cases: list[Case], dataset: Dataset) -> dict[str, 
                 prediction, truth, spacing=grid.spacing, labels=dataset.labels, frames=grid.frames
             )
             bar.advance(case.name)
-    return scores
+    return case_scores(scores)

@@ -13,7 +13,8 @@ from ..distill.networks import load_network
 from ..errors import BadInputError
 from ..evaluation.html_report import write_report
 from ..evaluation.overlay import comparison_png
-from ..evaluation.scores import dice_by_class, score_case, summarise
+from ..evaluation.records import ScoreSummary
+from ..evaluation.scores import score_case, summarise
 from ..training.predictor import make_predictor
 from ..training.run import Run, control_of
 from ..volumes.datasets.registry import Case, Dataset, read_labelled_case
@@ -52,9 +53,8 @@ def report(package: Path | None, *, out: Path, data: Path | None, runs: Path, ba
     cases = labelled_test(dataset)
 
     masks, device = _segment_on_device(package, cases, dataset)
-    summaries = {name: (run.metrics()["test"] or {}).get("summary") for name, run in stages.items()}
-    summaries["package"] = _summary_of(masks, cases, dataset)
-    columns = {name: dice_by_class(summary) for name, summary in summaries.items() if summary}
+    columns = {name: test.summary.dice_by_class() for name, run in stages.items() if (test := run.metrics().test)}
+    columns["package"] = _summary_of(masks, cases, dataset).dice_by_class()
     facts = {
         "config": manifest.provenance["recipe"],
         "dataset": f"{dataset.name}: {len(cases)} test scans",
@@ -122,7 +122,7 @@ def _segment_on_device(
         return {name: read_labels(device.masks[scan.name])[0] for name, scan in scans.items()}, device.report
 
 
-def _summary_of(masks: dict[str, np.ndarray], cases: Sequence[Case], dataset: Dataset) -> dict[str, Any]:
+def _summary_of(masks: dict[str, np.ndarray], cases: Sequence[Case], dataset: Dataset) -> ScoreSummary:
     """The means of the masks' scores against the truth."""
     scores = {}
     for case in cases:
@@ -137,8 +137,7 @@ def _summary_of(masks: dict[str, np.ndarray], cases: Sequence[Case], dataset: Da
 def _training_cost(run: Run) -> str:
     metrics = run.metrics()
     return (
-        f"{run.path.name}, {metrics['steps']} steps, {metrics['seconds']:.0f} s, "
-        f"{metrics['parameters'] / 1e6:.2f} M parameters"
+        f"{run.path.name}, {metrics.steps} steps, {metrics.seconds:.0f} s, {metrics.parameters / 1e6:.2f} M parameters"
     )
 
 

@@ -6,21 +6,19 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from ...errors import GateRefusedError
-from ...evaluation.scores import score_case, summarise
+from ...evaluation.records import CaseScores, DiceByCase, Scores
+from ...evaluation.scores import case_scores, score_case
 from ...volumes.geometry import Volume
 from ...volumes.prompts import ScanPrompts
 from ..export.base import Candidate
 from ..export.sensitivity import signal_to_noise
-from ..runtime.manifest import CandidateResult, ClassDrop, Manifest
+from ..runtime.manifest import CandidateResult, ClassDrop, ConvertedScores, Manifest, PromptedResult, ValidationScores
 from ..runtime.package import Package
-from .gate import Rows, compare, require_accuracy, require_sensible
-
-_SCORES = ("dice", "hd95_mm", "nsd")
+from .gate import compare, require_accuracy, require_sensible
 
 
 @dataclass(frozen=True)
@@ -85,9 +83,9 @@ class AcceptanceTest:
         self._probabilities = probabilities
         self._truths = [case.truth for case in criteria.validation]
         self._reference = [case.reference for case in criteria.validation]
-        self._before = self._score(self._reference, self._truths)
+        self._before = self._score(self._reference, self._truths).dice()
         prompted = criteria.prompted
-        self._before_prompted = self._score(prompted.reference, self._truths) if prompted else {}
+        self._before_prompted = self._score(prompted.reference, self._truths).dice() if prompted else {}
 
     def judge(self, package: Package, result: CandidateResult) -> Sequence[ClassDrop]:
         """Measure a candidate into `result`, and return what each class lost.
@@ -108,7 +106,7 @@ class AcceptanceTest:
         pairs = zip(self._criteria.validation, prompted.prompts, strict=True)
         masks = [package.segment(case.volume, prompts=prompts) for case, prompts in pairs]
         agreement, per_class, drops = self._measure(masks, prompted.reference, self._before_prompted)
-        result.prompted = {"kind": prompted.kind, "agreement": agreement, "per_class": per_class}
+        result.prompted = PromptedResult(prompted.kind, agreement, per_class)
         try:
             self._require_accuracy(drops)
         except GateRefusedError as refusal:
@@ -118,29 +116,35 @@ class AcceptanceTest:
         require_accuracy(drops, max_drop=self._criteria.max_drop, per_class=self._criteria.per_class)
 
     def _measure(
-        self, masks: Sequence[np.ndarray], reference: Sequence[np.ndarray], before: Rows
-    ) -> tuple[float, dict[str, dict[str, Any]], list[ClassDrop]]:
+        self, masks: Sequence[np.ndarray], reference: Sequence[np.ndarray], before: DiceByCase
+    ) -> tuple[float, dict[str, ConvertedScores], list[ClassDrop]]:
         """The share of voxels with the class of the reference, the scores per class, and what was lost of them."""
         same = sum(int(np.count_nonzero(m == r)) for m, r in zip(masks, reference, strict=True))
         after = self._score(masks, self._truths)
-        to_torch = summarise(self._score(masks, reference))["per_class"]
+        to_torch = self._score(masks, reference).summary.per_class
         per_class = {
-            name: {**{key: row[key] for key in _SCORES}, "to_torch": {key: to_torch[name][key] for key in _SCORES}}
-            for name, row in summarise(after)["per_class"].items()
+            name: ConvertedScores(mean.dice, mean.hd95_mm, mean.nsd, to_torch=_validation_scores(to_torch[name]))
+            for name, mean in after.summary.per_class.items()
         }
-        return same / sum(mask.size for mask in masks), per_class, compare(before, after)
+        return same / sum(mask.size for mask in masks), per_class, compare(before, after.dice())
 
-    def _score(self, masks: Sequence[np.ndarray], truths: Sequence[np.ndarray]) -> Rows:
-        return {
-            case.name: score_case(
-                mask,
-                truth,
-                spacing=case.volume.geometry.spacing,
-                labels=self._class_names,
-                frames=case.volume.geometry.frames,
-            )
-            for case, mask, truth in zip(self._criteria.validation, masks, truths, strict=True)
-        }
+    def _score(self, masks: Sequence[np.ndarray], truths: Sequence[np.ndarray]) -> CaseScores:
+        return case_scores(
+            {
+                case.name: score_case(
+                    mask,
+                    truth,
+                    spacing=case.volume.geometry.spacing,
+                    labels=self._class_names,
+                    frames=case.volume.geometry.frames,
+                )
+                for case, mask, truth in zip(self._criteria.validation, masks, truths, strict=True)
+            }
+        )
+
+
+def _validation_scores(mean: Scores) -> ValidationScores:
+    return ValidationScores(mean.dice, mean.hd95_mm, mean.nsd)
 
 
 def select_candidate(

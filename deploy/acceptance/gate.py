@@ -1,34 +1,29 @@
 """The gate: what a converted model may lose. Pure functions; a refusal is a GateRefusedError."""
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from ...errors import GateRefusedError
+from ...evaluation.records import DiceByCase
 from ..runtime.manifest import ClassDrop
 
 SENSITIVITY = 1e-3  # least change of a probability between different inputs; rounding is a thousand times smaller
 _SUM_TOLERANCE = 1e-3
 
 
-Rows = Mapping[str, Sequence[Mapping[str, Any]]]
-
-
-def compare(reference: Rows, converted: Rows) -> list[ClassDrop]:
-    """One row per class from what evaluation.scores.score_case gave for each case, by case name.
+def compare(reference: DiceByCase, converted: DiceByCase) -> list[ClassDrop]:
+    """What each class lost, from the Dice of the torch network's masks and of the converted model's.
 
     A case in which a class is absent from the truth and from both masks says nothing and is left out. When only one
     of the two masks leaves an absent class out, that one scores 1: inventing an organ counts as a loss.
     """
     assert reference.keys() == converted.keys(), (sorted(reference), sorted(converted))
-    names = list(dict.fromkeys(row["name"] for rows in reference.values() for row in rows))
-    before, after = _dice(reference), _dice(converted)
     drops = []
-    for name in names:
-        pairs = {case: (before[case][name], after[case][name]) for case in reference}
+    for name in dict.fromkeys(name for classes in reference.values() for name in classes):
+        pairs = {case: (reference[case][name], converted[case][name]) for case in reference}
         scored = {
-            case: tuple(1.0 if dice is None else float(dice) for dice in pair)
+            case: tuple(1.0 if dice is None else dice for dice in pair)
             for case, pair in pairs.items()
             if pair != (None, None)
         }
@@ -41,10 +36,6 @@ def compare(reference: Rows, converted: Rows) -> list[ClassDrop]:
         drop = mean_before - mean_after
         drops.append(ClassDrop(name, mean_before, mean_after, drop, len(scored), worst, worst_drop))
     return drops
-
-
-def _dice(rows: Rows) -> dict[str, dict[str, float | None]]:
-    return {case: {row["name"]: row["dice"] for row in rows[case]} for case in rows}
 
 
 def require_accuracy(drops: Sequence[ClassDrop], *, max_drop: float, per_class: bool = True) -> None:

@@ -2,80 +2,64 @@
 
 from collections.abc import Sequence
 
-from ..runtime.manifest import CandidateResult, Manifest
+from ..runtime.manifest import CandidateResult, ConvertedScores, Manifest
+
+_USE = """## Use
+
+    python -m pip install -r requirements.txt
+    python runtime.pyz verify
+    python runtime.pyz predict scan.nii.gz -o mask.nii.gz
+
+`verify` checks every file and that this machine reproduces the sample's mask. A mask lies on its scan's own grid. No \
+GPU, PyTorch or network connection is needed.
+"""
+_LIMITS = """## Limits
+
+- Every voxel gets one of the classes above, whatever the scan shows: a scan of another body part or another modality \
+is segmented without a warning.
+- int8 was measured on one kind of CPU. Run `verify` on each machine it is used on.
+- The sample is one scan of the dataset, voxels and geometry only. Whoever passes the package on passes it on.
+"""
 
 
 def model_card(manifest: Manifest) -> str:
     """Markdown from a manifest; every number in it is one of the manifest's."""
-    plan, about = manifest.plan, manifest.description
+    sections = [
+        _title(manifest),
+        _USE,
+        _scores(manifest),
+        _candidates(manifest),
+        _prompts(manifest),
+        _data(manifest),
+        _model(manifest),
+        _LIMITS,
+    ]
+    return "\n".join(section for section in sections if section)
+
+
+def _title(manifest: Manifest) -> str:
+    classes, channels = (drop.name for drop in manifest.scores), manifest.description.channels
+    return f"""# {manifest.name}
+
+Segments {", ".join(classes)} in {", ".join(channels) or "a scan"} scans. Made by samkd {manifest.samkd}.
+
+**For research only. Not a medical device: its masks must not guide diagnosis or treatment.**
+"""
+
+
+def _scores(manifest: Manifest) -> str:
     rows = [
-        f"| {drop.name} | {_number(drop.torch)} | {_number(drop.converted)} | {_number(drop.drop)} | {drop.cases} |"
+        f"| {drop.name} | {_number(drop.torch)} | {_number(drop.converted)} | {_number(drop.drop)} | {drop.cases} |\n"
         for drop in manifest.scores
     ]
-    quantization = f", quantization: {manifest.quantization}" if manifest.quantization else ""
-    return "\n".join(
-        [
-            f"# {manifest.name}",
-            "",
-            f"Segments {', '.join(drop.name for drop in manifest.scores)} in {', '.join(about.channels) or 'a scan'} "
-            f"scans. Made by samkd {manifest.samkd}.",
-            "",
-            "**For research only. Not a medical device: its masks must not guide diagnosis or treatment.**",
-            "",
-            "## Use",
-            "",
-            "    python -m pip install -r requirements.txt",
-            "    python runtime.pyz verify",
-            "    python runtime.pyz predict scan.nii.gz -o mask.nii.gz",
-            "",
-            "`verify` checks every file and that this machine reproduces the sample's mask. A mask lies on its "
-            "scan's own grid. No GPU, PyTorch or network connection is needed.",
-            "",
-            "## Scores",
-            "",
-            "Dice on the validation scans, which also chose the weights, before conversion (torch) and with this "
-            f"package. {_gate(manifest)}",
-            "",
-            "| class | torch | package | drop | cases |",
-            "|---|---|---|---|---|",
-            *rows,
-            "",
-            f"Every candidate that was tried, judged on {manifest.judged_on}: the probabilities' signal-to-noise "
-            "ratio to the torch network, the share of voxels with the same class, and the means over the classes of "
-            "Dice, HD95 and NSD (1 mm) against the truth.",
-            "",
-            "| candidate | SNR (dB) | same class | Dice | HD95 (mm) | NSD | |",
-            "|---|---|---|---|---|---|---|",
-            *map(_candidate, manifest.candidates),
-            "",
-            *_prompts(manifest),
-            "## Data",
-            "",
-            f"{about.dataset or 'Not named'}. {about.text}".strip(),
-            "",
-            "The scores come from scans of that dataset. Nothing is known about other scanners, protocols, "
-            "ages or diseases: measure on your own labelled scans first.",
-            "",
-            "## Model",
-            "",
-            f"- precision: {manifest.precision}{quantization}; everything that is not int8 is computed in "
-            f"{manifest.inference_precision}, whatever the CPU could do faster",
-            f"- input: {manifest.in_channels} channel(s), orientation {plan.orientation}, "
-            f"spacing {_triple(plan.spacing)} mm, size {_triple(plan.size)}, patch {_triple(plan.patch)}, "
-            f"overlap {plan.overlap}",
-            *(f"- {key}: {value}" for key, value in manifest.provenance.items() if isinstance(value, str)),
-            f"- made with {', '.join(f'{name} {version}' for name, version in manifest.versions.items())}",
-            "",
-            "## Limits",
-            "",
-            "- Every voxel gets one of the classes above, whatever the scan shows: a scan of another body part or "
-            "another modality is segmented without a warning.",
-            "- int8 was measured on one kind of CPU. Run `verify` on each machine it is used on.",
-            "- The sample is one scan of the dataset, voxels and geometry only. Whoever passes the package on "
-            "passes it on.",
-            "",
-        ]
-    )
+    return f"""## Scores
+
+Dice on the validation scans, which also chose the weights, before conversion (torch) and with this package. \
+{_gate(manifest)}
+
+| class | torch | package | drop | cases |
+|---|---|---|---|---|
+{"".join(rows)}"""
 
 
 def _gate(manifest: Manifest) -> str:
@@ -91,30 +75,68 @@ def _gate(manifest: Manifest) -> str:
     )
 
 
-def _prompts(manifest: Manifest) -> list[str]:
-    prompts, shown = manifest.prompts, manifest.candidates[-1].prompted
-    if prompts is None or shown is None:
-        return []
-    option = "--point X,Y,Z" if "point" in prompts.kinds else "--box X0,Y0,Z0,X1,Y1,Z1"
-    rows = [f"{name} {_number(row['dice'])}" for name, row in shown["per_class"].items() if row["dice"] is not None]
-    return [
-        "## Prompts",
-        "",
-        f"A user may point at what is meant ({', '.join(sorted(prompts.kinds))}; up to {prompts.points} points of a "
-        f"class in a patch): `predict --class NAME {option}`, or `prompt`, which encodes the scan once and then "
-        f"answers line by line. With one {shown['kind']} of each class from the truth, Dice was: {', '.join(rows)}.",
-        "",
-    ]
+def _candidates(manifest: Manifest) -> str:
+    return f"""Every candidate that was tried, judged on {manifest.judged_on}: the probabilities' signal-to-noise \
+ratio to the torch network, the share of voxels with the same class, and the means over the classes of Dice, HD95 \
+and NSD (1 mm) against the truth.
+
+| candidate | SNR (dB) | same class | Dice | HD95 (mm) | NSD | |
+|---|---|---|---|---|---|---|
+{"".join(map(_candidate_row, manifest.candidates))}"""
 
 
-def _candidate(result: CandidateResult) -> str:
-    rows = [row for row in result.per_class.values() if row["dice"] is not None]
-    dice, hd95, nsd = (
-        _number(sum(row[key] for row in rows) / len(rows) if rows else None) for key in ("dice", "hd95_mm", "nsd")
-    )
-    snr = "exact" if result.snr_db is None and rows else _number(result.snr_db, 1)
+def _candidate_row(result: CandidateResult) -> str:
+    scored = [row for row in result.per_class.values() if row.dice is not None]
+    dice, hd95, nsd = (_number(_mean(scored, key)) for key in ("dice", "hd95_mm", "nsd"))
+    snr = "exact" if result.snr_db is None and scored else _number(result.snr_db, 1)
     verdict = "passed" if result.refusal is None else "refused"
-    return f"| {result.title} | {snr} | {_number(result.agreement, 6)} | {dice} | {hd95} | {nsd} | {verdict} |"
+    return f"| {result.title} | {snr} | {_number(result.agreement, 6)} | {dice} | {hd95} | {nsd} | {verdict} |\n"
+
+
+def _prompts(manifest: Manifest) -> str:
+    """What a user may show the network, and its Dice then; empty for a network without prompts."""
+    prompts, prompted = manifest.prompts, manifest.candidates[-1].prompted
+    if prompts is None or prompted is None:
+        return ""
+    option = "--point X,Y,Z" if "point" in prompts.kinds else "--box X0,Y0,Z0,X1,Y1,Z1"
+    scores = [f"{name} {_number(row.dice)}" for name, row in prompted.per_class.items() if row.dice is not None]
+    return f"""## Prompts
+
+A user may point at what is meant ({", ".join(sorted(prompts.kinds))}; up to {prompts.points} points of a class in a \
+patch): `predict --class NAME {option}`, or `prompt`, which encodes the scan once and then answers line by line. With \
+one {prompted.kind} of each class from the truth, Dice was: {", ".join(scores)}.
+"""
+
+
+def _data(manifest: Manifest) -> str:
+    about = manifest.description
+    dataset = f"{about.dataset or 'Not named'}. {about.text}".strip()
+    return f"""## Data
+
+{dataset}
+
+The scores come from scans of that dataset. Nothing is known about other scanners, protocols, ages or diseases: \
+measure on your own labelled scans first.
+"""
+
+
+def _model(manifest: Manifest) -> str:
+    plan = manifest.plan
+    quantization = f", quantization: {manifest.quantization}" if manifest.quantization else ""
+    provenance = [f"- {key}: {value}\n" for key, value in manifest.provenance.items() if isinstance(value, str)]
+    versions = [f"{name} {version}" for name, version in manifest.versions.items()]
+    return f"""## Model
+
+- precision: {manifest.precision}{quantization}; everything that is not int8 is computed in \
+{manifest.inference_precision}, whatever the CPU could do faster
+- input: {manifest.in_channels} channel(s), orientation {plan.orientation}, spacing {_triple(plan.spacing)} mm, \
+size {_triple(plan.size)}, patch {_triple(plan.patch)}, overlap {plan.overlap}
+{"".join(provenance)}- made with {", ".join(versions)}
+"""
+
+
+def _mean(rows: Sequence[ConvertedScores], key: str) -> float | None:
+    return sum(getattr(row, key) for row in rows) / len(rows) if rows else None
 
 
 def _number(value: float | None, digits: int = 4) -> str:

@@ -44,7 +44,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_predict_options(parser: argparse.ArgumentParser) -> None:
-    """Those of `samkd predict`, which tests/deploy/test_both_doors.py compares with them."""
+    """Those of `samkd predict`, which tests/cli/test_both_doors.py compares with them."""
     add = parser.add_argument
     add("scans", nargs="*", type=Path, metavar="SCAN", help="a scan (NIfTI, DICOM, picture), or a folder")
     add("-i", "--input", action="append", default=[], type=Path, metavar="SCAN", help="the same, as an option")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -73,14 +73,41 @@ class ClassDrop:
     worst_drop: float | None
 
 
+@dataclass(frozen=True)
+class ValidationScores:
+    """The mean Dice and NSD (0 to 1) and HD95 (mm) of a class over the validation cases; None where no case has it."""
+
+    dice: float | None
+    hd95_mm: float | None
+    nsd: float | None
+
+
+@dataclass(frozen=True)
+class ConvertedScores(ValidationScores):
+    """The scores of a class against the truth, and `to_torch` those against the masks of the torch network."""
+
+    to_torch: ValidationScores
+
+
+@dataclass(frozen=True)
+class PromptedResult:
+    """What one candidate did when it was shown each class by a prompt of that kind.
+
+    `agreement` is the share of all voxels that got the class which the torch network gave with the same prompts.
+    """
+
+    kind: str
+    agreement: float
+    per_class: dict[str, ConvertedScores]
+
+
 @dataclass
 class CandidateResult:
     """What one candidate did.
 
-    `per_class` holds Dice, HD95 and NSD against the truth and, as "to_torch", against the masks of the torch network;
-    `agreement` is the share of all voxels that got the network's class; `snr_db` is the signal-to-noise ratio of the
-    probabilities, None for exact ones. `prompted` holds "kind", and "agreement" and "per_class" for masks with prompts.
-    A candidate that was refused before it was measured has none of these.
+    `agreement` is the share of all voxels that got the torch network's class, `per_class` the scores by class name;
+    `snr_db` is the signal-to-noise ratio of the probabilities in decibels, None for exact ones. `prompted` is what it
+    did with prompts. A candidate that was refused before it was measured has none of these.
     """
 
     precision: str
@@ -89,8 +116,8 @@ class CandidateResult:
     refusal: str | None = None
     snr_db: float | None = None
     agreement: float | None = None
-    per_class: dict[str, dict[str, Any]] = field(default_factory=dict)
-    prompted: dict[str, Any] | None = None
+    per_class: dict[str, ConvertedScores] = field(default_factory=dict)
+    prompted: PromptedResult | None = None
 
     @property
     def title(self) -> str:
@@ -241,8 +268,31 @@ def _description(values: Mapping[str, Any]) -> Description:
 
 
 def _candidate(values: Mapping[str, Any]) -> CandidateResult:
-    names = {each.name for each in fields(CandidateResult)}
-    return CandidateResult(**{key: value for key, value in values.items() if key in names})
+    prompted = values.get("prompted")
+    return CandidateResult(
+        precision=str(values["precision"]),
+        inference_precision=str(values["inference_precision"]),
+        quantization=_text(values["quantization"]),
+        refusal=_text(values.get("refusal")),
+        snr_db=_number(values.get("snr_db")),
+        agreement=_number(values.get("agreement")),
+        per_class=_converted_scores(values.get("per_class", {})),
+        prompted=prompted
+        and PromptedResult(
+            str(prompted["kind"]), float(prompted["agreement"]), _converted_scores(prompted["per_class"])
+        ),
+    )
+
+
+def _converted_scores(per_class: Mapping[str, Any]) -> dict[str, ConvertedScores]:
+    return {
+        name: ConvertedScores(*_scores(row), to_torch=ValidationScores(*_scores(row["to_torch"])))
+        for name, row in per_class.items()
+    }
+
+
+def _scores(row: Mapping[str, Any]) -> tuple[float | None, ...]:
+    return tuple(_number(row[key]) for key in ("dice", "hd95_mm", "nsd"))
 
 
 def _gate(values: Mapping[str, Any]) -> Gate | None:

@@ -24,7 +24,6 @@ from ...volumes.io.scans import (
     is_nifti,
     mask_paths,
     memory_to_read_files,
-    modality,
     read_source,
     same_file,
     write_mask,
@@ -34,7 +33,7 @@ from ...volumes.prompt_parsing import Request
 from ...volumes.prompts import ScanPrompts
 from .clock import Clock
 from .memory import Budget
-from .quality import flags, modality_flags
+from .quality import scan_flags
 from .report import run_report, volumes_ml
 
 
@@ -155,10 +154,7 @@ def predict_scan(
             "save": seconds["save"],
         },
         "volumes_ml": volumes_ml(labels, source, model.class_names),
-        "flags": [
-            *modality_flags(modality(scan), model.channel_names),
-            *flags(preprocessed, source, labels, profile=model.intensities, spacing=model.plan.spacing),
-        ],
+        "flags": scan_flags(model, scan, preprocessed, labels, source),
     }
 
 

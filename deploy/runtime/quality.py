@@ -6,6 +6,8 @@ from typing import Any
 import numpy as np
 
 from ...volumes.geometry import Geometry, Volume
+from ...volumes.io.scans import Source, modality
+from ...volumes.pipeline import Model
 
 _PERCENTILES = (1, 5, 10, 25, 50, 75, 90, 95, 99)
 _ENOUGH = 1 << 17  # voxels, for a percentile
@@ -35,6 +37,18 @@ def intensity_profile(scans: Iterable[np.ndarray], patches: Sequence[np.ndarray]
         limit = max(float(np.abs(_percentiles(part) - pooled).mean()) for part in parts)
         profile.append({"percentiles": [round(float(p), 6) for p in pooled], "limit": round(limit, 6)})
     return profile
+
+
+def scan_flags(model: Model, scan: Source, preprocessed: Volume, labels: np.ndarray, geometry: Geometry) -> list[str]:
+    """One line for everything that makes the mask of a scan doubtful.
+
+    `preprocessed` is what the network saw, `labels` [D, H, W] the mask on the scan's own grid `geometry`. Intensities
+    are compared with the training data where the model knows them: a run does not, nor does an old package.
+    """
+    return [
+        *modality_flags(modality(scan), model.channel_names),
+        *flags(preprocessed, geometry, labels, profile=model.intensities, spacing=model.plan.spacing),
+    ]
 
 
 def flags(
@@ -67,12 +81,12 @@ def flags(
     return lines
 
 
-def modality_flags(modality: str | None, channel_names: Sequence[str]) -> list[str]:
-    """One line for a scan of another modality (a word of DICOM) than the model was trained on, if both are known."""
+def modality_flags(word: str | None, channel_names: Sequence[str]) -> list[str]:
+    """One line for a scan of another modality (`word`, of DICOM) than the model was trained on, if both are known."""
     expected = {_MODALITIES.get(name.strip().casefold()) for name in channel_names}
-    if modality is None or None in expected or not expected or modality in expected:
+    if word is None or None in expected or not expected or word in expected:
         return []
-    return [f"the scan says modality {modality}, the model was trained on {', '.join(channel_names)}"]
+    return [f"the scan says modality {word}, the model was trained on {', '.join(channel_names)}"]
 
 
 def _percentiles(values: np.ndarray) -> np.ndarray:

@@ -135,9 +135,9 @@ def test_zero_and_five_shots_from_btcv(tmp_path: Path):
     )
     data = amos(tmp_path / "amos", training=6)
     scores = evaluate(taught.path, data, config_name="amos-generalisation")
-    assert list(scores["summary"]["per_class"]) == list(target.classes)
-    assert len(scores["cases"]) == 1  # its CT alone
-    assert evaluate(taught.path, data, modality="CT")["cases"] == scores["cases"]  # by the run's own config
+    assert list(scores.summary.per_class) == list(target.classes)
+    assert len(scores.cases) == 1  # its CT alone
+    assert evaluate(taught.path, data, modality="CT").cases == scores.cases  # by the run's own config
     with pytest.raises(BadInputError, match=r"spleen.*give -c CONFIG"):
         evaluate(taught.path, decathlon(tmp_path / "other"), config_name="hippocampus")
     shots = open_dataset(target, data, runs=tmp_path)

@@ -67,7 +67,8 @@ def test_the_run_says_what_the_teachers_were_worth(runs):
     assert comparison["control"] == control.path.name
     names = list(comparison["teachers"])
     assert len(names) == 3 and names[2] == "all together"
-    one, other = (run.metrics()["test"]["summary"]["mean"]["dice"] for run in (student, control))
+    scores = [run.metrics().test for run in (student, control)]
+    one, other = (each.summary.mean.dice or 0.0 for each in scores if each)
     assert comparison["classes"]["mean"]["difference"] == pytest.approx(one - other, abs=1e-9)
     assert comparison["classes"]["mean"]["cases"] == 2
     assert comparison["classes"]["mean"]["low"] <= one - other <= comparison["classes"]["mean"]["high"]

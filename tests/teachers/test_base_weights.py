@@ -11,6 +11,7 @@ from torch import nn
 from samkd.configs.load import load_config
 from samkd.distill.networks import load_network
 from samkd.errors import BadInputError, IntegrityError
+from samkd.evaluation.records import CaseScores
 from samkd.sam.mask_decoder import MaskDecoder
 from samkd.sam.presets import get_backbone
 from samkd.sam.prompt_encoder import build_prompt_encoder
@@ -110,7 +111,7 @@ def test_predict_and_evaluate_find_a_moved_base(moved, tmp_path):
     scores = tmp_path / "scores.json"
     done = run_cli("evaluate", run.path, "--data", data, "--weights", base, "-o", scores, in_process=True)
     assert done.exit_code == 0, done.output
-    assert json.loads(scores.read_text())["summary"] == run.metrics()["test"]["summary"]
+    assert CaseScores.from_json(json.loads(scores.read_text())) == run.metrics().test
 
 
 def test_distill_finds_the_moved_base_of_its_teacher(moved, tmp_path):

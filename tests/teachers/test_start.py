@@ -48,7 +48,7 @@ def test_a_held_encoder_stays_as_it_was_and_is_part_of_the_run(runs):
     unchanged = {name for name in rest if torch.equal(before[name], after[name])}
     # The authors build these and never call them (teachers/sam3d_prompts.py).
     assert {name for name in unchanged if "cross_attn_token_to_image" not in name and "mask_decoder" in name} == set()
-    assert organ.metrics()["trained_parameters"] == sum(after[name].numel() for name in after if name not in encoder)
+    assert organ.metrics().trained_parameters == sum(after[name].numel() for name in after if name not in encoder)
     network = load_network(organ)
     assert all(torch.equal(value, after[name]) for name, value in network.state_dict().items())
 

@@ -3,6 +3,7 @@ import os
 import socket
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 import yaml
@@ -189,6 +190,109 @@ def test_a_log_goes_on_after_half_a_line_and_holds_every_step_once(tmp_path):
     run.forget_after(0)  # killed before its first state: it begins anew
     run.log({"step": 1})
     assert [entry["step"] for entry in run.history()] == [1]
+
+
+# As the first release wrote it: one test case with the liver, without the spleen.
+METRICS = """{
+ "steps": 200,
+ "seconds": 12.5,
+ "skipped_steps": 0,
+ "parameters": 1200,
+ "trained_parameters": 600,
+ "validation": {
+  "dice": 0.875,
+  "step": 150
+ },
+ "test": {
+  "summary": {
+   "per_class": {
+    "liver": {
+     "dice": 0.75,
+     "iou": 0.6,
+     "hd95_mm": 5.0,
+     "nsd": 0.5,
+     "cases": 1
+    },
+    "spleen": {
+     "dice": null,
+     "iou": null,
+     "hd95_mm": null,
+     "nsd": null,
+     "cases": 0
+    }
+   },
+   "mean": {
+    "dice": 0.75,
+    "iou": 0.6,
+    "hd95_mm": 5.0,
+    "nsd": 0.5
+   }
+  },
+  "cases": {
+   "case_1": [
+    {
+     "class": 1,
+     "name": "liver",
+     "dice": 0.75,
+     "iou": 0.6,
+     "hd95_mm": 5.0,
+     "nsd": 0.5,
+     "truth_voxels": 64,
+     "predicted_voxels": 64
+    },
+    {
+     "class": 2,
+     "name": "spleen",
+     "dice": null,
+     "iou": null,
+     "hd95_mm": null,
+     "nsd": null,
+     "truth_voxels": 0,
+     "predicted_voxels": 0
+    }
+   ]
+  }
+ }
+}
+"""
+
+
+def test_metrics_are_read_and_written_byte_for_byte(tmp_path):
+    run = Run.create(tmp_path / "run", run_config())
+    run.write_text("metrics.json", METRICS)
+    metrics = run.metrics()
+    assert (metrics.steps, metrics.trained_parameters, metrics.validation.step) == (200, 600, 150)
+    assert metrics.test is not None and metrics.test.cases["case_1"][1].dice is None
+    assert metrics.test.summary.dice_by_class() == {"liver": 0.75, "spleen": None, "mean": 0.75}
+    run.write_json("metrics.json", metrics.to_json())
+    assert (run.path / "metrics.json").read_text() == METRICS
+    untested = replace(metrics, test=None)
+    run.write_json("metrics.json", untested.to_json())
+    assert run.metrics() == untested
+
+
+@pytest.mark.parametrize(
+    ("text", "wrong"),
+    [
+        ('"steps": 200', '"steps": "200"'),
+        ('"steps": 200', '"steps": true'),
+        ('"parameters": 1200', '"parameters": null'),
+        ('"seconds": 12.5,', ""),
+        ('"step": 150', '"step": 1.5'),
+        ('"iou": 0.6', '"iou": "0.6"'),
+        ('"class": 1', '"class": "liver"'),
+        ('"cases": 1', '"cases": {}'),
+        ('"name": "liver"', '"name": 1'),
+        ('"test": {', '"test": 7, "more": {'),
+        ('"case_1": [', '"case_1": 3, "more": ['),
+    ],
+)
+def test_metrics_with_a_wrong_value_are_one_line(tmp_path, text, wrong):
+    run = Run.create(tmp_path / "run", run_config())
+    assert text in METRICS
+    run.write_text("metrics.json", METRICS.replace(text, wrong, 1))
+    with pytest.raises(BadInputError, match=r"metrics\.json: holds no scores .*Remove it"):
+        run.metrics()
 
 
 @pytest.mark.parametrize("content", [b"", b"[]", b"{", b"\xff", b"[" * 100000])

@@ -3,9 +3,9 @@
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, median
-from typing import Any
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ from ...configs.schema import Config
 from ...distill.ensemble import Ensemble, EnsembleMember, check_teachers, read_teacher
 from ...distill.losses import distance_of, distillation_loss
 from ...distill.soft_targets import cached_targets
+from ...distill.target_cache import TargetFile
 from ...distill.train import new_student, student_plan
 from ...errors import UsageError
 from ...training.patches import PatchBatches
@@ -26,7 +27,40 @@ from ...volumes.plan import grid
 from ..data import config_for, open_dataset
 
 
-def bench_distill(teachers: Sequence[str]) -> dict[str, Any]:
+@dataclass(frozen=True, kw_only=True)
+class StepTimes:
+    """Median seconds of a training step by its kind: alone (no teacher), cached, and online where the plans allow it.
+
+    `refused` is the reason where they do not; `student`, `batch`, `patch` (D, H, W) and `device` say what was timed.
+    """
+
+    seconds: dict[str, float]
+    refused: str | None
+    student: str
+    batch: int
+    patch: tuple[int, int, int]
+    device: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class DistillationCosts:
+    """What the cache of soft targets takes and loses, and the seconds of a training step.
+
+    `bytes_per_case` and `float16_bytes` are means over cases, `read_ms` the median milliseconds in which one patch is
+    read. `exact_dice` and `cached_dice` are the float32 and the cached targets' against the masks, pooled over the
+    cases; `changed_voxels` counts the voxels of another class in the cache.
+    """
+
+    bytes_per_case: float
+    float16_bytes: float
+    read_ms: float
+    exact_dice: float
+    cached_dice: float
+    changed_voxels: int
+    steps: StepTimes
+
+
+def bench_distill(teachers: Sequence[str]) -> DistillationCosts:
     """What distilling from these runs (RUN or RUN=WEIGHT) costs, with the config and the dataset of the first one.
 
     Raises UsageError without a run, BadInputError for runs that cannot teach that dataset.
@@ -42,12 +76,11 @@ def bench_distill(teachers: Sequence[str]) -> dict[str, Any]:
     return measure(config, dataset, ensemble, cases=4, steps=10)
 
 
-def measure(config: Config, dataset: Dataset, ensemble: Ensemble, *, cases: int, steps: int) -> dict[str, Any]:
+def measure(config: Config, dataset: Dataset, ensemble: Ensemble, *, cases: int, steps: int) -> DistillationCosts:
     """Measure with the config's student on the first training cases; nothing stays on disk.
 
     Step times are medians of ``steps`` after one to warm up, the kinds of step taking turns on the same patches, so
-    that a machine which slows down slows all alike; ``online`` is the reason instead where the plans refuse it.
-    ``dice`` is the float and the quantised targets' against the masks, pooled over the cases.
+    that a machine which slows down slows all alike.
     """
     plan = student_plan(config)
     chosen = DataSplit.of(dataset, validation=config.validation, seed=config.seed).train[:cases]
@@ -56,34 +89,39 @@ def measure(config: Config, dataset: Dataset, ensemble: Ensemble, *, cases: int,
         with Bar("preparing cases", len(chosen)) as bar:
             plain = prepare_cases(chosen, dataset, plan, cache, on_case=bar.advance)
         taught = cached_targets(ensemble, chosen, plain, dataset, plan=plan, cache=cache, limit=float("inf"))
-        files = [case.soft_targets for case in taught if case.soft_targets is not None]
-        sizes = [path.stat().st_size for path in cache.rglob("*.targets")]
-        exact, rounded, changed = PooledDice(dataset.labels), PooledDice(dataset.labels), 0
+        files = [case.soft_targets for case in taught if isinstance(case.soft_targets, TargetFile)]
+        exact, cached, changed = PooledDice(dataset.labels), PooledDice(dataset.labels), 0
         for case, file, prepared in zip(chosen, files, plain, strict=True):
             volume, _ = read_case(case, dataset)
-            found = ensemble.probabilities(volume, grid(plan, volume.geometry)).argmax(0)
-            kept = np.asarray(file).argmax(0)
-            exact.add(found, prepared.labels)
-            rounded.add(kept, prepared.labels)
-            changed += int(np.count_nonzero(found != kept))
-        rng = np.random.default_rng(0)
-        reads = []
-        for _ in range(20):
-            file = files[int(rng.integers(len(files)))]
-            started = time.perf_counter()
-            _ = file[(slice(None), *_anywhere(rng, file.shape[1:], plan.patch))]
-            reads.append(time.perf_counter() - started)
-        return {
-            "bytes": mean(sizes),
-            "bytes_float16": mean(2 * int(np.prod(file.shape)) for file in files),
-            "read_ms": 1e3 * median(reads),
-            "dice": {"float32": exact.scores()["mean"], "cached": rounded.scores()["mean"]},
-            "changed_voxels": changed,
-            **_step_times(config, dataset, ensemble, plain=plain, taught=taught, steps=steps),
-        }
+            labels = ensemble.probabilities(volume, grid(plan, volume.geometry)).argmax(0)
+            cached_labels = np.asarray(file).argmax(0)
+            exact.add(labels, prepared.labels)
+            cached.add(cached_labels, prepared.labels)
+            changed += int(np.count_nonzero(labels != cached_labels))
+        return DistillationCosts(
+            bytes_per_case=mean(path.stat().st_size for path in cache.rglob("*.targets")),
+            float16_bytes=mean(2 * int(np.prod(file.shape)) for file in files),
+            read_ms=1e3 * median(_read_times(files, plan.patch, count=20)),
+            exact_dice=exact.scores()["mean"],
+            cached_dice=cached.scores()["mean"],
+            changed_voxels=changed,
+            steps=_step_times(config, dataset, ensemble, plain=plain, taught=taught, steps=steps),
+        )
 
 
-def _step_times(config: Config, dataset: Dataset, ensemble: Ensemble, *, plain, taught, steps: int) -> dict[str, Any]:
+def _read_times(files: Sequence[TargetFile], patch: tuple[int, int, int], *, count: int) -> list[float]:
+    """Seconds of `count` reads of a patch, each somewhere in one of the files."""
+    rng = np.random.default_rng(0)
+    seconds = []
+    for _ in range(count):
+        file = files[int(rng.integers(len(files)))]
+        started = time.perf_counter()
+        _ = file[_anywhere(rng, file.shape[1:], patch)]
+        seconds.append(time.perf_counter() - started)
+    return seconds
+
+
+def _step_times(config: Config, dataset: Dataset, ensemble: Ensemble, *, plain, taught, steps: int) -> StepTimes:
     plan, settings = student_plan(config), config.student.training
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.manual_seed(config.seed)
@@ -127,16 +165,20 @@ def _step_times(config: Config, dataset: Dataset, ensemble: Ensemble, *, plain, 
                 times[kind].append(step(source, number, teach, lambda_))
             bar.advance()
     where = torch.cuda.get_device_name() if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
-    return {
-        "seconds": {kind: median(taken[1:]) for kind, taken in times.items()},
-        "refused": refused,
-        "batch": settings.batch,
-        "student": config.student.name,
-        "patch": plan.patch,
-        "device": where,
-    }
+    return StepTimes(
+        seconds={kind: median(seconds[1:]) for kind, seconds in times.items()},
+        refused=refused,
+        student=config.student.name,
+        batch=settings.batch,
+        patch=plan.patch,
+        device=where,
+    )
 
 
-def _anywhere(rng: np.random.Generator, shape: tuple[int, ...], patch: tuple[int, ...]) -> list[slice]:
+def _anywhere(
+    rng: np.random.Generator, shape: tuple[int, ...], patch: tuple[int, ...]
+) -> tuple[slice, slice, slice, slice]:
+    """Somewhere in an array [K, *shape], a patch of all its K channels."""
     starts = [int(rng.integers(max(size - width, 0) + 1)) for size, width in zip(shape, patch, strict=True)]
-    return [slice(a, min(a + width, size)) for a, width, size in zip(starts, patch, shape, strict=True)]
+    d, h, w = (slice(a, min(a + width, size)) for a, width, size in zip(starts, patch, shape, strict=True))
+    return slice(None), d, h, w

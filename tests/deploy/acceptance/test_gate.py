@@ -7,9 +7,7 @@ from samkd.errors import GateRefusedError
 
 def rows(**dice):
     """rows(a=(0.9, None)): liver and kidney of case a."""
-    return {
-        case: [{"name": "liver", "dice": pair[0]}, {"name": "kidney", "dice": pair[1]}] for case, pair in dice.items()
-    }
+    return {case: {"liver": pair[0], "kidney": pair[1]} for case, pair in dice.items()}
 
 
 def test_drop_is_the_difference_of_the_means_over_the_cases():

@@ -37,6 +37,9 @@ def test_what_is_no_manifest_is_refused(built, tmp_path):
     (tmp_path / "manifest.json").write_text("{")
     with pytest.raises(IntegrityError, match="is damaged"):
         Manifest.read(tmp_path)
-    for values in ([], {}, {**json.loads((built / "manifest.json").read_text()), "labels": 3}):
+    sound = json.loads((built / "manifest.json").read_text())
+    (candidate,) = sound["ladder"]
+    wrong = [{**candidate, "per_class": {"liver": 3}}, {**candidate, "prompted": {"kind": "box"}}, "fp32"]
+    for values in ([], {}, {**sound, "labels": 3}, *({**sound, "ladder": [each]} for each in wrong)):
         with pytest.raises(IntegrityError, match="does not describe"):
             Manifest.from_json(values, source=tmp_path)

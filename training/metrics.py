@@ -1,0 +1,45 @@
+"""What a finished run says of itself: the typed record that a run folder keeps as ``metrics.json``."""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from ..evaluation.records import CaseScores, flat_record
+
+
+@dataclass(frozen=True, kw_only=True)
+class BestValidation:
+    """The best Dice on the validation cases (pooled, on the plan's grid), and the step after which it was reached."""
+
+    dice: float
+    step: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingCost:
+    """Optimiser steps, wall-clock seconds, steps left out for a loss that was not finite, and parameters as counts."""
+
+    steps: int
+    seconds: float
+    skipped_steps: int
+    parameters: int
+    trained_parameters: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunMetrics(TrainingCost):
+    """The cost of a run, how good it was on validation, and its scores on whole test scans (None without any)."""
+
+    validation: BestValidation
+    test: CaseScores | None
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self) | {"test": self.test and self.test.to_json()}
+
+    @classmethod
+    def from_json(cls, values: Any) -> "RunMetrics":
+        """Read what to_json gave. Raises KeyError, TypeError and AttributeError for anything else."""
+        return cls(
+            **asdict(flat_record(TrainingCost, values)),
+            validation=flat_record(BestValidation, values["validation"]),
+            test=None if values["test"] is None else CaseScores.from_json(values["test"]),
+        )
