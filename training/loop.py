@@ -16,6 +16,7 @@ from ..configs.schema import Training
 from ..errors import SamkdError
 from .average import WeightAverage
 from .checkpoint import load_state, save_state, save_weights
+from .determinism import deterministic
 from .patches import PatchBatches
 from .progress import Bar, console
 from .run import Run
@@ -74,13 +75,15 @@ def fit(
     """Train, validating every ``validate_every`` steps, and keep the weights of the best validation Dice.
 
     ``patience`` validations without a better one end the run early; with ``ema`` the averaged weights are validated
-    and kept. The run can be resumed exactly from its last state: batches, dropout and learning rate depend on the step
-    alone. Ctrl-C and SIGTERM finish the step, write the state and raise Stopped. A step whose loss or gradient is not
-    finite is skipped and counted; too many of them raise SamkdError.
+    and kept. On a CPU the run can be resumed exactly from its last state: batches, dropout and learning rate depend on
+    the step alone, and as many threads compute the same gradients. Ctrl-C and SIGTERM finish the step, write the state
+    and raise Stopped. A step whose loss or gradient is not finite is skipped and counted; too many of them raise
+    SamkdError.
     """
     loop = _Loop(network, step, batches=batches, validate=validate, settings=settings, run=run, fabric=fabric)
     progress = loop.progress
-    with _Interrupt() as interrupt, Bar(title, settings.steps, done=progress.step, enabled=loop.writes) as bar:
+    bar = Bar(title, settings.steps, done=progress.step, enabled=loop.writes)
+    with deterministic(fabric.device), _Interrupt() as interrupt, bar:
         for number in range(progress.step, settings.steps):
             if settings.patience and progress.stale >= settings.patience:
                 break
