@@ -51,14 +51,22 @@ def cached_targets(
                 continue
             volume, _ = read_case(case, dataset)
             found = ensemble.probabilities(volume, grid(plan, volume.geometry))
-            content = encode(quantise(found), chunk_of(plan.patch))
+            content = encode(quantise(found), chunk_of(plan.patch), owner=_owner(path))
             written, covered = written + len(content), covered + size
             _check_size(written / covered * sum(voxels), limit, folder, len(cases))
             with atomic_path(path) as temporary:
                 temporary.write_bytes(content)
             bar.advance(case.name)
-    targets = map(TargetFile.open, paths)
-    return [case.with_soft_targets(target) for case, target in zip(prepared, targets, strict=True)]
+    classes = len(dataset.labels)
+    return [
+        case.with_soft_targets(TargetFile.open(path, owner=_owner(path), shape=(classes, *case.shape)))
+        for case, path in zip(prepared, paths, strict=True)
+    ]
+
+
+def _owner(path: Path) -> str:
+    """Whose targets a file holds: the key of teachers and plan, and that of the scan, as its path says them."""
+    return f"{path.parent.name}/{path.stem}"
 
 
 def validation_dice(

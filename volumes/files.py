@@ -163,10 +163,23 @@ def _exchange(draft: Path, path: Path) -> None:
 def file_digest(path: str | Path) -> str:
     """sha256 of a file, in hex. Raises BadInputError."""
     try:
-        with Path(path).open("rb") as file:
+        with regular_file(path).open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise BadInputError(f"{path}: cannot be read ({error.strerror or error}).") from error
+
+
+def regular_file(path: str | Path) -> Path:
+    """`path`, if it is a file or a link to one: a pipe or a device could be read for ever. Raises BadInputError."""
+    path = Path(path)
+    try:
+        mode = path.stat().st_mode
+    except (OSError, ValueError) as error:
+        raise BadInputError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error}).") from error
+    if not stat.S_ISREG(mode):
+        kind = "a folder" if stat.S_ISDIR(mode) else "a pipe, a socket or a device"
+        raise BadInputError(f"{path}: is {kind}; expected a file.")
+    return path
 
 
 def make_folder(path: str | Path) -> Path:

@@ -224,3 +224,25 @@ def test_a_broken_state_is_refused(tmp_path, damage):
     state.write_bytes(content[:100] if damage == "truncate" else b"\xff" * 8 + content[8:])
     with pytest.raises(IntegrityError, match="not a readable training state"):
         train(tmp_path / "run", settings)
+
+
+def test_weights_that_are_not_finite_end_the_run_and_leave_the_last_good_ones(tmp_path):
+    """Finite losses and gradients do not keep a buffer, or a weight beyond the largest number, from going astray."""
+    net, calls = network(), iter(range(100))
+    parameters = dict(net.named_parameters())
+    weight, bias = parameters["0.weight"], parameters["3.bias"]
+
+    def astray(logits, batch):
+        if next(calls) == 4:
+            with torch.no_grad():
+                weight[0] = float("nan")
+            return {"loss": bias.sum()}
+        return cross_entropy(logits, batch)
+
+    scores = iter([0.5, 0.6, 0.7])
+    settings = Training(steps=6, validate_every=2)
+    with pytest.raises(SamkdError, match=r"NaN or infinity in 0\.weight.*lower training\.learning_rate"):
+        train(tmp_path / "run", settings, objective=astray, validate=lambda model: {"mean": next(scores)}, net=net)
+    for path in ("weights.safetensors", "state/last.safetensors"):
+        assert all(torch.isfinite(tensor).all() for tensor in load_file(tmp_path / "run" / path).values())
+    assert not [path for path in (tmp_path / "run").rglob("*") if "tmp" in path.name]
