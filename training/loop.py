@@ -3,9 +3,10 @@
 import math
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,7 +14,7 @@ from lightning.fabric import Fabric
 from torch.utils.data import DataLoader
 
 from ..configs.schema import Training
-from ..errors import SamkdError
+from ..errors import IntegrityError, SamkdError
 from .average import WeightAverage
 from .checkpoint import load_state, save_state, save_weights
 from .determinism import deterministic
@@ -59,6 +60,25 @@ class Progress:
     failures: int = 0
     skipped: int = 0
     seconds: float = 0.0
+
+    @classmethod
+    def read(cls, values: Mapping[str, Any], *, steps: int, path: Path) -> "Progress":
+        """The counters of a state file, of a run of ``steps``. Raises IntegrityError for what cannot be such."""
+        known = {field.name: field.type for field in fields(cls)}
+        integers = [values[name] for name, kind in known.items() if kind is int and name in values]
+        sound = (
+            values.keys() <= known.keys()
+            and all(type(number) in (int, float) for number in values.values())
+            and all(type(number) is int and 0 <= number <= steps for number in integers)
+            and -1 <= values.get("best_dice", 0) <= 1
+            and 0 <= values.get("seconds", 0) < math.inf
+        )
+        if not sound:
+            raise IntegrityError(
+                f"{path}: its counters cannot be those of a run of {steps} steps ({dict(values)}); remove this file, "
+                "and the same command begins the run anew"
+            )
+        return cls(**values)
 
 
 def fit(
@@ -156,7 +176,7 @@ class _Loop:
             return Progress()
         average = self.average.values if self.average else None
         counters = load_state(self.run.state, network=self.learning, optimizer=self.own_optimizer, average=average)
-        progress = Progress(**{**asdict(Progress()), **counters})
+        progress = Progress.read(counters, steps=self.settings.steps, path=self.run.state)
         if self.writes:
             self.run.forget_after(progress.step)
         return progress
