@@ -116,7 +116,10 @@ def _criteria(
                 ValidationCase(case.name, volume, truth, segment(volume, plan, infer, num_classes=num_classes))
             )
             if prompt_kinds:
-                prompts.append(prompts_from_truth(kind, truth, labels=run.labels, spacing=volume.geometry.spacing))
+                grid = volume.geometry
+                prompts.append(
+                    prompts_from_truth(kind, truth, labels=run.labels, spacing=grid.spacing, frames=grid.frames)
+                )
                 prompted_masks.append(segment(volume, plan, infer, num_classes=num_classes, prompts=prompts[-1]))
             bar.advance(case.name)
     return AcceptanceCriteria(

@@ -108,7 +108,9 @@ def _prompted(model: Model, kind: str) -> Segment:
     model.accept(frozenset({kind}))
 
     def segment(case: Case, volume: Volume, truth: np.ndarray) -> np.ndarray:
-        prompts = prompts_from_truth(kind, truth, labels=model.class_names, spacing=volume.geometry.spacing)
+        prompts = prompts_from_truth(
+            kind, truth, labels=model.class_names, spacing=volume.geometry.spacing, frames=volume.geometry.frames
+        )
         return model.segment(volume, prompts=prompts)
 
     return segment
