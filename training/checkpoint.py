@@ -223,4 +223,7 @@ def _save(path: Path, tensors: Mapping[str, torch.Tensor], *, kind: str, facts: 
     facts = {"format": kind, **facts}
     metadata = {_METADATA: json.dumps({**facts, "sha256": _digest(apart, facts)}, sort_keys=True)}
     with atomic_path(path) as temporary:
-        save_file(apart, temporary, metadata=metadata)
+        try:
+            save_file(apart, temporary, metadata=metadata)
+        except SafetensorError as error:  # also for a full disk
+            raise OSError(str(error)) from error

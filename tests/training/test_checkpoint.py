@@ -1,5 +1,7 @@
 import json
 import struct
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -202,3 +204,28 @@ def test_a_broken_header_is_refused(tmp_path, header):
     (tmp_path / "w").write_bytes(struct.pack("<Q", len(header)) + header)
     with pytest.raises((IntegrityError, BadInputError)):
         read_linear(tmp_path / "w")
+
+
+FULL_DISK = """
+import pathlib, resource, signal, sys
+import torch
+from samkd.errors import OutputError
+from samkd.training.checkpoint import save_weights
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
+try:
+    save_weights(torch.nn.Linear(200, 200), pathlib.Path(sys.argv[1]))
+except OutputError as error:
+    print(error.exit_code, error)
+"""
+
+
+@pytest.mark.slow
+def test_a_disk_that_is_full_is_one_line_and_leaves_the_old_weights(tmp_path):
+    """With safetensors' own exception, in a process that may write files of 50 kB."""
+    path = tmp_path / "w.safetensors"
+    write_linear(path)
+    before = path.read_bytes()
+    done = subprocess.run([sys.executable, "-c", FULL_DISK, str(path)], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith(f"3 {path}: cannot be written (") and "File too large" in done.stdout
+    assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
