@@ -4,11 +4,10 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from ..errors import UsageError
+from ..errors import BadInputError, UsageError
 from .schema import Config
 from .validate import validated
+from .yaml_files import parse_yaml, read_yaml
 
 _FOLDER = resources.files(__name__.rpartition(".")[0])
 
@@ -39,12 +38,16 @@ def _read(source: str, heirs: tuple[str, ...]) -> dict:
         path = Path(source)
         if not path.is_file():
             raise UsageError(f"{source}: no such config file; give a YAML file or one of {config_names()}")
-        text = path.read_text(encoding="utf-8")
+        try:
+            values = read_yaml(path)
+        except BadInputError as error:
+            raise UsageError(str(error)) from None
     elif source in config_names():
-        text = _FOLDER.joinpath(f"{source}.yaml").read_text(encoding="utf-8")
+        values = parse_yaml(_FOLDER.joinpath(f"{source}.yaml").read_text(encoding="utf-8"))
     else:
         raise UsageError(f"{source!r} is no config; give a YAML file or one of {config_names()}")
-    values = _mapping(text, source)
+    if not isinstance(values, dict):
+        raise UsageError(f"{source}: expected a mapping of keys, found {type(values).__name__}")
     parent = values.pop("extends", None)
     return values if parent is None else {**_read(str(parent), (*heirs, source)), **values}
 
@@ -54,16 +57,6 @@ def parse_config(values: dict, *, overrides: list[str] | None = None, source: st
     for override in overrides or []:
         _apply(values, override)
     return validated(values, source=source)
-
-
-def _mapping(text: str, source: str) -> dict:
-    try:
-        values = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise UsageError(f"{source}: not valid YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(values, dict):
-        raise UsageError(f"{source}: expected a mapping of keys, found {type(values).__name__}")
-    return values
 
 
 def _apply(values: dict, override: str) -> None:
@@ -80,6 +73,6 @@ def _apply(values: dict, override: str) -> None:
 
 def _value(text: str, override: str) -> Any:
     try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError:
-        raise UsageError(f"override {override!r}: the value is not valid YAML") from None
+        return parse_yaml(text)
+    except ValueError as error:
+        raise UsageError(f"override {override!r}: the value is not valid YAML ({error})") from None

@@ -1,19 +1,19 @@
 """Teacher targets: the teachers' class probabilities for whole scans, on the student's grid, cached on disk."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from ..errors import UsageError
+from ..errors import BadInputError, UsageError
 from ..training.prepared import PreparedCase, fingerprint
 from ..training.progress import Bar
 from ..training.run_config import digest
 from ..training.validation import PooledDice
 from ..volumes.datasets.registry import Case, Dataset, read_case, read_labelled_case
 from ..volumes.files import atomic_path, make_folder, write_json
+from ..volumes.json_files import read_json
 from ..volumes.plan import Plan, grid
 from ..volumes.preprocess import preprocess_labels
 from .ensemble import Ensemble
@@ -51,14 +51,22 @@ def cached_targets(
                 continue
             volume, _ = read_case(case, dataset)
             found = ensemble.probabilities(volume, grid(plan, volume.geometry))
-            content = encode(quantise(found), chunk_of(plan.patch))
+            content = encode(quantise(found), chunk_of(plan.patch), owner=_owner(path))
             written, covered = written + len(content), covered + size
             _check_size(written / covered * sum(voxels), limit, folder, len(cases))
             with atomic_path(path) as temporary:
                 temporary.write_bytes(content)
             bar.advance(case.name)
-    targets = map(TargetFile.open, paths)
-    return [case.with_soft_targets(target) for case, target in zip(prepared, targets, strict=True)]
+    classes = len(dataset.labels)
+    return [
+        case.with_soft_targets(TargetFile.open(path, owner=_owner(path), shape=(classes, *case.shape)))
+        for case, path in zip(prepared, paths, strict=True)
+    ]
+
+
+def _owner(path: Path) -> str:
+    """Whose targets a file holds: the key of teachers and plan, and that of the scan, as its path says them."""
+    return f"{path.parent.name}/{path.stem}"
 
 
 def validation_dice(
@@ -72,7 +80,7 @@ def validation_dice(
     measured = digest({"cases": [fingerprint(case) for case in cases], "names": names})[:16]
     path = target_folder(cache, ensemble, plan) / f"validation-{measured}.json"
     if path.exists():
-        return json.loads(path.read_text(encoding="utf-8"))
+        return _read_scores(path)
     pooled = {name: PooledDice(dataset.labels) for name in names}
     with Bar("teachers on the validation cases", len(cases)) as bar:
         for case in cases:
@@ -85,6 +93,15 @@ def validation_dice(
             bar.advance(case.name)
     scores = {name: score.scores() for name, score in pooled.items()}
     write_json(path, scores)
+    return scores
+
+
+def _read_scores(path: Path) -> dict[str, dict[str, float]]:
+    """Dice by class for each teacher, as they were written. Raises BadInputError for what is no such file."""
+    scores = read_json(path)
+    rows = scores.values() if isinstance(scores, dict) else [None]
+    if not all(isinstance(row, dict) and all(type(dice) is float for dice in row.values()) for row in rows):
+        raise BadInputError(f"{path}: holds no scores of teachers; delete the file, they are measured anew")
     return scores
 
 

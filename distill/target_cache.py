@@ -1,9 +1,11 @@
 """Teacher targets on disk: one file per case, in compressed chunks of which a training patch reads the few it needs.
 
-A file holds a head (magic, shape K D H W, chunk D H W), an index (bytes and CRC-32 of every chunk), the CRC-32 of
-both, and the chunks: uint8 levels of all classes, each a zstd frame. All of it is covered by a checksum.
+A file holds a head (magic, shape K D H W, chunk D H W, sha256 of its owner), an index (bytes and CRC-32 of every
+chunk), the CRC-32 of both, and the chunks: uint8 levels of all classes, each a zstd frame. All has a checksum.
+The owner says which case's targets these are, by which teachers, on which grid; files of earlier releases name none.
 """
 
+import hashlib
 import struct
 import zlib
 from dataclasses import dataclass
@@ -16,10 +18,13 @@ import numpy as np
 import zstandard
 
 from ..errors import IntegrityError
+from ..volumes.files import regular_file
 
 Triple = tuple[int, int, int]
-_MAGIC = b"samkdT1\n"
-_HEAD = struct.Struct("<8s7I")
+Shape = tuple[int, int, int, int]
+_MAGIC, _MAGIC_1 = b"samkdT2\n", b"samkdT1\n"
+_HEAD = struct.Struct("<8s7I32s")
+_HEAD_1 = struct.Struct("<8s7I")  # of earlier releases
 _SUM = struct.Struct("<I")
 
 
@@ -42,13 +47,13 @@ def chunk_of(patch: Triple) -> Triple:
     return d, h, w
 
 
-def encode(levels: np.ndarray, chunk: Triple) -> bytes:
-    """The file of levels uint8 [K, D, H, W]; the same levels give the same bytes."""
+def encode(levels: np.ndarray, chunk: Triple, *, owner: str) -> bytes:
+    """The file of levels uint8 [K, D, H, W]; the same levels of the same owner give the same bytes."""
     compressor = zstandard.ZstdCompressor()
     pieces = (levels[(slice(None), *box)] for box in _boxes(levels.shape, chunk))
     packed = [compressor.compress(piece.tobytes()) for piece in pieces]
     index = np.array([(len(frame), zlib.crc32(frame)) for frame in packed], "<u4")
-    head = _HEAD.pack(_MAGIC, *levels.shape, *chunk) + index.tobytes()
+    head = _HEAD.pack(_MAGIC, *levels.shape, *chunk, _digest(owner)) + index.tobytes()
     return b"".join((head, _SUM.pack(zlib.crc32(head)), *packed))
 
 
@@ -57,30 +62,40 @@ class TargetFile:
     """Levels uint8 [K, D, H, W] on disk: ``file[:, d0:d1, h0:h1, w0:w1]`` reads and checks the chunks it touches."""
 
     path: Path
-    shape: tuple[int, int, int, int]
+    shape: Shape
     chunk: Triple
     index: np.ndarray  # [N, 3]: first byte, bytes and CRC-32 of each chunk
 
     @classmethod
-    def open(cls, path: Path) -> "TargetFile":
-        """Raises IntegrityError for a file that is cut short, has grown or whose head is damaged."""
-        with path.open("rb") as stream:
-            head = stream.read(_HEAD.size)
-            if len(head) < _HEAD.size or not head.startswith(_MAGIC):
+    def open(cls, path: Path, *, owner: str, shape: Shape) -> "TargetFile":
+        """The targets of `owner`, whose shape must be K and the size of its grid.
+
+        Raises IntegrityError for a file that is cut short, has grown, is another's, or whose head is damaged.
+        """
+        with regular_file(path).open("rb") as stream:
+            head = stream.read(_HEAD_1.size)
+            if head.startswith(_MAGIC):
+                head += stream.read(_HEAD.size - _HEAD_1.size)
+            elif not head.startswith(_MAGIC_1):
                 raise _damaged(path, "its head is broken")
-            _, *numbers = _HEAD.unpack(head)
-            shape, chunk = tuple(numbers[:4]), tuple(numbers[4:])
-            count = prod(-(-size // max(side, 1)) for size, side in zip(shape[1:], chunk, strict=True))
-            rest = path.stat().st_size - _HEAD.size - _SUM.size
-            if 8 * count > rest:
+            if len(head) not in (_HEAD.size, _HEAD_1.size):
+                raise _damaged(path, "its head is broken")
+            k, d, h, w, *chunk_sides = struct.unpack_from("<7I", head, len(_MAGIC))
+            size, (chunk_d, chunk_h, chunk_w) = (k, d, h, w), chunk_sides
+            chunk = (chunk_d, chunk_h, chunk_w)
+            count = prod(-(-side // max(width, 1)) for side, width in zip(size[1:], chunk, strict=True))
+            rest = path.stat().st_size - len(head) - _SUM.size
+            if 8 * count > rest or not all(chunk):
                 raise _damaged(path, "its head is broken")
             table = stream.read(8 * count)
             if stream.read(_SUM.size) != _SUM.pack(zlib.crc32(head + table)):
                 raise _damaged(path, "its head is broken")
+        if head[_HEAD_1.size :] not in (b"", _digest(owner)) or size != shape:
+            raise _damaged(path, f"they are not those of {owner} (shape {list(size)}, expected {list(shape)})")
         lengths, sums = np.frombuffer(table, "<u4").reshape(-1, 2).astype(np.int64).T
         if int(lengths.sum()) != rest - len(table):
             raise _damaged(path, f"it has {rest} bytes where {len(table) + int(lengths.sum())} were written")
-        starts = _HEAD.size + len(table) + _SUM.size + np.cumsum(lengths) - lengths
+        starts = len(head) + len(table) + _SUM.size + np.cumsum(lengths) - lengths
         return cls(path, shape, chunk, np.stack([starts, lengths, sums], axis=1))
 
     def __getitem__(self, key: tuple[slice, slice, slice, slice], /) -> np.ndarray:
@@ -94,7 +109,6 @@ class TargetFile:
             range(side.start // width, (side.stop - 1) // width + 1)
             for side, width in zip(wanted, self.chunk, strict=True)
         ]
-        decompressor = zstandard.ZstdDecompressor()
         with self.path.open("rb", buffering=0) as stream:
             for place in product(*touched):
                 box = _box(place, self.shape, self.chunk)
@@ -103,8 +117,7 @@ class TargetFile:
                 frame = stream.read(length)
                 if zlib.crc32(frame) != checksum:
                     raise _damaged(self.path, f"the chunk of voxels {_spelled(box)} does not match its checksum")
-                chunk = np.frombuffer(decompressor.decompress(frame), np.uint8)
-                chunk = chunk.reshape(-1, *(side.stop - side.start for side in box))
+                chunk = self._unpack(frame, box)
                 source, target = [slice(None)], [slice(None)]
                 for side, asked in zip(box, wanted, strict=True):
                     low, high = max(side.start, asked.start), min(side.stop, asked.stop)
@@ -113,9 +126,23 @@ class TargetFile:
                 result[tuple(target)] = chunk[tuple(source)]
         return result
 
+    def _unpack(self, frame: bytes, box: tuple[slice, ...]) -> np.ndarray:
+        """The levels of one chunk; nothing is unpacked that announces another size than the chunk has."""
+        shape = (self.shape[0], *(side.stop - side.start for side in box))
+        try:
+            if zstandard.get_frame_parameters(frame).content_size != prod(shape):
+                raise ValueError("it announces another size")
+            return np.frombuffer(zstandard.ZstdDecompressor().decompress(frame), np.uint8).reshape(shape)
+        except (zstandard.ZstdError, ValueError) as error:
+            raise _damaged(self.path, f"the chunk of voxels {_spelled(box)} cannot be unpacked ({error})") from None
+
     def __array__(self, dtype: Any = None, /, *, copy: bool | None = None) -> np.ndarray:
         everything = self[:, :, :, :]
         return everything if dtype is None else everything.astype(dtype)
+
+
+def _digest(owner: str) -> bytes:
+    return hashlib.sha256(owner.encode()).digest()
 
 
 def _boxes(shape: tuple[int, ...], chunk: Triple) -> list[tuple[slice, ...]]:

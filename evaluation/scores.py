@@ -6,6 +6,7 @@ import numpy as np
 from scipy.ndimage import binary_erosion, distance_transform_edt, find_objects
 
 from ..errors import BadInputError
+from ..volumes.geometry import image_axes
 from .records import METRICS, CaseScores, ClassMean, ClassScore, Scores, ScoreSummary
 
 ABSENT_RULE = (
@@ -105,8 +106,7 @@ def _images(mask: np.ndarray, *, frames: bool) -> list[np.ndarray]:
 
 def _image_spacing(shape: Sequence[int], spacing: Sequence[float], *, frames: bool) -> tuple[float, ...]:
     """The spacing in mm along the axes that _images leaves."""
-    axes = [axis for axis in range(int(frames), 3) if shape[axis] > 1] or [2]
-    return tuple(float(spacing[axis]) for axis in axes)
+    return tuple(float(spacing[axis]) for axis in image_axes(shape, frames=frames))
 
 
 def _cropped(one: np.ndarray, other: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

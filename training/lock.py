@@ -7,28 +7,25 @@ import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, ParamSpec
+from typing import ParamSpec
 
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 
 from ..errors import BadInputError
 from ..volumes.files import lock_file
+from .run import LOCK, Run
 
-if TYPE_CHECKING:
-    from .run import Run
-
-LOCK = ".training.lock"  # in the run folder, while somebody trains there
 P = ParamSpec("P")
 
 
-def one_at_a_time(train: Callable[P, "Run"]) -> Callable[P, "Run"]:
+def one_at_a_time(train: Callable[P, Run]) -> Callable[P, Run]:
     """`train`, which gets its `run` by name, under the lock of that run's folder; of several devices one holds it.
 
     A finished run is only read, and needs no lock.
     """
 
     @functools.wraps(train)
-    def locked(*args: P.args, **kwargs: P.kwargs) -> "Run":
+    def locked(*args: P.args, **kwargs: P.kwargs) -> Run:
         run: Run = kwargs["run"]  # type: ignore[assignment]
         if run.finished or rank_zero_only.rank != 0:
             return train(*args, **kwargs)
@@ -61,6 +58,8 @@ def locked_folder(folder: Path) -> Iterator[None]:
 
 def _taken(path: Path) -> int | None:
     while True:
+        if path.is_symlink():
+            raise BadInputError(f"{path}: is a link; remove it")
         path.touch()
         try:
             descriptor = lock_file(path)

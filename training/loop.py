@@ -3,9 +3,10 @@
 import math
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,9 +14,10 @@ from lightning.fabric import Fabric
 from torch.utils.data import DataLoader
 
 from ..configs.schema import Training
-from ..errors import SamkdError
+from ..errors import IntegrityError, SamkdError
 from .average import WeightAverage
 from .checkpoint import load_state, save_state, save_weights
+from .determinism import deterministic
 from .patches import PatchBatches
 from .progress import Bar, console
 from .run import Run
@@ -59,6 +61,25 @@ class Progress:
     skipped: int = 0
     seconds: float = 0.0
 
+    @classmethod
+    def read(cls, values: Mapping[str, Any], *, steps: int, path: Path) -> "Progress":
+        """The counters of a state file, of a run of ``steps``. Raises IntegrityError for what cannot be such."""
+        known = {field.name: field.type for field in fields(cls)}
+        integers = [values[name] for name, kind in known.items() if kind is int and name in values]
+        sound = (
+            values.keys() <= known.keys()
+            and all(type(number) in (int, float) for number in values.values())
+            and all(type(number) is int and 0 <= number <= steps for number in integers)
+            and -1 <= values.get("best_dice", 0) <= 1
+            and 0 <= values.get("seconds", 0) < math.inf
+        )
+        if not sound:
+            raise IntegrityError(
+                f"{path}: its counters cannot be those of a run of {steps} steps ({dict(values)}); remove this file, "
+                "and the same command begins the run anew"
+            )
+        return cls(**values)
+
 
 def fit(
     network: torch.nn.Module,
@@ -74,13 +95,15 @@ def fit(
     """Train, validating every ``validate_every`` steps, and keep the weights of the best validation Dice.
 
     ``patience`` validations without a better one end the run early; with ``ema`` the averaged weights are validated
-    and kept. The run can be resumed exactly from its last state: batches, dropout and learning rate depend on the step
-    alone. Ctrl-C and SIGTERM finish the step, write the state and raise Stopped. A step whose loss or gradient is not
-    finite is skipped and counted; too many of them raise SamkdError.
+    and kept. On a CPU the run can be resumed exactly from its last state: batches, dropout and learning rate depend on
+    the step alone, and as many threads compute the same gradients. Ctrl-C and SIGTERM finish the step, write the state
+    and raise Stopped. A step whose loss or gradient is not finite is skipped and counted; too many of them raise
+    SamkdError.
     """
     loop = _Loop(network, step, batches=batches, validate=validate, settings=settings, run=run, fabric=fabric)
     progress = loop.progress
-    with _Interrupt() as interrupt, Bar(title, settings.steps, done=progress.step, enabled=loop.writes) as bar:
+    bar = Bar(title, settings.steps, done=progress.step, enabled=loop.writes)
+    with deterministic(fabric.device), _Interrupt() as interrupt, bar:
         for number in range(progress.step, settings.steps):
             if settings.patience and progress.stale >= settings.patience:
                 break
@@ -153,7 +176,7 @@ class _Loop:
             return Progress()
         average = self.average.values if self.average else None
         counters = load_state(self.run.state, network=self.learning, optimizer=self.own_optimizer, average=average)
-        progress = Progress(**{**asdict(Progress()), **counters})
+        progress = Progress.read(counters, steps=self.settings.steps, path=self.run.state)
         if self.writes:
             self.run.forget_after(progress.step)
         return progress

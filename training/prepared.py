@@ -11,10 +11,11 @@ import numpy as np
 from ..errors import BadInputError, about
 from ..volumes.datasets.parallel import in_threads
 from ..volumes.datasets.registry import Case, Dataset, read_case, scan_digest
-from ..volumes.files import atomic_path, file_digest, make_folder
+from ..volumes.files import file_digest
 from ..volumes.geometry import Geometry
 from ..volumes.plan import Plan
 from ..volumes.preprocess import preprocess, preprocess_labels
+from .prepared_files import has_arrays, read_arrays, write_arrays
 
 ANCHORS = 2048  # voxels remembered per class, from which patches are centred
 
@@ -79,25 +80,22 @@ def fingerprint(case: Case) -> str:
 def prepare_case(case: Case, dataset: Dataset, plan: Plan, cache: Path) -> PreparedCase:
     """Prepare one case, or read it from the cache, which is keyed by the plan, the files' bytes and the masks' classes.
 
-    Raises BadInputError when the scan or its mask cannot be used.
+    Raises BadInputError when the scan or its mask cannot be used, IntegrityError for a damaged file of the cache.
     """
     folder = cache / "prepared" / plan.digest()[:16]
     stem = fingerprint(case)[:32]
     if dataset.codes is not None or dataset.merged is not None:
         stem += "-" + hashlib.sha256(repr((dataset.codes, dataset.merged)).encode()).hexdigest()[:8]
     parts = ("image", "affine") if case.label is None else ("image", "affine", "labels")
-    files = {part: folder / f"{stem}.{part}.npy" for part in parts}
-    if not all(path.exists() for path in files.values()):
+    if not has_arrays(folder, stem, parts):
         volume, mask = read_case(case, dataset)
         with about(case.image.place):
             prepared = preprocess(volume, plan)
         made = {"image": prepared.array, "affine": prepared.geometry.affine}
         if mask is not None:
             made["labels"] = preprocess_labels(mask, volume.geometry, plan)
-        make_folder(folder)
-        for part, array in made.items():
-            save_array(files[part], array)
-    found = {part: np.load(path, mmap_mode="r") for part, path in files.items()}
+        write_arrays(folder, stem, made)
+    found = read_arrays(folder, stem, parts)
     image, labels = found["image"], found.get("labels")
     geometry = Geometry(affine=np.array(found["affine"]), shape=image.shape[1:])
     anchors = {} if labels is None else _anchors(labels)
@@ -114,12 +112,6 @@ def prepare_cases(
         prepared.append(case)
         on_case(case.name)
     return prepared
-
-
-def save_array(path: Path, array: np.ndarray) -> None:
-    """Write one .npy atomically."""
-    with atomic_path(path) as temporary, temporary.open("wb") as stream:
-        np.save(stream, array, allow_pickle=False)
 
 
 def _anchors(labels: np.ndarray) -> dict[int, np.ndarray]:

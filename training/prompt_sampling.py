@@ -10,7 +10,7 @@ from scipy.ndimage import distance_transform_edt
 from ..configs.schema import PromptTraining
 from ..errors import UsageError
 from ..sam.prompt_tensors import Prompts
-from ..volumes.geometry import Geometry
+from ..volumes.geometry import Geometry, image_axes
 from ..volumes.prompts import ClassPrompts, GridPrompts, PatchPrompts, ScanPrompts
 from .network import Network
 
@@ -136,12 +136,20 @@ def box_prompts(
 
 
 def prompts_from_truth(
-    kind: str, truth: np.ndarray, *, labels: Iterable[int], spacing: tuple[float, float, float]
+    kind: str,
+    truth: np.ndarray,
+    *,
+    labels: Iterable[int],
+    spacing: tuple[float, float, float],
+    frames: bool = False,
 ) -> ScanPrompts:
     """What a user who knew the mask [D, H, W] would give: for every class in it its deepest voxel ("point") or its
-    tight box ("box"). For scores that name it; never for prediction.
+    tight box ("box"). In a picture, a single slice, or with `frames` in each of a video's, depth is measured in its
+    plane. For scores that name it; never for prediction.
     """
     assert kind in ("point", "box"), kind
+    axes = image_axes(truth.shape, frames=frames)
+    margins = [(int(axis in axes),) * 2 for axis in range(3)]
     found = {}
     for value in labels:
         inside = truth == value
@@ -150,9 +158,10 @@ def prompts_from_truth(
             if kind == "box":
                 found[value] = ClassPrompts(box=(*low[::-1].tolist(), *high[::-1].tolist()))
                 continue
-            part = np.pad(inside[tuple(slice(a, b + 1) for a, b in zip(low, high, strict=True))], 1)
-            depth = np.asarray(distance_transform_edt(part, sampling=spacing))
-            d, h, w = np.array(np.unravel_index(depth.argmax(), depth.shape)) - 1 + low
+            part = np.pad(inside[tuple(slice(a, b + 1) for a, b in zip(low, high, strict=True))], margins)
+            images = part[:, None] if frames else part[None]
+            depth = np.concatenate([np.asarray(distance_transform_edt(one, sampling=spacing)) for one in images])
+            d, h, w = np.array(np.unravel_index(depth.argmax(), depth.shape)) - np.array(margins)[:, 0] + low
             found[value] = ClassPrompts(points=((float(w), float(h), float(d), 1),))
     return ScanPrompts(found, "voxel")
 

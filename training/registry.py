@@ -5,7 +5,7 @@ import inspect
 from collections.abc import Mapping
 from typing import Any
 
-from ..errors import UsageError
+from ..errors import SamkdError, UsageError
 
 
 def build_registered(
@@ -14,7 +14,8 @@ def build_registered(
     """The network ``name`` of a registry, whose values are "module:builder" with the module relative to ``package``.
 
     ``shape`` are the arguments that every builder of the registry takes, ``options`` those that this one adds; ``kind``
-    is what messages call it. Raises UsageError for an unknown name or option.
+    is what messages call it. Raises UsageError for an unknown name or
+    option, and for values of which no network can be built.
     """
     check_registered(registry, name, kind=kind)
     module, builder_name = registry[name].split(":")
@@ -24,7 +25,14 @@ def build_registered(
         raise UsageError(
             f"{kind} {name!r} has no option {', '.join(unknown)}: choose among {', '.join(known) or 'none'}"
         )
-    return builder(**shape, **options)
+    try:
+        return builder(**shape, **options)
+    except SamkdError:
+        raise
+    except (TypeError, ValueError, RuntimeError, AssertionError, ArithmeticError, LookupError, AttributeError) as error:
+        raise UsageError(
+            f"{kind} {name!r} cannot be built with {dict(shape) | dict(options)}: {type(error).__name__}: {error}"
+        ) from error
 
 
 def check_registered(registry: Mapping[str, str], name: str, *, kind: str) -> None:

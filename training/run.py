@@ -10,11 +10,15 @@ from typing import Any
 
 import yaml
 
-from ..errors import BadInputError
-from ..volumes.files import atomic_path, is_leftover, make_folder
+from ..configs.yaml_files import read_yaml
+from ..errors import BadInputError, OutputError
+from ..volumes.files import atomic_path, is_leftover, make_folder, regular_file
+from ..volumes.json_files import parse_json, read_json
 from ..volumes.plan import Plan
 from .metrics import RunMetrics
 from .run_config import RunConfig
+
+LOCK = ".training.lock"  # while somebody trains there
 
 
 @dataclass(frozen=True)
@@ -30,6 +34,7 @@ class Run:
 
         Raises BadInputError when the folder belongs to another config or holds something else.
         """
+        _refuse_links(path)
         if (path / "config.yaml").exists():
             earlier = cls.read(path)
             if earlier.config.digest() != config.digest():
@@ -51,9 +56,9 @@ class Run:
     def read(cls, path: Path) -> "Run":
         """Read a run folder. Raises BadInputError when it is none."""
         try:
-            values = yaml.safe_load((path / "config.yaml").read_text(encoding="utf-8"))
-        except (OSError, yaml.YAMLError, ValueError, LookupError, AttributeError, RecursionError) as error:
-            raise BadInputError(f"{path}: not a run folder (config.yaml: {error}); give one made by samkd") from None
+            values = read_yaml(path / "config.yaml")
+        except BadInputError as error:
+            raise BadInputError(f"{path}: not a run folder ({error}); give one made by samkd") from None
         try:
             return cls(path, RunConfig.from_dict(values))
         except BadInputError as error:
@@ -87,12 +92,12 @@ class Run:
         """The content of metrics.json. Raises BadInputError."""
         path = self.path / "metrics.json"
         try:
-            return RunMetrics.from_json(json.loads(path.read_text(encoding="utf-8")))
-        except (OSError, ValueError, RecursionError) as error:
-            fault = f"cannot be read ({error})"
+            return RunMetrics.from_json(read_json(path))
+        except BadInputError as error:
+            fault = str(error)
         except (KeyError, TypeError, AttributeError) as error:
-            fault = f"holds no scores ({type(error).__name__} {error})"
-        raise BadInputError(f"{path}: {fault}. Remove it, and the same command scores anew.")
+            fault = f"holds no scores ({type(error).__name__} {error})."
+        raise BadInputError(f"{path}: {fault} Remove it, and the same command scores anew.")
 
     def write_json(self, name: str, values: Any) -> None:
         self.write_text(name, json.dumps(values, indent=1) + "\n")
@@ -103,24 +108,30 @@ class Run:
             temporary.write_text(text, encoding="utf-8")
 
     def log(self, entry: dict[str, Any]) -> None:
-        with (self.path / "log.jsonl").open("ab+") as stream:
-            if stream.seek(0, os.SEEK_END):
-                stream.seek(-1, os.SEEK_END)
-                torn = stream.read(1) != b"\n"  # what a power cut leaves is ended first
-                stream.write(b"\n" * torn)
-            stream.write(json.dumps(entry).encode() + b"\n")
+        """Add a line to log.jsonl. Raises OutputError, also where that is a link."""
+        path = self.path / "log.jsonl"
+        try:
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | getattr(os, "O_NOFOLLOW", 0), 0o666)
+            with os.fdopen(descriptor, "ab+") as stream:
+                if stream.seek(0, os.SEEK_END):
+                    stream.seek(-1, os.SEEK_END)
+                    torn = stream.read(1) != b"\n"  # what a power cut leaves is ended first
+                    stream.write(b"\n" * torn)
+                stream.write(json.dumps(entry).encode() + b"\n")
+        except OSError as error:
+            raise OutputError(f"{path}: cannot be written ({error.strerror or error}).") from error
 
     def history(self) -> Iterator[dict[str, Any]]:
         """Entries of log.jsonl; lines that are none, such as one cut short by a kill, are left out."""
         path = self.path / "log.jsonl"
         if not path.exists():
             return
-        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        for line in regular_file(path).read_text(encoding="utf-8", errors="replace").splitlines():
             try:
-                entry = json.loads(line)
+                entry = parse_json(line)
             except (ValueError, RecursionError):
                 continue
-            if isinstance(entry, dict) and isinstance(entry.get("step"), int):
+            if _is_entry(entry):
                 yield entry
 
     def forget_after(self, step: int) -> None:
@@ -134,6 +145,21 @@ class Run:
 def _own_leftover(entry: Path) -> bool:
     """Whether `entry` is what a run leaves that ended before its config.yaml was there."""
     return is_leftover(entry) or (entry.name == "state" and entry.is_dir() and not any(entry.iterdir()))
+
+
+def _is_entry(entry: Any) -> bool:
+    """Whether a line of log.jsonl is what the loop writes: a step, and numbers where the report's curves need some."""
+    if not isinstance(entry, dict) or type(entry.get("step")) is not int:
+        return False
+    return all(type(entry.get(key, 0.0)) in (int, float) for key in ("loss", "dice", "learning_rate", "seconds"))
+
+
+def _refuse_links(folder: Path) -> None:
+    """Raises BadInputError for a link, a pipe or a device where a run writes in place."""
+    for name in ("state", "log.jsonl", LOCK):
+        path = folder / name
+        if path.is_symlink() or (path.exists() and not path.is_file() and not path.is_dir()):
+            raise BadInputError(f"{path}: is a link, a pipe or a device, and a run writes there; remove it")
 
 
 def finished_runs(root: Path, stage: str, *, config: str | None = None) -> list[Run]:

@@ -19,6 +19,20 @@ def digest(values: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(values, sort_keys=True, default=str).encode()).hexdigest()
 
 
+def expect(sound: bool, name: str, value: Any, expected: str) -> None:
+    """Raises BadInputError unless `sound`: what a key of config.yaml holds, and what it should."""
+    if not sound:
+        raise BadInputError(f"{name} is {repr(value)[:100]}; expected {expected}")
+
+
+def _is_mapping(value: Any) -> bool:
+    return isinstance(value, dict) and all(isinstance(key, str) for key in value)
+
+
+def _are_names(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(name, str) for name in value)
+
+
 @dataclass(frozen=True, kw_only=True)
 class NetworkSpec:
     """All that a network's builder needs: ``family`` is one of FAMILIES, ``patch`` (D, H, W), ``options`` its own.
@@ -40,10 +54,20 @@ class NetworkSpec:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "NetworkSpec":
-        """Format 1 has the family under the name ``room``."""
+        """Format 1 has the family under the name ``room``. Raises BadInputError for values of another kind."""
         values = dict(values)
         family = values.pop("room", None) or values.pop("family")
-        return cls(**(values | {"family": family, "patch": tuple(values["patch"])}))
+        spec = cls(**(values | {"family": family, "patch": tuple(values["patch"])}))
+        expect(spec.family in FAMILIES, "network.family", spec.family, f"one of {FAMILIES}")
+        expect(isinstance(spec.name, str), "network.name", spec.name, "a name")
+        expect(spec.backbone is None or isinstance(spec.backbone, str), "network.backbone", spec.backbone, "a name")
+        for name in ("in_channels", "num_classes"):
+            count = getattr(spec, name)
+            expect(type(count) is int and 1 <= count <= 65536, f"network.{name}", count, "a number of 1 to 65536")
+        sides = len(spec.patch) == 3 and all(type(side) is int and side > 0 for side in spec.patch)
+        expect(sides, "network.patch", spec.patch, "three whole numbers above 0")
+        expect(_is_mapping(spec.options), "network.options", spec.options, "a mapping")
+        return spec
 
 
 @dataclass(frozen=True)
@@ -53,6 +77,14 @@ class PublishedFile:
     name: str
     sha256: str
 
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "PublishedFile":
+        """Raises BadInputError for values of another kind."""
+        file = cls(**values)
+        texts = isinstance(file.name, str) and isinstance(file.sha256, str)
+        expect(texts, "objective.pretrained", values, "name and sha256 of a file")
+        return file
+
 
 @dataclass(frozen=True)
 class TeacherRecord:
@@ -61,6 +93,16 @@ class TeacherRecord:
     run: str
     sha256: str
     share: float
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "TeacherRecord":
+        """Raises BadInputError for values of another kind."""
+        record = cls(**values)
+        expect(isinstance(record.run, str), "run of a teacher", record.run, "the name of a folder")
+        expect(isinstance(record.sha256, str), "sha256 of a teacher", record.sha256, "text")
+        share = type(record.share) in (int, float) and 0 <= record.share <= 1
+        expect(share, "share of a teacher", record.share, "a number of 0 to 1")
+        return record
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,23 +154,36 @@ class Objective:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "Objective":
-        """Format 1 has a teacher's ``init_run`` and a student's ``pretrained`` under the one name ``start``."""
+        """Format 1 has a teacher's ``init_run`` and a student's ``pretrained`` under the one name ``start``.
+
+        Raises BadInputError for values of another kind.
+        """
+        expect(_is_mapping(values), "objective", values, "a mapping")
+        lambda_: Any = values.get("lambda")
+        prompts: Any = values.get("prompts")
+        share = type(lambda_) in (int, float) and 0 <= lambda_ <= 1
+        expect(share, "objective.lambda", lambda_, "a number of 0 to 1")
+        expect(prompts is None or _is_mapping(prompts), "objective.prompts", prompts, "a mapping")
         start = values.get("start")
         pretrained = values.get("pretrained") or (start if isinstance(start, dict) else None)
         teaching = None
         if "teachers" in values:
+            for name in ("distillation", "unlabelled"):
+                expect(_is_mapping(values[name]), f"objective.{name}", values[name], "a mapping")
             teaching = Teaching(
-                teachers=tuple(TeacherRecord(**teacher) for teacher in values["teachers"]),
+                teachers=tuple(TeacherRecord.from_dict(teacher) for teacher in values["teachers"]),
                 distillation=values["distillation"],
                 online=values["online"],
                 unlabelled=values["unlabelled"],
             )
+        init_run = values.get("init_run") or (start if isinstance(start, str) else None)
+        expect(init_run is None or isinstance(init_run, str), "objective.init_run", init_run, "a sha256")
         return cls(
-            lambda_=values.get("lambda", 1.0),
-            pretrained=PublishedFile(**pretrained) if pretrained else None,
-            init_run=values.get("init_run") or (start if isinstance(start, str) else None),
+            lambda_=lambda_,
+            pretrained=PublishedFile.from_dict(pretrained) if pretrained else None,
+            init_run=init_run,
             freeze_encoder=bool(values.get("freeze_encoder") or values.get("held encoder")),
-            prompts=values.get("prompts"),
+            prompts=prompts,
             teaching=teaching,
         )
 
@@ -141,6 +196,16 @@ class CaseNames:
     train: tuple[str, ...]
     validation: tuple[str, ...]
     content: str
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "CaseNames":
+        """Raises BadInputError for values of another kind."""
+        for name in ("train", "validation"):
+            expect(_are_names(values[name]), f"cases.{name}", values[name], "a list of names")
+        for name in ("dataset", "content"):
+            expect(isinstance(values[name], str), f"cases.{name}", values[name], "text")
+        train, validation = tuple(values["train"]), tuple(values["validation"])
+        return cls(dataset=values["dataset"], train=train, validation=validation, content=values["content"])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -226,7 +291,7 @@ class RunConfig:
                 f"config.yaml is of format {values['format']}, this samkd reads up to {FORMAT}; update samkd"
             )
         try:
-            return cls(
+            config = cls(
                 stage=values["stage"],
                 network=NetworkSpec.from_dict(values["network"]),
                 objective=Objective.from_dict(values["objective"]),
@@ -235,15 +300,29 @@ class RunConfig:
                 channels=tuple(values["channels"]),
                 training=values.get("training", {}),
                 seed=values["seed"],
-                cases=CaseNames(
-                    dataset=values["cases"]["dataset"],
-                    train=tuple(values["cases"]["train"]),
-                    validation=tuple(values["cases"]["validation"]),
-                    content=values["cases"]["content"],
-                ),
+                cases=CaseNames.from_dict(values["cases"]),
                 data=str(values["data"]),
                 user_config=values["recipe"],
                 pretrained_path=values.get("pretrained_path") or values.get("base"),
             )
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            config.check(values["channels"])
+            config.digest()  # also values that are no JSON, such as dates, end here
+            return config
+        except BadInputError as error:
+            raise BadInputError(f"config.yaml is not a run's: {error}") from None
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
             raise BadInputError(f"config.yaml is not a run's: {type(error).__name__} {error}") from None
+
+    def check(self, channels: Any) -> None:
+        """Raises BadInputError for values that cannot be a run's; ``channels`` are those that config.yaml lists."""
+        network, path = self.network, self.pretrained_path
+        expect(self.stage in STAGES, "stage", self.stage, f"one of {STAGES}")
+        names = [self.labels.get(value) for value in range(network.num_classes)]
+        classes = len(names) == len(self.labels) and all(isinstance(name, str) for name in names)
+        expect(classes, "labels", self.labels, f"the names of the classes 0 to {network.num_classes - 1}")
+        count = _are_names(channels) and len(channels) == network.in_channels
+        expect(count, "channels", channels, f"a list of {network.in_channels} name(s)")
+        expect(_is_mapping(self.training), "training", self.training, "a mapping")
+        expect(type(self.seed) is int, "seed", self.seed, "a whole number")
+        expect(_is_mapping(self.user_config) and "name" in self.user_config, "recipe", self.user_config, "a config")
+        expect(path is None or isinstance(path, str), "pretrained_path", path, "a path")

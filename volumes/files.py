@@ -8,9 +8,10 @@ import re
 import secrets
 import shutil
 import stat
+import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -81,20 +82,35 @@ def atomic_folder(path: str | Path, *, replace: bool = False) -> Iterator[Path]:
         raise OutputError(f"{path}: this folder cannot be written ({error.strerror or error}).") from error
 
 
+@contextmanager
+def temporary_folder() -> Iterator[Path]:
+    """Yield a folder in the system's temporary folder that nobody else can read; it is gone when the block ends.
+
+    What killed processes left there is cleared, what living ones use is not. Raises OutputError when none can be made.
+    """
+    parent = Path(tempfile.gettempdir()).absolute()
+    with ExitStack() as stack:
+        try:
+            folder = stack.enter_context(_scratch(parent, mode=0o700))
+        except OSError as error:
+            raise OutputError(f"{parent}: no folder can be made here ({error.strerror or error}).") from error
+        yield folder
+
+
 def is_leftover(path: Path) -> bool:
     """Whether a killed samkd, this or an earlier release, left this file or folder half-written."""
     return bool(_TEMPORARY.fullmatch(path.name) or re.fullmatch(r".+\.(tmp|old)-\d+", path.name))
 
 
 @contextmanager
-def _scratch(parent: Path) -> Iterator[Path]:
+def _scratch(parent: Path, *, mode: int = 0o777) -> Iterator[Path]:
     """A new folder of a random name in `parent`, locked as long as the block runs, then gone.
 
     One that a killed process left is removed when the next is made beside it. Raises OSError.
     """
     _clear_leftovers(parent)
     path = parent / f".samkd-{secrets.token_hex(8)}.tmp"
-    path.mkdir()
+    path.mkdir(mode=mode)
     lock = lock_file(path)
     try:
         yield path
@@ -131,9 +147,9 @@ def _clear_leftovers(parent: Path) -> None:
         for path in parent.iterdir():
             if not _TEMPORARY.fullmatch(path.name) or path.is_symlink() or not path.is_dir():
                 continue
-            if time.time() - path.stat().st_mtime < 2:
-                continue  # between its making and its locking a folder is a moment without its lock
-            with suppress(BlockingIOError):
+            with suppress(OSError):  # somebody else's, or in use
+                if time.time() - path.stat().st_mtime < 2:
+                    continue  # between its making and its locking a folder is a moment without its lock
                 lock = lock_file(path)
                 if lock is not None:
                     shutil.rmtree(path, ignore_errors=True)
@@ -163,10 +179,23 @@ def _exchange(draft: Path, path: Path) -> None:
 def file_digest(path: str | Path) -> str:
     """sha256 of a file, in hex. Raises BadInputError."""
     try:
-        with Path(path).open("rb") as file:
+        with regular_file(path).open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise BadInputError(f"{path}: cannot be read ({error.strerror or error}).") from error
+
+
+def regular_file(path: str | Path) -> Path:
+    """`path`, if it is a file or a link to one: a pipe or a device could be read for ever. Raises BadInputError."""
+    path = Path(path)
+    try:
+        mode = path.stat().st_mode
+    except (OSError, ValueError) as error:
+        raise BadInputError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error}).") from error
+    if not stat.S_ISREG(mode):
+        kind = "a folder" if stat.S_ISDIR(mode) else "a pipe, a socket or a device"
+        raise BadInputError(f"{path}: is {kind}; expected a file.")
+    return path
 
 
 def make_folder(path: str | Path) -> Path:

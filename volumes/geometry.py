@@ -6,6 +6,7 @@ index (d, h, w, 1) to millimetres in the RAS+ patient frame (x to the right, y t
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import permutations, product
 
@@ -128,3 +129,8 @@ def _rearrangement(source: Geometry, target: Geometry) -> tuple[tuple[int, ...],
     nearest = np.array([cosines[i, axis] for axis, i in enumerate(order)])
     assert sorted(order) == [0, 1, 2] and np.abs(nearest).min() > 0.999, "the two grids are not parallel"
     return order, tuple(bool(c < 0) for c in nearest)
+
+
+def image_axes(shape: Sequence[int], *, frames: bool) -> list[int]:
+    """The axes along which voxels of a grid [D, H, W] have neighbours: no axis of length 1, and none across frames."""
+    return [axis for axis in range(int(frames), 3) if shape[axis] > 1] or [2]

@@ -1,6 +1,5 @@
 """samkd deploy: a student's run, packed for a device."""
 
-import tempfile
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,7 @@ from ..training.prompt_sampling import prompts_from_truth
 from ..training.run import Run
 from ..training.split import DataSplit
 from ..volumes.datasets.registry import read_labelled_case
+from ..volumes.files import temporary_folder
 from ..volumes.io.scans import as_nifti
 from ..volumes.pipeline import segment
 from .data import config_for, open_dataset
@@ -68,7 +68,7 @@ def deploy(
     )
     criteria = _criteria(run, network, split, config, prompt_kinds=prompt_kinds)
     name = f"{run.path.name.removeprefix('distill-')}-{target}-{settings.precision}"
-    with tempfile.TemporaryDirectory() as scratch:
+    with temporary_folder() as scratch:
         request = PackageRequest(
             destination=out or runs / "packages" / name,
             target=target,
@@ -117,7 +117,10 @@ def _criteria(
                 ValidationCase(case.name, volume, truth, segment(volume, plan, infer, num_classes=num_classes))
             )
             if prompt_kinds:
-                prompts.append(prompts_from_truth(kind, truth, labels=run.labels, spacing=volume.geometry.spacing))
+                grid = volume.geometry
+                prompts.append(
+                    prompts_from_truth(kind, truth, labels=run.labels, spacing=grid.spacing, frames=grid.frames)
+                )
                 prompted_masks.append(segment(volume, plan, infer, num_classes=num_classes, prompts=prompts[-1]))
             bar.advance(case.name)
     return AcceptanceCriteria(

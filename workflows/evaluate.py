@@ -107,8 +107,10 @@ def _read_mask(folder: Path, case: Case, volume: Volume, truth: np.ndarray) -> n
 
 def _segment(model: Model, kind: str | None, case: Case, volume: Volume, truth: np.ndarray) -> np.ndarray:
     """The model's mask of a scan, shown a prompt of that kind for each class of the truth; warns of a doubtful mask."""
-    spacing = volume.geometry.spacing
-    prompts = prompts_from_truth(kind, truth, labels=model.class_names, spacing=spacing) if kind else None
+    prompts, grid = None, volume.geometry
+    if kind:
+        names = model.class_names
+        prompts = prompts_from_truth(kind, truth, labels=names, spacing=grid.spacing, frames=grid.frames)
     with about(case.image.place):
         preprocessed = model.preprocess(volume)
         labels = model.segment_preprocessed(preprocessed, volume.geometry, prompts=prompts)

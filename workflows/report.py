@@ -1,6 +1,5 @@
 """samkd report: teacher, control, student and package side by side in one HTML file."""
 
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from ..evaluation.scores import score_case, summarise
 from ..training.predictor import make_predictor
 from ..training.run import Run, control_of
 from ..volumes.datasets.registry import Case, Dataset, read_labelled_case
+from ..volumes.files import temporary_folder
 from ..volumes.geometry import reorient
 from ..volumes.io.nifti import read_labels
 from ..volumes.io.scans import as_nifti
@@ -116,7 +116,7 @@ def _segment_on_device(
     package: Path, cases: Sequence[Case], dataset: Dataset
 ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """The package's masks [D, H, W] by case name, and the report of its runtime."""
-    with tempfile.TemporaryDirectory() as scratch:
+    with temporary_folder() as scratch:
         scans = {case.name: as_nifti(case.image, Path(scratch), channels=len(dataset.channels)) for case in cases}
         device = on_device(package, list(scans.values()), Path(scratch))
         return {name: read_labels(device.masks[scan.name])[0] for name, scan in scans.items()}, device.report

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch.jit import TracerWarning  # pyright: ignore[reportPrivateImportUsage]
 
-from ...errors import UsageError
+from ...errors import OutputError, UsageError
 from ..runtime.engine_openvino import core, load_openvino
 from .base import Candidate, ExportRequest, Precision, Target
 from .graphs import Graph, graphs_of
@@ -87,7 +87,7 @@ def convert(graph: Graph) -> openvino.Model:
 def save(model: openvino.Model, path: Path, *, half: bool) -> None:
     """Write `path` (.xml) and its weights beside it (.bin). Equal models give equal bytes.
 
-    Weights take two bytes each (float16) when `half`, else three (see `store_in_three_bytes`).
+    Weights take two bytes each (float16) when `half`, else three (see `store_in_three_bytes`). Raises OutputError.
     """
     ov = load_openvino()
     model = model.clone()
@@ -95,7 +95,11 @@ def save(model: openvino.Model, path: Path, *, half: bool) -> None:
     if not half:
         store_in_three_bytes(model)
     name_in_order(model)
-    ov.save_model(model, path, compress_to_fp16=half)
+    try:
+        ov.save_model(model, path, compress_to_fp16=half)
+    except RuntimeError as error:  # "iostream error" is all that OpenVINO says of a full disk
+        message = str(error).strip().splitlines()[-1:] or ["OpenVINO says no more"]
+        raise OutputError(f"{path}: cannot be written ({message[0]}). Check that there is free space.") from error
 
 
 def name_in_order(model: openvino.Model) -> None:

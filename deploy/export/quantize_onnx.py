@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ...errors import MissingExtraError
+from ...volumes.files import temporary_folder
 from .onnx import quiet, save
 from .sensitivity import (
     FLOAT_ATTENTION,
@@ -50,7 +50,7 @@ def quantize(model: onnx.ModelProto, calibration: Sequence[np.ndarray], scheme: 
             patch = next(self._left, None)
             return None if patch is None else {"image": patch[None].astype(np.float32)}
 
-    with tempfile.TemporaryDirectory() as scratch, quiet():
+    with temporary_folder() as scratch, quiet():
         source, quantized = Path(scratch) / "model.onnx", Path(scratch) / "int8.onnx"
         save(model, source)
         quantize_static(

@@ -32,4 +32,8 @@ def run_values(**changes: Any) -> dict[str, Any]:
 
 
 def run_config(**changes: Any) -> RunConfig:
-    return RunConfig.from_dict(run_values(**changes))
+    """The record of these values; the network has as many classes and channels as they name."""
+    values = run_values(**changes)
+    if "network" not in changes:
+        values["network"] |= {"num_classes": len(values["labels"]), "in_channels": len(values["channels"])}
+    return RunConfig.from_dict(values)

@@ -1,89 +1,23 @@
 """The loop on a network of a few weights: learning, exact resume, interruption, non-finite losses."""
 
-import json
 import signal
 import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from helpers.run_configs import run_config
-from lightning.fabric import Fabric
+from helpers.tiny_training import cross_entropy, losses, network, train
 from safetensors.torch import load_file
 
-from samkd.configs.schema import Augmentation, Training
+from samkd.configs.schema import Training
 from samkd.errors import IntegrityError, SamkdError
-from samkd.training.loop import MAX_SKIPPED, Stopped, fit
-from samkd.training.patches import PatchBatches
-from samkd.training.prepared import PreparedCase
-from samkd.training.run import Run
+from samkd.training.loop import MAX_SKIPPED, Stopped
 
 pytestmark = pytest.mark.slow
-
-
-def network() -> torch.nn.Module:
-    torch.manual_seed(0)
-    layers = [torch.nn.Conv3d(1, 4, 3, padding=1), torch.nn.ReLU(), torch.nn.Dropout(0.2), torch.nn.Conv3d(4, 2, 1)]
-    return torch.nn.Sequential(*layers)
-
-
-def make_batches(settings: Training) -> PatchBatches:
-    labels = np.zeros((8, 8, 8), np.uint8)
-    labels[2:6, 2:6, 2:6] = 1
-    case = PreparedCase("a", labels[None].astype(np.float32), labels, (1, 1, 1), {1: np.argwhere(labels)}, 0.0)
-    return PatchBatches(
-        [case],
-        patch=(4, 4, 4),
-        batch=2,
-        steps=settings.steps * settings.accumulate,
-        foreground=0.5,
-        augmentation=Augmentation(noise=0.1),
-        seed=0,
-    )
-
-
-def make_run(folder, settings: Training) -> Run:
-    return Run.create(folder, run_config(seed=3, training=settings.model_dump(mode="json")))
-
-
-@dataclass(frozen=True)
-class Step:
-    """The loss of the logits, as a function of them and of the batch; `helper` learns along."""
-
-    objective: Callable[..., dict[str, torch.Tensor]]
-    helper: torch.nn.Module | None = None
-
-    def __call__(self, model, batch, number):
-        return self.objective(model(batch["image"]), batch)
-
-
-def cross_entropy(logits, batch):
-    return {"loss": torch.nn.functional.cross_entropy(logits, batch["labels"].long())}
-
-
-def train(folder, settings, objective=cross_entropy, validate=lambda model: {"mean": 0.5}, helper=None):
-    net = network()
-    summary = fit(
-        net,
-        Step(objective, helper),
-        batches=make_batches(settings),
-        validate=validate,
-        settings=settings,
-        run=make_run(folder, settings),
-        fabric=Fabric(accelerator="cpu", devices=1),
-        title="test",
-    )
-    return net, summary
-
-
-def losses(folder) -> list[float]:
-    return [json.loads(line)["loss"] for line in (folder / "log.jsonl").read_text().splitlines()]
 
 
 def test_it_learns(tmp_path):
@@ -214,15 +148,13 @@ def test_a_run_killed_at_once_continues_exactly(tmp_path):
     settings = Training(steps=60, validate_every=5)
     whole, _ = train(tmp_path / "whole", settings)
     program = f"""
-        import importlib.util, time, sys
+        import pathlib, sys, time
         sys.path.insert(0, {str(Path(__file__).parents[1])!r})
-        spec = importlib.util.spec_from_file_location("loop_test", {__file__!r})
-        module = importlib.util.module_from_spec(spec); spec.loader.exec_module(module)
+        from helpers.tiny_training import Training, cross_entropy, train
         def slow(logits, batch):
             time.sleep(0.05)
-            return module.cross_entropy(logits, batch)
-        import pathlib
-        module.train(pathlib.Path({str(tmp_path / "torn")!r}), module.Training(steps=60, validate_every=5), slow)
+            return cross_entropy(logits, batch)
+        train(pathlib.Path({str(tmp_path / "torn")!r}), Training(steps=60, validate_every=5), slow)
     """
     child = subprocess.Popen([sys.executable, "-c", textwrap.dedent(program)])
     log = tmp_path / "torn" / "log.jsonl"
@@ -292,3 +224,25 @@ def test_a_broken_state_is_refused(tmp_path, damage):
     state.write_bytes(content[:100] if damage == "truncate" else b"\xff" * 8 + content[8:])
     with pytest.raises(IntegrityError, match="not a readable training state"):
         train(tmp_path / "run", settings)
+
+
+def test_weights_that_are_not_finite_end_the_run_and_leave_the_last_good_ones(tmp_path):
+    """Finite losses and gradients do not keep a buffer, or a weight beyond the largest number, from going astray."""
+    net, calls = network(), iter(range(100))
+    parameters = dict(net.named_parameters())
+    weight, bias = parameters["0.weight"], parameters["3.bias"]
+
+    def astray(logits, batch):
+        if next(calls) == 4:
+            with torch.no_grad():
+                weight[0] = float("nan")
+            return {"loss": bias.sum()}
+        return cross_entropy(logits, batch)
+
+    scores = iter([0.5, 0.6, 0.7])
+    settings = Training(steps=6, validate_every=2)
+    with pytest.raises(SamkdError, match=r"NaN or infinity in 0\.weight.*lower training\.learning_rate"):
+        train(tmp_path / "run", settings, objective=astray, validate=lambda model: {"mean": next(scores)}, net=net)
+    for path in ("weights.safetensors", "state/last.safetensors"):
+        assert all(torch.isfinite(tensor).all() for tensor in load_file(tmp_path / "run" / path).values())
+    assert not [path for path in (tmp_path / "run").rglob("*") if "tmp" in path.name]

@@ -10,6 +10,7 @@ import pytest
 import torch
 from helpers.run_configs import run_config
 from lightning.fabric import Fabric
+from scipy import ndimage
 from torch.nn import functional as F
 
 from samkd.configs.load import load_config
@@ -353,3 +354,45 @@ def test_validation_scores_a_network_with_prompts_and_without_in_the_shares_of_i
     for name in ("mean", "liver", "spleen"):
         assert scores[name] == pytest.approx(0.75 * prompted)
     assert grid_dice(Obedient(), [truth], plan=plan, class_names=names) == {"mean": 0.0, "liver": 0.0, "spleen": 0.0}
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+@pytest.mark.parametrize("thickness", [0.1, 1.0, 10.0])
+def test_the_deepest_voxel_of_a_single_slice_is_the_one_in_its_plane(axis, thickness):
+    """However thin the slice is: its own faces are no border."""
+    plane = np.zeros((20, 30), np.uint8)
+    plane[3:12, 5:24] = 1
+    plane[0, 0] = 1
+    spacing = [1.0, 1.0, 1.0]
+    spacing[axis] = thickness
+    s0, s1, s2 = spacing
+    found = prompts_from_truth("point", np.expand_dims(plane, axis), labels=[1], spacing=(s0, s1, s2))
+    ((w, h, d, _),) = found.classes[1].points
+    row, column = (place for number, place in enumerate((d, h, w)) if number != axis)
+    assert row == 7 and 9 <= column <= 19
+
+
+def test_a_videos_frames_are_pictures_and_a_volumes_slices_are_not():
+    truth = np.zeros((3, 20, 20), np.uint8)
+    truth[0, 2:5, 2:5] = truth[1, 1:10, 1:10] = truth[2, 2:5, 2:5] = 1
+    for frames in (True, False):
+        found = prompts_from_truth("point", truth, labels=[1], spacing=(0.1, 1, 1), frames=frames)
+        ((w, h, d, _),) = found.classes[1].points
+        assert d == 1 and ((h, w) == (5, 5)) == frames
+
+
+def test_the_deepest_voxel_of_a_volume_is_what_it_was():
+    """By a distance transform over the whole mask, padded on every side."""
+    rng = np.random.default_rng(0)
+    spacing = (2.0, 1.0, 0.7)
+    for _ in range(20):
+        truth = ndimage.binary_opening(rng.random((9, 14, 13)) > 0.05).astype(np.uint8)
+        depth = np.asarray(ndimage.distance_transform_edt(np.pad(truth, 1), sampling=spacing))
+        d, h, w = np.array(np.unravel_index(depth.argmax(), depth.shape)) - 1
+        found = prompts_from_truth("point", truth, labels=[1], spacing=spacing)
+        assert found.classes[1].points == ((w, h, d, 1),)
+
+
+def test_a_mask_of_one_voxel_has_its_voxel():
+    found = prompts_from_truth("point", np.ones((1, 1, 1), np.uint8), labels=[1], spacing=(1, 1, 1))
+    assert found.classes[1].points == ((0, 0, 0, 1),)

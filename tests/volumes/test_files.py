@@ -13,7 +13,7 @@ from safetensors.numpy import save_file
 
 from samkd.errors import OutputError
 from samkd.volumes import files
-from samkd.volumes.files import atomic_folder, atomic_path, is_hidden, is_leftover
+from samkd.volumes.files import atomic_folder, atomic_path, is_hidden, is_leftover, temporary_folder
 
 
 @pytest.fixture
@@ -129,4 +129,33 @@ def test_a_folder_is_replaced(tmp_path, monkeypatch, exchange):
             (folder / "manifest.json").write_text(text)
     assert names(tmp_path) == ["package"] and (tmp_path / "package" / "manifest.json").read_text() == "new"
     with pytest.raises(OutputError, match="not empty"), atomic_folder(tmp_path / "package"):
+        pass
+
+
+UNPACKING = """
+import sys, tempfile, time
+tempfile.tempdir = sys.argv[1]
+from samkd.volumes.files import temporary_folder
+with temporary_folder() as folder:
+    (folder / "model.bin").write_text("half")
+    print("ready", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_a_temporary_folder_is_private_and_what_a_killed_process_left_there_is_cleared(tmp_path, monkeypatch):
+    monkeypatch.setattr(files.tempfile, "tempdir", str(tmp_path))
+    files._cleared.clear()
+    killed(UNPACKING, tmp_path)
+    assert len(names(tmp_path)) == 1
+    with temporary_folder() as folder:
+        assert names(tmp_path) == [folder.name] and not names(folder)
+        assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+        os.utime(folder, (time.time() - 60, time.time() - 60))
+        files._cleared.clear()
+        with temporary_folder() as other:
+            assert folder.exists() and other != folder
+    assert names(tmp_path) == []
+    monkeypatch.setattr(files.tempfile, "tempdir", str(tmp_path / "nowhere"))
+    with pytest.raises(OutputError, match="no folder can be made here"), temporary_folder():
         pass

@@ -8,8 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from ...errors import BadInputError, UsageError
+from ..json_files import read_json
 from .cases import Case, Dataset, scan_digest
-from .layouts.listing import read_json
 
 PARTS = ("train", "validation", "test")
 Part = tuple[Case, ...]

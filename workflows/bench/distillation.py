@@ -1,6 +1,5 @@
 """What distillation costs: a training step without a teacher, with cached targets and online, and the cache itself."""
 
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from ...training.progress import Bar
 from ...training.split import DataSplit
 from ...training.validation import PooledDice
 from ...volumes.datasets.registry import Dataset, read_case
+from ...volumes.files import temporary_folder
 from ...volumes.plan import grid
 from ..data import config_for, open_dataset
 
@@ -84,7 +84,7 @@ def measure(config: Config, dataset: Dataset, ensemble: Ensemble, *, cases: int,
     """
     plan = student_plan(config)
     chosen = DataSplit.of(dataset, validation=config.validation, seed=config.seed).train[:cases]
-    with tempfile.TemporaryDirectory() as scratch:
+    with temporary_folder() as scratch:
         cache = Path(scratch)
         with Bar("preparing cases", len(chosen)) as bar:
             plain = prepare_cases(chosen, dataset, plan, cache, on_case=bar.advance)

@@ -1,6 +1,5 @@
 """`samkd bench PACKAGE...`: what a scan costs on the device, and what the torch network it came from costs."""
 
-import tempfile
 import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -11,6 +10,7 @@ from typing import Any
 from ...deploy.runtime.manifest import Manifest
 from ...deploy.runtime.package import unpacked
 from ...volumes.datasets.phantom.generate import make_case
+from ...volumes.files import temporary_folder
 from ...volumes.io.nifti import write_scan
 from ..device import on_device
 
@@ -28,7 +28,7 @@ def bench_packages(
     training.run.Run.read raise.
     """
     runs = [torch] if torch else list(dict.fromkeys(run for package in packages for run in _origin(package)))
-    with tempfile.TemporaryDirectory() as scratch:
+    with temporary_folder() as scratch:
         scan = Path(scratch) / "scan.nii.gz"
         write_scan(scan, make_case(0, shape=shape)[0])
         rows = [_device(package, scan, threads) for package in packages]
@@ -44,7 +44,7 @@ def _origin(package: Path) -> list[Path]:
 
 def _device(package: Path, scan: Path, threads: int | None) -> dict[str, Any]:
     started = time.perf_counter()
-    with tempfile.TemporaryDirectory() as out:
+    with temporary_folder() as out:
         report = on_device(package, [scan], Path(out), threads=threads).report
     (scan_report,) = report["scans"]
     return {
@@ -76,7 +76,7 @@ def segment_with_torch(run: Path, scan: Path, threads: int | None) -> dict[str, 
     model = load_run(run, threads=threads)
     seconds_load = time.perf_counter() - started
     (source,) = sources(scan, channels=model.in_channels)
-    with tempfile.TemporaryDirectory() as out:
+    with temporary_folder() as out:
         row = predict_scan(model, source, Path(out) / "mask.nii.gz")
     peak = peak_bytes()
     return {

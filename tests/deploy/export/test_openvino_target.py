@@ -158,3 +158,31 @@ def test_signals_arrive_after_engines_are_freed_in_any_order():
     """
     done = subprocess.run([sys.executable, "-c", textwrap.dedent(program)], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (0, "arrived\n"), done.stderr
+
+
+FULL_DISK = """
+import pathlib, resource, signal, sys
+import numpy as np
+import openvino as ov
+from openvino import opset13 as ops
+from samkd.deploy.export.openvino import save
+from samkd.errors import OutputError
+image = ops.parameter([1, 300], np.float32)
+rng = np.random.default_rng(0)
+model = ov.Model([ops.matmul(image, ops.constant(rng.random((300, 300), np.float32)), False, False)], [image])
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))
+try:
+    save(model, pathlib.Path(sys.argv[1]), half=True)
+except OutputError as error:
+    print(error.exit_code, error)
+"""
+
+
+@pytest.mark.slow
+def test_a_disk_that_is_full_is_one_line(tmp_path):
+    """With OpenVINO's own RuntimeError, in a process that may write files of 10 kB."""
+    path = tmp_path / "model.xml"
+    done = subprocess.run([sys.executable, "-c", FULL_DISK, str(path)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(f"3 {path}: cannot be written (") and len(done.stdout.splitlines()) == 1

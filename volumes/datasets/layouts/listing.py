@@ -11,6 +11,7 @@ from ...files import is_hidden, visible_entries
 from ...io.foreign_formats import is_foreign, passed_over
 from ...io.mask_codes import Code
 from ...io.scans import bare_name
+from ...json_files import read_json
 from ..cases import Case, Dataset
 
 
@@ -20,18 +21,6 @@ class Layout:
     wanted: str  # what must be in the folder, for messages
     fits: Callable[[Path], bool]
     read: Callable[[Path], Dataset]
-
-
-def read_json(path: Path) -> Any:
-    """The content of a JSON file in UTF-8, UTF-16 or UTF-32, byte order mark or not. Raises BadInputError."""
-    try:
-        content = json.loads(path.read_bytes())
-        json.dumps(content, ensure_ascii=False).encode()  # half of a surrogate pair could neither be shown nor opened
-        return content
-    except OSError as error:
-        raise BadInputError(f"{path}: cannot be read ({error.strerror or error}).") from error
-    except (ValueError, RecursionError) as error:
-        raise BadInputError(f"{path}: is not valid JSON ({error}).") from error
 
 
 def description(root: Path) -> dict[str, Any]:
