@@ -75,6 +75,7 @@ def evaluate(
             "--config", "-c", help="The config whose `classes` say how the model's classes are made of the dataset's."
         ),
     ] = None,
+    trust: Trust = None,
 ) -> None:
     """Score a model on the labelled test cases: whole volumes, empty slices included."""
     from ..volumes.files import write_json
@@ -88,6 +89,7 @@ def evaluate(
         modality=modality,
         base=base,
         config_name=config_name,
+        trust=trust,
     )
     if out is not None:
         write_json(out, scores)
