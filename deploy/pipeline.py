@@ -29,7 +29,8 @@ from .package.sbom import distribution
 from .package.signing import Signer
 from .package.writer import draft, finish
 from .runtime.manifest import ClassEntry, Description, Gate, Manifest, PromptSupport
-from .runtime.package import EXPECTED, SAMPLE, Package
+from .runtime.manifest_rules import EXPECTED, SAMPLE
+from .runtime.package import Package
 from .runtime.quality import intensity_profile
 
 _PROBES = 8  # calibration patches that must be answered differently

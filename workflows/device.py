@@ -45,8 +45,8 @@ def on_device(
     done = subprocess.run([str(part) for part in command], capture_output=True, text=True, check=False)
     seconds = time.perf_counter() - started
     if done.returncode:
-        fault = done.stderr.strip()
-        raise _ERRORS.get(done.returncode, SamkdError)(fault[fault.find("error: ") :].removeprefix("error: "))
+        faults = [line.removeprefix("error: ") for line in done.stderr.splitlines() if line.startswith("error: ")]
+        raise _ERRORS.get(done.returncode, SamkdError)(" ".join(faults) or f"{package}: {done.stderr.strip()}")
     return DeviceRun(
         {path.name: masks / path.name for path in scans}, json.loads(report.read_text(encoding="utf-8")), seconds
     )

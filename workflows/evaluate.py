@@ -50,14 +50,14 @@ def evaluate(
     if prompt_from_truth not in (None, "point", "box"):
         raise UsageError(f"--prompt-from-truth {prompt_from_truth!r}: choose point or box")
     config = load_config(config_name) if config_name else None
+    loaded = None if _is_mask_folder(model) else load_model(model, base=base, trust=trust)
     dataset = _test_dataset(data, config, split=split, modality=modality)
     cases = labelled_test(dataset)
-    if _is_mask_folder(model):
+    if loaded is None:
         if prompt_from_truth or base or trust:
             raise UsageError(f"{model}: a folder of masks takes neither prompts nor --weights nor --trust")
         segment: Segment = partial(_read_mask, model)
     else:
-        loaded = load_model(model, base=base, trust=trust)
         dataset = _with_classes_of(loaded, dataset, config)
         segment = _prompted(loaded, prompt_from_truth) if prompt_from_truth else partial(_automatic, loaded)
     scores = _scores(segment, cases, dataset)

@@ -10,18 +10,23 @@ import numpy as np
 
 from ...errors import IntegrityError
 
+Shape = tuple[int | None, ...]
+
 
 class Engine(Protocol):
     """A graph: calling it turns its inputs, float32 [N, ...] for N patches, into its one output, float32 [N, ...]: for
     a whole student, patches [N, C, *patch] into class probabilities [N, K, *patch].
 
     `precision` is the arithmetic it computes in ("f32", "bf16"), `layer_precisions` how many layers run in
-    each precision, where the engine says.
+    each precision, where the engine says. `input_shapes` and `output_shape` are what the graph itself declares, None
+    for a size that it leaves open.
     """
 
     version: str
     precision: str
     threads: int
+    input_shapes: list[Shape]
+    output_shape: Shape
 
     def __call__(self, *inputs: np.ndarray) -> np.ndarray: ...
 
@@ -30,6 +35,12 @@ class Engine(Protocol):
         ...
 
     def layer_precisions(self) -> dict[str, int]: ...
+
+
+def one_line(error: BaseException) -> str:
+    """What a library says of its fault, on one line and not endlessly long."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= 300 else f"{text[:300]}..."
 
 
 def open_engine(target: str, model: Path, *, precision: str, threads: int | None = None) -> Engine:

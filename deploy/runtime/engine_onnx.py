@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 
 from ...errors import IntegrityError, MissingExtraError
+from .engine import Shape, one_line
 
 CPU, TENSORRT = "CPUExecutionProvider", "TensorrtExecutionProvider"
 _PRECISIONS = {CPU: ("f32",), TENSORRT: ("f32", "f16")}  # of what is not int8
-_ERRORS_ONLY = 3
+_FATAL_ONLY = 4  # what is less is raised, too
 
 
 def load_onnxruntime() -> ModuleType:
@@ -60,7 +61,7 @@ class Engine:
             others = " or ".join(_PRECISIONS[provider])
             raise IntegrityError(f"{model}: measured in {precision}, but ONNX Runtime would infer in {others}.")
         options = onnxruntime.SessionOptions()
-        options.log_severity_level = _ERRORS_ONLY
+        options.log_severity_level = _FATAL_ONLY
         self.threads = threads or os.cpu_count() or 1
         options.intra_op_num_threads = self.threads
         chosen = [(provider, dict(settings or {})), CPU] if provider != CPU else [CPU]
@@ -68,14 +69,17 @@ class Engine:
             self._session = onnxruntime.InferenceSession(model, options, providers=chosen)
         except Exception as error:  # its exceptions have no common base
             raise IntegrityError(
-                f"{model}: ONNX Runtime {onnxruntime.__version__} cannot run this model ({error})."
+                f"{model}: ONNX Runtime {onnxruntime.__version__} cannot run this model ({one_line(error)})."
             ) from error
         if self._session.get_providers()[0] != provider:
             raise MissingExtraError(
                 f"{model}: ONNX Runtime's {provider} does not work on this machine, and the CPU is not what this "
                 "package is for; install a GPU driver and TensorRT, or use a package for the target onnx or openvino"
             )
+        self._name = model
         self._inputs = [each.name for each in self._session.get_inputs()]
+        self.input_shapes = [_shape(each) for each in self._session.get_inputs()]
+        self.output_shape = _shape(self._session.get_outputs()[0])
         self._worker = ThreadPoolExecutor(1)
         self.version = f"onnxruntime {onnxruntime.__version__} ({provider.removesuffix('ExecutionProvider')})"
         self.precision = precision
@@ -88,8 +92,17 @@ class Engine:
         return self._worker.submit(self._run, inputs).result
 
     def _run(self, inputs: tuple[np.ndarray, ...]) -> np.ndarray:
-        return np.asarray(self._session.run(None, dict(zip(self._inputs, inputs, strict=True)))[0])
+        """Raises IntegrityError: the inputs fit the graph, so what the engine cannot do is the graph's fault."""
+        try:
+            return np.asarray(self._session.run(None, dict(zip(self._inputs, inputs, strict=True)))[0])
+        except Exception as error:  # its exceptions have no common base
+            raise IntegrityError(f"{self._name}: {self.version} cannot run this model ({one_line(error)}).") from error
 
     def layer_precisions(self) -> dict[str, int]:
         """Nothing: ONNX Runtime does not say."""
         return {}
+
+
+def _shape(port: Any) -> Shape:
+    """The sizes that a graph declares for an input or output; None for those that it leaves open."""
+    return tuple(size if isinstance(size, int) else None for size in port.shape)

@@ -5,15 +5,17 @@ from __future__ import annotations
 import functools
 import sys
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ...errors import IntegrityError, MissingExtraError
 from ...volumes.hidden import hidden
+from .engine import Shape, one_line
 
 if TYPE_CHECKING:
     import openvino
@@ -65,8 +67,13 @@ class Engine:
         name = model if isinstance(model, Path) else "the converted model"
         try:
             self._compiled = core().compile_model(model, "CPU", options)
-        except RuntimeError as error:
-            raise IntegrityError(f"{name}: OpenVINO {ov.__version__} cannot run this model ({error}).") from error
+        except Exception as error:  # its exceptions have no common base
+            raise IntegrityError(
+                f"{name}: OpenVINO {ov.__version__} cannot run this model ({one_line(error)})."
+            ) from error
+        self._name = name
+        self.input_shapes = [_shape(port) for port in self._compiled.inputs]
+        self.output_shape = _shape(self._compiled.outputs[0])
         self.version = f"openvino {ov.__version__}"
         self.precision: str = self._compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
         self.threads: int = self._compiled.get_property("INFERENCE_NUM_THREADS")
@@ -80,25 +87,42 @@ class Engine:
     def begin(self, *inputs: np.ndarray) -> Callable[[], np.ndarray]:
         """Start inferring; the function returned waits for the answer and must be called once.
 
-        Not from several threads: Python's lock and one of OpenVINO's then wait for each other for ever (2026.4).
+        Not from several threads: Python's lock and one of OpenVINO's then wait for each other for ever (2026.4). Both
+        raise IntegrityError for a graph that OpenVINO cannot run.
         """
         requests = []
         patches = (np.ascontiguousarray(each, np.float32)[:, None] for each in inputs)
-        for patch in zip(*patches, strict=True):
-            requests.append(self._idle.pop() if self._idle else self._compiled.create_infer_request())
-            requests[-1].start_async(patch, share_inputs=False)
+        with self._refusals():
+            for patch in zip(*patches, strict=True):
+                requests.append(self._idle.pop() if self._idle else self._compiled.create_infer_request())
+                requests[-1].start_async(patch, share_inputs=False)
 
         def wait() -> np.ndarray:
-            for request in requests:
-                request.wait()
-            answer = np.concatenate([request.output_tensors[0].data for request in requests])
+            with self._refusals():
+                for request in requests:
+                    request.wait()
+                answer = np.concatenate([request.output_tensors[0].data for request in requests])
             self._idle.extend(requests)
             return answer
 
         return wait
+
+    @contextmanager
+    def _refusals(self) -> Iterator[None]:
+        """OpenVINO's exceptions as an IntegrityError: the inputs fit the graph, so the graph is at fault."""
+        try:
+            yield
+        except Exception as error:  # its exceptions have no common base
+            raise IntegrityError(f"{self._name}: {self.version} cannot run this model ({one_line(error)}).") from error
 
     def layer_precisions(self) -> dict[str, int]:
         """How many of the layers that compute with the image run in each precision, e.g. {"i8": 101, "f32": 543}."""
         layers = self._compiled.get_runtime_model().get_ops()
         counts = Counter(str(layer.get_rt_info()["runtimePrecision"].astype(str)) for layer in layers)
         return {name: count for name, count in counts.most_common() if name not in ("dynamic", "i32", "i64")}
+
+
+def _shape(port: Any) -> Shape:
+    """The sizes that a graph declares for an input or output; None for those that it leaves open."""
+    shape = port.get_partial_shape()
+    return tuple(None if size.is_dynamic else size.get_length() for size in shape) if shape.rank.is_static else ()

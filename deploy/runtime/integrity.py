@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import BadInputError, IntegrityError
-from .manifest import FORMAT, MANIFEST, Manifest
+from .manifest import MANIFEST, Manifest
+from .manifest_rules import FORMAT
 from .signature import LENGTH, SIGNATURE, require_own_signature, require_signature
 
 MAX_MANIFEST = 1 << 20  # bytes

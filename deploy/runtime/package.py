@@ -8,6 +8,7 @@ import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,11 @@ from ...errors import IntegrityError
 from ...volumes.geometry import Geometry, Volume
 from ...volumes.pipeline import Model
 from .engine import Engine, open_engine
+from .fit import check_graphs, check_sample
 from .integrity import extract, verify
 from .manifest import Manifest
 from .promptable import Promptable, Session
 
-SAMPLE = "sample/scan.nii.gz"
-EXPECTED = "sample/expected.nii.gz"
 AT_ONCE = 2  # patches in the engine: one computes, the other waits while the one before is averaged and resampled
 
 
@@ -58,11 +58,15 @@ class Package(Model):
         """
         path = Path(path)
         if not path.is_file():
-            return cls.of(path, verify(path, trust=trust), threads=threads)
+            manifest = verify(path, trust=trust)
+            check_sample(path, manifest, source=path)
+            return cls.of(path, manifest, threads=threads)
         scratch = Path(tempfile.mkdtemp(prefix="samkd-"))
         try:
             extract(path, scratch, trust=trust)
-            package = cls.of(scratch, verify(scratch, trust=trust), threads=threads, path=path)
+            manifest = verify(scratch, trust=trust)
+            check_sample(scratch, manifest, source=path)
+            package = cls.of(scratch, manifest, threads=threads, path=path)
         except BaseException:
             shutil.rmtree(scratch, ignore_errors=True)
             raise
@@ -73,25 +77,25 @@ class Package(Model):
     @classmethod
     def of(cls, folder: Path, manifest: Manifest, *, threads: int | None = None, path: Path | None = None) -> Package:
         """The package of a folder whose files are known to be right; `path` is what the user calls it."""
-        model, precision, prompts = _model(folder, manifest.model), manifest.inference_precision, manifest.prompts
-        decoder = _model(folder, prompts.decoder) if prompts else None
-        engine = open_engine(manifest.target, model, precision=precision, threads=threads)
-        if prompts is not None and decoder is not None:
-            second = open_engine(manifest.target, decoder, precision="f32", threads=threads)
-            engine = Promptable(engine, second, points=prompts.points)
+        prompts = manifest.prompts
+        open_graph = partial(open_engine, manifest.target, threads=threads)
+        engine = open_graph(_model(folder, manifest.model), precision=manifest.inference_precision)
+        decoder = open_graph(_model(folder, prompts.decoder), precision="f32") if prompts else None
+        check_graphs(manifest, engine, decoder, source=path or folder)
+        both = Promptable(engine, decoder, points=prompts.points) if prompts and decoder else engine
         return cls(
             path=path or folder,
             plan=manifest.plan,
             class_names=manifest.class_names,
             in_channels=manifest.in_channels,
-            infer=engine.begin,
+            infer=both.begin,
             at_once=AT_ONCE,
             channel_names=manifest.description.channels,
             prompt_kinds=prompts.kinds if prompts else frozenset(),
             intensities=[dict(each) for each in manifest.intensities],
             folder=folder,
             manifest=manifest,
-            engine=engine,
+            engine=both,
         )
 
     def facts(self) -> dict[str, Any]:

@@ -4,7 +4,8 @@ import numpy as np
 
 from ...errors import IntegrityError
 from ...volumes.io.nifti import read_labels, read_scan
-from .package import EXPECTED, SAMPLE, Package
+from .manifest_rules import EXPECTED, SAMPLE
+from .package import Package
 
 SAMPLE_DICE = 0.999  # other CPUs add in another order, so single voxels on an edge may fall the other way
 

@@ -21,7 +21,7 @@ def opened(package, monkeypatch):
 
     def engine(target, model, **_):
         assert model.parent == package and model.is_file()
-        return SimpleNamespace(begin=None)
+        return SimpleNamespace(begin=None, input_shapes=[(1, 1, 16, 16, 16)], output_shape=(1, 3, 16, 16, 16))
 
     monkeypatch.setattr("samkd.deploy.runtime.package.open_engine", engine)
     return lambda: read_or_refuse(lambda: Package.open(package))
