@@ -100,10 +100,10 @@ def evaluate(
 def verify(package: Annotated[Path, typer.Argument(help="A package (folder or zip).")], trust: Trust = None) -> None:
     """Check every file of a package and its signature, and that this machine gives the sample's mask."""
     from ..deploy.runtime.package import Package
-    from ..deploy.runtime.verify import verify_sample
+    from ..deploy.runtime.verify import verify_package
 
     opened = Package.open(package, trust=trust)
-    typer.echo(f"files: all {len(opened.manifest.files)} are what was packed")
     if trust is not None:
         typer.echo(f"signature: that of {trust}")
-    typer.echo(verify_sample(opened))
+    for line in verify_package(opened):
+        typer.echo(line)

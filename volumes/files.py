@@ -35,7 +35,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     """
     path = Path(path)
     try:
-        with _scratch(path.parent) as scratch:
+        with scratch_folder(path.parent) as scratch:
             temporary = scratch / path.name
             temporary.touch()
             mode = stat.S_IMODE(temporary.stat().st_mode)
@@ -69,7 +69,7 @@ def atomic_folder(path: str | Path, *, replace: bool = False) -> Iterator[Path]:
         raise OutputError(f"{path}: is there already and not empty. Name another folder, or remove this one.")
     make_folder(path.parent)
     try:
-        with _scratch(path.parent) as scratch:
+        with scratch_folder(path.parent) as scratch:
             draft = scratch / path.name
             draft.mkdir()
             yield draft
@@ -87,7 +87,7 @@ def is_leftover(path: Path) -> bool:
 
 
 @contextmanager
-def _scratch(parent: Path) -> Iterator[Path]:
+def scratch_folder(parent: Path) -> Iterator[Path]:
     """A new folder of a random name in `parent`, locked as long as the block runs, then gone.
 
     One that a killed process left is removed when the next is made beside it. Raises OSError.
@@ -133,7 +133,7 @@ def _clear_leftovers(parent: Path) -> None:
                 continue
             if time.time() - path.stat().st_mtime < 2:
                 continue  # between its making and its locking a folder is a moment without its lock
-            with suppress(BlockingIOError):
+            with suppress(OSError):  # it is locked, or another user's
                 lock = lock_file(path)
                 if lock is not None:
                     shutil.rmtree(path, ignore_errors=True)

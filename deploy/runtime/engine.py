@@ -43,19 +43,21 @@ def one_line(error: BaseException) -> str:
     return text if len(text) <= 300 else f"{text[:300]}..."
 
 
-def open_engine(target: str, model: Path, *, precision: str, threads: int | None = None) -> Engine:
-    """The engine of a target with a model file. Raises IntegrityError for a target this runtime does not know, and
-    what the engines raise."""
+def open_engine(target: str, model: Path, *, name: Path, precision: str, threads: int | None = None) -> Engine:
+    """The engine of a target with a model file, which messages call `name`.
+
+    Raises IntegrityError for a target that this runtime does not know, and what the engines raise.
+    """
     if target == "openvino":
         from .engine_openvino import Engine as OpenVINO
 
-        return OpenVINO(model, precision=precision, threads=threads)
+        return OpenVINO(model, name=name, precision=precision, threads=threads)
     if target == "onnx":
         from .engine_onnx import Engine as OnnxRuntime
 
-        return OnnxRuntime(model, precision=precision, threads=threads)
+        return OnnxRuntime(model, name=name, precision=precision, threads=threads)
     if target == "tensorrt":
         from .engine_tensorrt import tensorrt_engine
 
-        return tensorrt_engine(model, precision=precision, threads=threads)
-    raise IntegrityError(f"{model.parent}: is for the target {target!r}; this runtime does not know it.")
+        return tensorrt_engine(model, name=name, precision=precision, threads=threads)
+    raise IntegrityError(f"{name.parent}: is for the target {target!r}; this runtime does not know it.")

@@ -40,7 +40,8 @@ def has_provider(name: str) -> bool:
 
 
 class Engine:
-    """A session for a model file: `runtime.engine.Engine`. One patch computes while others wait their turn.
+    """A session for a model file, which messages call `name`: `runtime.engine.Engine`. One patch computes while others
+    wait their turn.
 
     `provider` computes, with `settings` of its own; ONNX Runtime's habit of turning silently to the CPU is refused.
     Raises MissingExtraError without ONNX Runtime or where the provider does not work, IntegrityError for a model that
@@ -51,15 +52,17 @@ class Engine:
         self,
         model: Path,
         *,
+        name: object = None,
         precision: str,
         threads: int | None = None,
         provider: str = CPU,
         settings: Mapping[str, Any] | None = None,
     ):
         onnxruntime = load_onnxruntime()
+        name = name or model
         if precision not in _PRECISIONS[provider]:
             others = " or ".join(_PRECISIONS[provider])
-            raise IntegrityError(f"{model}: measured in {precision}, but ONNX Runtime would infer in {others}.")
+            raise IntegrityError(f"{name}: measured in {precision}, but ONNX Runtime would infer in {others}.")
         options = onnxruntime.SessionOptions()
         options.log_severity_level = _FATAL_ONLY
         self.threads = threads or os.cpu_count() or 1
@@ -69,14 +72,14 @@ class Engine:
             self._session = onnxruntime.InferenceSession(model, options, providers=chosen)
         except Exception as error:  # its exceptions have no common base
             raise IntegrityError(
-                f"{model}: ONNX Runtime {onnxruntime.__version__} cannot run this model ({one_line(error)})."
+                f"{name}: ONNX Runtime {onnxruntime.__version__} cannot run this model ({one_line(error)})."
             ) from error
         if self._session.get_providers()[0] != provider:
             raise MissingExtraError(
-                f"{model}: ONNX Runtime's {provider} does not work on this machine, and the CPU is not what this "
+                f"{name}: ONNX Runtime's {provider} does not work on this machine, and the CPU is not what this "
                 "package is for; install a GPU driver and TensorRT, or use a package for the target onnx or openvino"
             )
-        self._name = model
+        self._name = name
         self._inputs = [each.name for each in self._session.get_inputs()]
         self.input_shapes = [_shape(each) for each in self._session.get_inputs()]
         self.output_shape = _shape(self._session.get_outputs()[0])

@@ -52,19 +52,26 @@ def core() -> openvino.Core:
 
 
 class Engine:
-    """A compiled model of one patch: `runtime.engine.Engine`.
+    """A compiled model of one patch, which messages call `name`: `runtime.engine.Engine`.
 
     `precision` is the arithmetic demanded of the engine ("f32"): left alone, OpenVINO computes in bfloat16 wherever
     the CPU can, and then answers differently from machine to machine.
     Raises IntegrityError for a model OpenVINO cannot read and when it would compute in another precision.
     """
 
-    def __init__(self, model: Path | openvino.Model, *, precision: str, threads: int | None = None):
+    def __init__(
+        self,
+        model: Path | openvino.Model,
+        *,
+        name: object = None,
+        precision: str,
+        threads: int | None = None,
+    ):
         ov = load_openvino()
+        name = name or (model if isinstance(model, Path) else "the converted model")
         options: dict[str, str | int] = {"INFERENCE_PRECISION_HINT": precision, "PERFORMANCE_HINT": "LATENCY"}
         if threads is not None:
             options["INFERENCE_NUM_THREADS"] = threads
-        name = model if isinstance(model, Path) else "the converted model"
         try:
             self._compiled = core().compile_model(model, "CPU", options)
         except Exception as error:  # its exceptions have no common base

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 import weakref
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,34 +13,18 @@ from ...volumes.geometry import Geometry, Volume
 from ...volumes.pipeline import Model
 from .engine import Engine, open_engine
 from .fit import check_graphs, check_sample
-from .integrity import extract, verify
 from .manifest import Manifest
+from .private_copy import copy_verified, private_folder
 from .promptable import Promptable, Session
 
 AT_ONCE = 2  # patches in the engine: one computes, the other waits while the one before is averaged and resampled
-
-
-@contextmanager
-def unpacked(path: str | Path, *, trust: Path | None = None) -> Iterator[Path]:
-    """The folder of a package, a folder or its zip, after checking every file; what a zip was unpacked into goes
-    afterwards. Raises BadInputError, IntegrityError as Package.open.
-    """
-    path = Path(path)
-    if not path.is_file():
-        verify(path, trust=trust)
-        yield path
-        return
-    with tempfile.TemporaryDirectory(prefix="samkd-") as scratch:
-        extract(path, Path(scratch), trust=trust)
-        verify(Path(scratch), trust=trust)
-        yield Path(scratch)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Package(Model):
     """The model of a package folder; `engine` is what infers its patches."""
 
-    folder: Path  # where its files lie: for a zip, where it was unpacked
+    folder: Path  # where the files lie that were checked
     manifest: Manifest
     engine: Engine | Promptable
 
@@ -54,37 +34,35 @@ class Package(Model):
         that its owner signed it.
 
         Raises BadInputError when there is none, IntegrityError when it is not what was packed, MissingExtraError
-        without its engine. A zip is unpacked into a temporary folder that goes with the object.
+        without its engine. What is used are the bytes that were checked: a copy among the system's temporary files,
+        which goes with the object.
         """
         path = Path(path)
-        if not path.is_file():
-            manifest = verify(path, trust=trust)
-            check_sample(path, manifest, source=path)
-            return cls.of(path, manifest, threads=threads)
-        scratch = Path(tempfile.mkdtemp(prefix="samkd-"))
-        try:
-            extract(path, scratch, trust=trust)
-            manifest = verify(scratch, trust=trust)
-            check_sample(scratch, manifest, source=path)
-            package = cls.of(scratch, manifest, threads=threads, path=path)
-        except BaseException:
-            shutil.rmtree(scratch, ignore_errors=True)
-            raise
-        # The engine, unlike the package, is shared by the copy that `faster` makes.
-        weakref.finalize(package.engine, shutil.rmtree, scratch, ignore_errors=True)
+        with ExitStack() as stack:
+            folder = stack.enter_context(private_folder())
+            manifest = copy_verified(path, folder, trust=trust)
+            check_sample(folder, manifest, source=path)
+            package = cls.of(folder, manifest, threads=threads, path=path)
+            # The engine, unlike the package, is shared by the copy that `faster` makes.
+            weakref.finalize(package.engine, stack.pop_all().close)
         return package
 
     @classmethod
     def of(cls, folder: Path, manifest: Manifest, *, threads: int | None = None, path: Path | None = None) -> Package:
         """The package of a folder whose files are known to be right; `path` is what the user calls it."""
         prompts = manifest.prompts
-        open_graph = partial(open_engine, manifest.target, threads=threads)
-        engine = open_graph(_model(folder, manifest.model), precision=manifest.inference_precision)
-        decoder = open_graph(_model(folder, prompts.decoder), precision="f32") if prompts else None
-        check_graphs(manifest, engine, decoder, source=path or folder)
+        named = path or folder
+
+        def open_graph(name: str, *, precision: str) -> Engine:
+            model = _model(folder, name)
+            return open_engine(manifest.target, model, name=named / name, precision=precision, threads=threads)
+
+        engine = open_graph(manifest.model, precision=manifest.inference_precision)
+        decoder = open_graph(prompts.decoder, precision="f32") if prompts else None
+        check_graphs(manifest, engine, decoder, source=named)
         both = Promptable(engine, decoder, points=prompts.points) if prompts and decoder else engine
         return cls(
-            path=path or folder,
+            path=named,
             plan=manifest.plan,
             class_names=manifest.class_names,
             in_channels=manifest.in_channels,
