@@ -8,7 +8,7 @@ import typer
 from typer.core import TyperGroup
 
 from ..teachers import TEACHERS, check_teacher
-from .options import AsJson, parse_shape
+from .options import AsJson, Trust, parse_shape
 from .tables import print_distill_costs, print_runtimes, print_step_costs
 
 
@@ -43,6 +43,7 @@ def packages(
         Path | None,
         typer.Option(help="A run to measure beside the packages (default: the one each package came from)."),
     ] = None,
+    trust: Trust = None,
     as_json: AsJson = False,
 ) -> None:
     """Measure packages on a generated CT, each as the device runs it, beside the torch networks they came from."""
@@ -50,7 +51,7 @@ def packages(
 
     from ..workflows.bench.packages import bench_packages
 
-    rows = bench_packages(packages, shape=size, threads=threads, torch=torch)
+    rows = bench_packages(packages, shape=size, threads=threads, torch=torch, trust=trust)
     if as_json:
         typer.echo(json.dumps(rows, indent=1))
     else:

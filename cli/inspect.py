@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from ..errors import UsageError
-from .options import AsJson, Base, Data, Runs
+from .options import AsJson, Base, Data, Runs, Trust
 from .tables import print_comparison, print_configs, print_doctor, print_networks
 
 
@@ -63,8 +63,9 @@ def report(
     data: Data = None,
     base: Base = None,
     runs: Runs = Path("runs"),
+    trust: Trust = None,
 ) -> None:
     """Compare teacher, control, student and package in one offline HTML file."""
     from ..workflows.report import report as compare
 
-    print_comparison(compare(package, out=out or runs / "report.html", data=data, runs=runs, base=base))
+    print_comparison(compare(package, out=out or runs / "report.html", data=data, runs=runs, base=base, trust=trust))

@@ -75,6 +75,7 @@ def evaluate(
             "--config", "-c", help="The config whose `classes` say how the model's classes are made of the dataset's."
         ),
     ] = None,
+    trust: Trust = None,
 ) -> None:
     """Score a model on the labelled test cases: whole volumes, empty slices included."""
     from ..volumes.files import write_json
@@ -88,6 +89,7 @@ def evaluate(
         modality=modality,
         base=base,
         config_name=config_name,
+        trust=trust,
     )
     if out is not None:
         write_json(out, scores.to_json() | {"prompts_from_truth": truth})
@@ -98,10 +100,10 @@ def evaluate(
 def verify(package: Annotated[Path, typer.Argument(help="A package (folder or zip).")], trust: Trust = None) -> None:
     """Check every file of a package and its signature, and that this machine gives the sample's mask."""
     from ..deploy.runtime.package import Package
-    from ..deploy.runtime.verify import verify_sample
+    from ..deploy.runtime.verify import verify_package
 
     opened = Package.open(package, trust=trust)
-    typer.echo(f"files: all {len(opened.manifest.files)} are what was packed")
     if trust is not None:
         typer.echo(f"signature: that of {trust}")
-    typer.echo(verify_sample(opened))
+    for line in verify_package(opened):
+        typer.echo(line)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata as metadata
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -29,7 +30,8 @@ from .package.sbom import distribution
 from .package.signing import Signer
 from .package.writer import draft, finish
 from .runtime.manifest import ClassEntry, Description, Gate, Manifest, PromptSupport
-from .runtime.package import EXPECTED, SAMPLE, Package
+from .runtime.manifest_rules import EXPECTED, SAMPLE
+from .runtime.package import Package
 from .runtime.quality import intensity_profile
 
 _PROBES = 8  # calibration patches that must be answered differently
@@ -81,6 +83,9 @@ def deploy_student(student: TrainedStudent, criteria: AcceptanceCriteria, reques
     destination = request.destination
     if not criteria.validation:
         raise BadInputError(f"{destination}: no validation case to judge the package on. Give it some cases.")
+    names = [case.name for case in criteria.validation]
+    numbered = [replace(case, name=str(number)) for number, case in enumerate(criteria.validation, start=1)]
+    criteria = replace(criteria, validation=numbered)  # a hospital's file names do not travel with the package
     try:
         test = _acceptance_test(student, criteria)
         describe = partial(_describe, _manifest(student, criteria, target=target, name=destination.name), target)
@@ -96,7 +101,8 @@ def deploy_student(student: TrainedStudent, criteria: AcceptanceCriteria, reques
                 signer=signer,
             )
     except GateRefusedError as refusal:
-        raise GateRefusedError(f"{destination}: refused, nothing was packed.\n{refusal}") from None
+        told = re.sub(r"in case (\d+)", lambda match: f"in case {names[int(match[1]) - 1]}", str(refusal))
+        raise GateRefusedError(f"{destination}: refused, nothing was packed.\n{told}") from None
     return destination
 
 

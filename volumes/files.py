@@ -88,12 +88,16 @@ def temporary_folder() -> Iterator[Path]:
 
     What killed processes left there is cleared, what living ones use is not. Raises OutputError when none can be made.
     """
-    parent = Path(tempfile.gettempdir()).absolute()
+    parent = Path(tempfile.tempdir or "TMPDIR")
     with ExitStack() as stack:
         try:
+            parent = Path(tempfile.gettempdir()).absolute()
             folder = stack.enter_context(_scratch(parent, mode=0o700))
         except OSError as error:
-            raise OutputError(f"{parent}: no folder can be made here ({error.strerror or error}).") from error
+            raise OutputError(
+                f"{parent}: no folder for temporary files can be made here ({error.strerror or error}). Name one that "
+                "can be written in the environment variable TMPDIR."
+            ) from error
         yield folder
 
 

@@ -36,13 +36,15 @@ def evaluate(
     modality: str | None = None,
     base: Path | None = None,
     config_name: str | None = None,
+    trust: Path | None = None,
 ) -> CaseScores:
     """Scores of a package, a run, or a folder of masks named like the scans, on a dataset's labelled test cases.
 
     The test cases of a `split` (a run's splits.json) take their place. `modality` ("CT" or "MR") keeps one of the two
     in a dataset that holds both. With `prompt_from_truth` ("point" or "box") the network is shown where each class is:
     scores of a user who knows. `base` is the published file that a run adapts, where it has
-    moved. The config of that name says which classes of the dataset are the model's.
+    moved. The config of that name says which classes of the dataset are the model's. With `trust`, a public key (PEM),
+    its owner must have signed a package.
 
     Raises BadInputError when the model's classes are not the dataset's, UsageError for options that this kind of model
     does not take.
@@ -50,14 +52,14 @@ def evaluate(
     if prompt_from_truth not in (None, "point", "box"):
         raise UsageError(f"--prompt-from-truth {prompt_from_truth!r}: choose point or box")
     config = load_config(config_name) if config_name else None
+    loaded = None if _is_mask_folder(model) else load_model(model, base=base, trust=trust)
     dataset = _test_dataset(data, config, split=split, modality=modality)
     cases = labelled_test(dataset)
-    if _is_mask_folder(model):
-        if prompt_from_truth or base:
-            raise UsageError(f"{model}: a folder of masks takes neither prompts nor --weights")
+    if loaded is None:
+        if prompt_from_truth or base or trust:
+            raise UsageError(f"{model}: a folder of masks takes neither prompts nor --weights nor --trust")
         segment: Segment = partial(_read_mask, model)
     else:
-        loaded = load_model(model, base=base)
         dataset = _with_classes_of(loaded, dataset, config)
         if prompt_from_truth:
             loaded.accept(frozenset({prompt_from_truth}))

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from ..deploy.runtime.manifest import Manifest
+from ..deploy.runtime.package import Package
 from ..distill.networks import load_network
 from ..errors import BadInputError
 from ..evaluation.html_report import write_report
@@ -17,7 +18,7 @@ from ..evaluation.scores import score_case, summarise
 from ..training.predictor import make_predictor
 from ..training.run import Run, control_of
 from ..volumes.datasets.registry import Case, Dataset, read_labelled_case
-from ..volumes.files import temporary_folder
+from ..volumes.files import is_leftover, temporary_folder
 from ..volumes.geometry import reorient
 from ..volumes.io.nifti import read_labels
 from ..volumes.io.scans import as_nifti
@@ -38,25 +39,35 @@ class Comparison:
     facts: dict[str, str]
 
 
-def report(package: Path | None, *, out: Path, data: Path | None, runs: Path, base: Path | None = None) -> Comparison:
+def report(
+    package: Path | None,
+    *,
+    out: Path,
+    data: Path | None,
+    runs: Path,
+    base: Path | None = None,
+    trust: Path | None = None,
+) -> Comparison:
     """Compare a package with its student, the student's control (if it was trained) and teacher in one HTML file.
 
-    `package` is the newest in `runs` if it is None. Its masks are made by its own runtime in a process of its own.
-    `base` is the published file that a run adapts, where it has moved. Raises BadInputError when the runs that the
-    package comes from are not in `runs`.
+    `package` is the newest in `runs` if it is None. It is checked before anything of it is read, with `trust`, a public
+    key (PEM), its signature, too; then its masks are made in a process of their own. `base` is the published file that
+    a run adapts, where it has moved. Raises what deploy.runtime.package.Package.open raises, and BadInputError when the
+    runs that the package comes from are not in `runs`.
     """
     package = package or newest_package(runs)
-    manifest = Manifest.read(package)
-    student = Run.read(runs / manifest.provenance["run"])
+    manifest = Package.open(package, trust=trust).manifest
+    student = Run.read(_origin(package, manifest, runs))
     stages = _runs_before(student, runs)
     dataset = open_dataset(config_for(None, student, []), data or Path(student.config.data), runs=runs)
     cases = labelled_test(dataset)
 
-    masks, device = _segment_on_device(package, cases, dataset)
+    masks, device = _segment_on_device(package, cases, dataset, trust=trust)
     columns = {name: test.summary.dice_by_class() for name, run in stages.items() if (test := run.metrics().test)}
     columns["package"] = _summary_of(masks, cases, dataset).dice_by_class()
+    config_name = str(manifest.provenance.get("recipe", ""))
     facts = {
-        "config": manifest.provenance["recipe"],
+        "config": config_name,
         "dataset": f"{dataset.name}: {len(cases)} test scans",
         "package": f"{package.name}, {size_of(package) / 1e6:.1f} MB, {manifest.precision}",
         "device": f"{device['seconds_per_scan']:.2f} s and {device['peak_memory_mb']:.0f} MB per scan "
@@ -68,22 +79,24 @@ def report(package: Path | None, *, out: Path, data: Path | None, runs: Path, ba
         "validation Dice": {name: points(run, "dice") for name, run in stages.items()},
     }
     pictures = _pictures(stages, cases[:PICTURED_CASES], dataset, package_masks=masks, base=base)
-    title = f"samkd: {manifest.provenance['recipe']}"
+    title = f"samkd: {config_name}"
     write_report(out, title=title, facts=facts, curves=curves, columns=columns, pictures=pictures)
     return Comparison(columns, package, out, facts)
 
 
 def newest_package(runs: Path) -> Path:
     """The package in `runs` that was written last. Raises BadInputError when there is none."""
-    manifests = sorted((runs / "packages").glob("*/manifest.json"), key=lambda path: path.stat().st_mtime_ns)
+    manifests = [path for path in (runs / "packages").glob("*/manifest.json") if not is_leftover(path.parent)]
+    manifests.sort(key=lambda path: path.stat().st_mtime_ns)
     if not manifests:
         raise BadInputError(f"{runs}: no package here; run `samkd deploy` first or name one")
     return manifests[-1].parent
 
 
-def size_of(folder: Path) -> int:
-    """Bytes of all files in a folder."""
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+def size_of(path: Path) -> int:
+    """Bytes of a file, or of all files in a folder."""
+    files = path.rglob("*") if path.is_dir() else [path]
+    return sum(file.stat().st_size for file in files if file.is_file())
 
 
 def points(run: Run, key: str) -> list[tuple[float, float]]:
@@ -96,6 +109,13 @@ def smoothed(run: Run, key: str, window: int = 10) -> list[tuple[float, float]]:
     raw = points(run, key)
     chunks = [raw[start : start + window] for start in range(0, len(raw), window)]
     return [(chunk[-1][0], sum(value for _, value in chunk) / len(chunk)) for chunk in chunks]
+
+
+def _origin(package: Path, manifest: Manifest, runs: Path) -> Path:
+    """The folder in `runs` of the run that a package was made from. Raises BadInputError when it names none."""
+    if "run" not in manifest.provenance:
+        raise BadInputError(f"{package}: its manifest names no run (provenance.run); nothing to compare with")
+    return runs / str(manifest.provenance["run"])
 
 
 def _runs_before(student: Run, runs: Path) -> dict[str, Run]:
@@ -113,12 +133,12 @@ def _runs_before(student: Run, runs: Path) -> dict[str, Run]:
 
 
 def _segment_on_device(
-    package: Path, cases: Sequence[Case], dataset: Dataset
+    package: Path, cases: Sequence[Case], dataset: Dataset, *, trust: Path | None
 ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """The package's masks [D, H, W] by case name, and the report of its runtime."""
+    """The package's masks [D, H, W] by case name, and the report of the runtime."""
     with temporary_folder() as scratch:
         scans = {case.name: as_nifti(case.image, Path(scratch), channels=len(dataset.channels)) for case in cases}
-        device = on_device(package, list(scans.values()), Path(scratch))
+        device = on_device(package, list(scans.values()), Path(scratch) / "device", trust=trust)
         return {name: read_labels(device.masks[scan.name])[0] for name, scan in scans.items()}, device.report
 
 

@@ -10,6 +10,7 @@ from ...errors import OutputError
 from ...volumes.files import atomic_folder, atomic_path, make_folder
 from ..runtime.integrity import check_names, digest, render, sha256
 from ..runtime.manifest import MANIFEST, FileEntry, Manifest
+from ..runtime.manifest_rules import check_values
 from ..runtime.signature import SIGNATURE
 from .bundle_metadata import METADATA, bundle_metadata
 from .card import model_card
@@ -47,7 +48,8 @@ def finish(
     """Complete a draft that holds its model and sample: papers, runtime, and the manifest that seals all of it.
 
     `libraries` are what the device installs; their versions stand in the manifest. `device_names` holds their names
-    on the device, where those are others. `signer` also signs the manifest.
+    on the device, where those are others. `signer` also signs the manifest. Raises IntegrityError for values
+    that whoever opens the package would refuse.
     """
     if signer is not None:
         manifest = replace(manifest, signer=signer.public)
@@ -65,6 +67,7 @@ def finish(
     check_names(list(names), folder)
     entries = {name: FileEntry(path.stat().st_size, sha256(path)) for name, path in names.items()}
     manifest = replace(manifest, files=entries)
+    check_values(manifest.to_json(), source=folder)
     raw = render(replace(manifest, digest=digest(manifest.to_json())).to_json())
     (folder / MANIFEST).write_bytes(raw)
     if signer is not None:

@@ -12,7 +12,7 @@ from ...volumes.prompt_parsing import Request
 from .package import Package
 from .predict import PredictOptions, predict
 from .prompt import answers
-from .verify import verify_sample
+from .verify import verify_package
 
 
 def run(arguments: list[str] | None = None) -> int:
@@ -95,9 +95,8 @@ def _prompt(options: argparse.Namespace) -> int:
 
 
 def _verify(options: argparse.Namespace) -> int:
-    package = _open(options)
-    print(f"files: all {len(package.manifest.files)} are what was packed")
-    print(verify_sample(package))
+    for line in verify_package(_open(options)):
+        print(line, flush=True)
     return 0
 
 

@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 
 from ...errors import IntegrityError, MissingExtraError, translated
+from .engine import Shape
 
 CPU, TENSORRT = "CPUExecutionProvider", "TensorrtExecutionProvider"
 _PRECISIONS = {CPU: ("f32",), TENSORRT: ("f32", "f16")}  # of what is not int8
-_ERRORS_ONLY = 3
+_FATAL_ONLY = 4  # what is less is raised, too
 _INSTALL = (
     "cannot be imported; run: python -m pip install onnxruntime, in the version that a package's requirements.txt names"
 )
@@ -37,7 +38,8 @@ def has_provider(name: str) -> bool:
 
 
 class Engine:
-    """A session for a model file: `runtime.engine.Engine`. One patch computes while others wait their turn.
+    """A session for a model file, which messages call `name`: `runtime.engine.Engine`. One patch computes while others
+    wait their turn.
 
     `provider` computes, with `settings` of its own; ONNX Runtime's habit of turning silently to the CPU is refused.
     Raises MissingExtraError without ONNX Runtime or where the provider does not work, IntegrityError for a model that
@@ -48,29 +50,34 @@ class Engine:
         self,
         model: Path,
         *,
+        name: object = None,
         precision: str,
         threads: int | None = None,
         provider: str = CPU,
         settings: Mapping[str, Any] | None = None,
     ):
         onnxruntime = load_onnxruntime()
+        name = name or model
         if precision not in _PRECISIONS[provider]:
             others = " or ".join(_PRECISIONS[provider])
-            raise IntegrityError(f"{model}: measured in {precision}, but ONNX Runtime would infer in {others}.")
+            raise IntegrityError(f"{name}: measured in {precision}, but ONNX Runtime would infer in {others}.")
         options = onnxruntime.SessionOptions()
-        options.log_severity_level = _ERRORS_ONLY
+        options.log_severity_level = _FATAL_ONLY
         self.threads = threads or os.cpu_count() or 1
         options.intra_op_num_threads = self.threads
         chosen = [(provider, dict(settings or {})), CPU] if provider != CPU else [CPU]
-        self._model, self._fault = model, f"ONNX Runtime {onnxruntime.__version__} cannot run this model"
-        with translated(model, self._fault, IntegrityError):
+        self._fault = f"ONNX Runtime {onnxruntime.__version__} cannot run this model"
+        with translated(name, self._fault, IntegrityError):
             self._session = onnxruntime.InferenceSession(model, options, providers=chosen)
         if self._session.get_providers()[0] != provider:
             raise MissingExtraError(
-                f"{model}: ONNX Runtime's {provider} does not work on this machine, and the CPU is not what this "
+                f"{name}: ONNX Runtime's {provider} does not work on this machine, and the CPU is not what this "
                 "package is for; install a GPU driver and TensorRT, or use a package for the target onnx or openvino"
             )
+        self._name = name
         self._inputs = [each.name for each in self._session.get_inputs()]
+        self.input_shapes = [_shape(each) for each in self._session.get_inputs()]
+        self.output_shape = _shape(self._session.get_outputs()[0])
         self._worker = ThreadPoolExecutor(1)
         self.version = f"onnxruntime {onnxruntime.__version__} ({provider.removesuffix('ExecutionProvider')})"
         self.precision = precision
@@ -83,9 +90,14 @@ class Engine:
         return self._worker.submit(self._run, inputs).result
 
     def _run(self, inputs: tuple[np.ndarray, ...]) -> np.ndarray:
-        with translated(self._model, self._fault, IntegrityError):
+        with translated(self._name, self._fault, IntegrityError):
             return np.asarray(self._session.run(None, dict(zip(self._inputs, inputs, strict=True)))[0])
 
     def layer_precisions(self) -> dict[str, int]:
         """Nothing: ONNX Runtime does not say."""
         return {}
+
+
+def _shape(port: Any) -> Shape:
+    """The sizes that a graph declares for an input or output; None for those that it leaves open."""
+    return tuple(size if isinstance(size, int) else None for size in port.shape)

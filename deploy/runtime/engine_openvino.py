@@ -8,12 +8,13 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ...errors import IntegrityError, MissingExtraError, translated
 from ...volumes.hidden import hidden
+from .engine import Shape
 
 _INSTALL = (
     "cannot be imported; run: python -m pip install openvino, in the version that a package's requirements.txt names"
@@ -50,22 +51,31 @@ def core() -> openvino.Core:
 
 
 class Engine:
-    """A compiled model of one patch: `runtime.engine.Engine`.
+    """A compiled model of one patch, which messages call `name`: `runtime.engine.Engine`.
 
     `precision` is the arithmetic demanded of the engine ("f32"): left alone, OpenVINO computes in bfloat16 wherever
     the CPU can, and then answers differently from machine to machine.
     Raises IntegrityError for a model OpenVINO cannot read and when it would compute in another precision.
     """
 
-    def __init__(self, model: Path | openvino.Model, *, precision: str, threads: int | None = None):
+    def __init__(
+        self,
+        model: Path | openvino.Model,
+        *,
+        name: object = None,
+        precision: str,
+        threads: int | None = None,
+    ):
         ov = load_openvino()
+        name = name or (model if isinstance(model, Path) else "the converted model")
         options: dict[str, str | int] = {"INFERENCE_PRECISION_HINT": precision, "PERFORMANCE_HINT": "LATENCY"}
         if threads is not None:
             options["INFERENCE_NUM_THREADS"] = threads
-        name = self._name = model if isinstance(model, Path) else "the converted model"
-        self._fault = f"OpenVINO {ov.__version__} cannot run this model"
+        self._name, self._fault = name, f"OpenVINO {ov.__version__} cannot run this model"
         with translated(name, self._fault, IntegrityError):
             self._compiled = core().compile_model(model, "CPU", options)
+            self.input_shapes = [_shape(port) for port in self._compiled.inputs]
+            self.output_shape = _shape(self._compiled.outputs[0])
         self.version = f"openvino {ov.__version__}"
         self.precision: str = self._compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
         self.threads: int = self._compiled.get_property("INFERENCE_NUM_THREADS")
@@ -79,7 +89,8 @@ class Engine:
     def begin(self, *inputs: np.ndarray) -> Callable[[], np.ndarray]:
         """Start inferring; the function returned waits for the answer and must be called once.
 
-        Not from several threads: Python's lock and one of OpenVINO's then wait for each other for ever (2026.4).
+        Not from several threads: Python's lock and one of OpenVINO's then wait for each other for ever (2026.4). Both
+        raise IntegrityError for a graph that OpenVINO cannot run.
         """
         requests = []
         patches = (np.ascontiguousarray(each, np.float32)[:, None] for each in inputs)
@@ -103,3 +114,9 @@ class Engine:
         layers = self._compiled.get_runtime_model().get_ops()
         counts = Counter(str(layer.get_rt_info()["runtimePrecision"].astype(str)) for layer in layers)
         return {name: count for name, count in counts.most_common() if name not in ("dynamic", "i32", "i64")}
+
+
+def _shape(port: Any) -> Shape:
+    """The sizes that a graph declares for an input or output; None for those that it leaves open."""
+    shape = port.get_partial_shape()
+    return tuple(None if size.is_dynamic else size.get_length() for size in shape) if shape.rank.is_static else ()

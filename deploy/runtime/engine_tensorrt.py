@@ -12,14 +12,15 @@ from .engine_onnx import TENSORRT, Engine, has_provider
 _INSTALL = "run: python -m pip install onnxruntime-gpu, and install TensorRT in the version that it names"
 
 
-def tensorrt_engine(model: Path, *, precision: str, threads: int | None = None) -> Engine:
+def tensorrt_engine(model: Path, *, name: Path | None = None, precision: str, threads: int | None = None) -> Engine:
     """An ONNX Runtime session that computes with TensorRT.
 
     The built engine is kept in the user's cache, in a folder by model; ONNX Runtime names the file after GPU and
     version of TensorRT. Raises MissingExtraError where TensorRT does not work.
     """
+    name = name or model
     if not has_provider(TENSORRT):
-        raise MissingExtraError(f"{model.parent}: needs ONNX Runtime with TensorRT; {_INSTALL}")
+        raise MissingExtraError(f"{name.parent}: needs ONNX Runtime with TensorRT; {_INSTALL}")
     cache = cache_folder(model)
     cache.mkdir(parents=True, exist_ok=True)
     settings = {
@@ -29,7 +30,7 @@ def tensorrt_engine(model: Path, *, precision: str, threads: int | None = None) 
         "trt_layer_norm_fp32_fallback": True,  # powers and means of layer norms overflow in float16
         "trt_int8_enable": True,  # does nothing without quantize and dequantize nodes
     }
-    return Engine(model, precision=precision, threads=threads, provider=TENSORRT, settings=settings)
+    return Engine(model, name=name, precision=precision, threads=threads, provider=TENSORRT, settings=settings)
 
 
 def cache_folder(model: Path) -> Path:

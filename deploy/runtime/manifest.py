@@ -10,8 +10,8 @@ from typing import Any
 
 from ...errors import BadInputError, IntegrityError
 from ...volumes.plan import Plan
+from .manifest_rules import FORMAT, check_values
 
-FORMAT = 1
 MANIFEST = "manifest.json"
 
 
@@ -178,6 +178,7 @@ class Manifest:
 
         Raises IntegrityError, naming `source`, for values that describe no package.
         """
+        check_values(values, source=source)
         try:
             return _record(values)
         except (BadInputError, KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:

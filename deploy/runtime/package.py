@@ -2,49 +2,30 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 import weakref
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ...errors import IntegrityError
+from ...volumes.files import temporary_folder
 from ...volumes.geometry import Geometry, Volume
 from ...volumes.pipeline import Model
 from .engine import Engine, open_engine
-from .integrity import extract, verify
+from .fit import check_graphs, check_sample
 from .manifest import Manifest
+from .private_copy import copy_verified
 from .promptable import Promptable, Session
 
-SAMPLE = "sample/scan.nii.gz"
-EXPECTED = "sample/expected.nii.gz"
 AT_ONCE = 2  # patches in the engine: one computes, the other waits while the one before is averaged and resampled
-
-
-@contextmanager
-def unpacked(path: str | Path, *, trust: Path | None = None) -> Iterator[Path]:
-    """The folder of a package, a folder or its zip, after checking every file; what a zip was unpacked into goes
-    afterwards. Raises BadInputError, IntegrityError as Package.open.
-    """
-    path = Path(path)
-    if not path.is_file():
-        verify(path, trust=trust)
-        yield path
-        return
-    with tempfile.TemporaryDirectory(prefix="samkd-") as scratch:
-        extract(path, Path(scratch), trust=trust)
-        verify(Path(scratch), trust=trust)
-        yield Path(scratch)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Package(Model):
     """The model of a package folder; `engine` is what infers its patches."""
 
-    folder: Path  # where its files lie: for a zip, where it was unpacked
+    folder: Path  # where the files lie that were checked
     manifest: Manifest
     engine: Engine | Promptable
 
@@ -54,44 +35,46 @@ class Package(Model):
         that its owner signed it.
 
         Raises BadInputError when there is none, IntegrityError when it is not what was packed, MissingExtraError
-        without its engine. A zip is unpacked into a temporary folder that goes with the object.
+        without its engine. What is used are the bytes that were checked: a copy among the system's temporary files,
+        which goes with the object.
         """
         path = Path(path)
-        if not path.is_file():
-            return cls.of(path, verify(path, trust=trust), threads=threads)
-        scratch = Path(tempfile.mkdtemp(prefix="samkd-"))
-        try:
-            extract(path, scratch, trust=trust)
-            package = cls.of(scratch, verify(scratch, trust=trust), threads=threads, path=path)
-        except BaseException:
-            shutil.rmtree(scratch, ignore_errors=True)
-            raise
-        # The engine, unlike the package, is shared by the copy that `faster` makes.
-        weakref.finalize(package.engine, shutil.rmtree, scratch, ignore_errors=True)
+        with ExitStack() as stack:
+            folder = stack.enter_context(temporary_folder())
+            manifest = copy_verified(path, folder, trust=trust)
+            check_sample(folder, manifest, source=path)
+            package = cls.of(folder, manifest, threads=threads, path=path)
+            # The engine, unlike the package, is shared by the copy that `faster` makes.
+            weakref.finalize(package.engine, stack.pop_all().close)
         return package
 
     @classmethod
     def of(cls, folder: Path, manifest: Manifest, *, threads: int | None = None, path: Path | None = None) -> Package:
         """The package of a folder whose files are known to be right; `path` is what the user calls it."""
-        model, precision, prompts = _model(folder, manifest.model), manifest.inference_precision, manifest.prompts
-        decoder = _model(folder, prompts.decoder) if prompts else None
-        engine = open_engine(manifest.target, model, precision=precision, threads=threads)
-        if prompts is not None and decoder is not None:
-            second = open_engine(manifest.target, decoder, precision="f32", threads=threads)
-            engine = Promptable(engine, second, points=prompts.points)
+        prompts = manifest.prompts
+        named = path or folder
+
+        def open_graph(name: str, *, precision: str) -> Engine:
+            model = _model(folder, name)
+            return open_engine(manifest.target, model, name=named / name, precision=precision, threads=threads)
+
+        engine = open_graph(manifest.model, precision=manifest.inference_precision)
+        decoder = open_graph(prompts.decoder, precision="f32") if prompts else None
+        check_graphs(manifest, engine, decoder, source=named)
+        both = Promptable(engine, decoder, points=prompts.points) if prompts and decoder else engine
         return cls(
-            path=path or folder,
+            path=named,
             plan=manifest.plan,
             class_names=manifest.class_names,
             in_channels=manifest.in_channels,
-            infer=engine.begin,
+            infer=both.begin,
             at_once=AT_ONCE,
             channel_names=manifest.description.channels,
             prompt_kinds=prompts.kinds if prompts else frozenset(),
             intensities=[dict(each) for each in manifest.intensities],
             folder=folder,
             manifest=manifest,
-            engine=engine,
+            engine=both,
         )
 
     def facts(self) -> dict[str, Any]:

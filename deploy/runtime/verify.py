@@ -1,12 +1,29 @@
 """Does this machine give the mask that was packed?"""
 
+from collections.abc import Iterator
+
 import numpy as np
 
 from ...errors import IntegrityError
 from ...volumes.io.nifti import read_labels, read_scan
-from .package import EXPECTED, SAMPLE, Package
+from .manifest_rules import EXPECTED, SAMPLE
+from .package import Package
+from .private_copy import unnamed
 
+_LISTED = 5  # names of files that are no part of the package
 SAMPLE_DICE = 0.999  # other CPUs add in another order, so single voxels on an edge may fall the other way
+
+
+def verify_package(package: Package) -> Iterator[str]:
+    """What `verify` says of an opened package, line by line; the last one takes as long as segmenting the sample.
+
+    Raises IntegrityError as verify_sample does.
+    """
+    yield f"files: all {len(package.manifest.files)} are what was packed"
+    if names := unnamed(package.path, package.manifest):
+        more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
+        yield f"not part of the package, and not used: {', '.join(names[:_LISTED])}{more}"
+    yield verify_sample(package)
 
 
 def verify_sample(package: Package) -> str:
@@ -18,13 +35,13 @@ def verify_sample(package: Package) -> str:
     expected, geometry = read_labels(package.folder / EXPECTED)
     labels = package.segment(volume)
     if not geometry.same_grid(volume.geometry):
-        raise IntegrityError(f"{package.folder}: its expected mask is not on the grid of its sample.")
+        raise IntegrityError(f"{package.path}: its expected mask is not on the grid of its sample.")
     if np.array_equal(labels, expected):
         return "sample: identical to the mask that was packed"
     lowest, name = min((_dice(labels == value, expected == value), name) for value, name in package.class_names.items())
     if lowest < SAMPLE_DICE:
         raise IntegrityError(
-            f"{package.folder}: on this machine the sample's mask differs from the one that was packed, Dice "
+            f"{package.path}: on this machine the sample's mask differs from the one that was packed, Dice "
             f"{lowest:.4f} for {name}; expected {SAMPLE_DICE} or more. Do not use this package on this machine."
         )
     return f"sample: not identical, but Dice {lowest:.4f} or more for every class (lowest: {name})"

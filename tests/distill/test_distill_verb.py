@@ -214,7 +214,10 @@ def test_a_wrong_call_says_what_is_wrong(teachers, tmp_path, options, code, said
     ("damage", "said"),
     [
         (lambda config: config["labels"].update({"1": "spline"}), "must have the same classes"),
-        (lambda config: config.update(channels=["T1"]), "must see the same channels"),
+        (
+            lambda config: config.update(channels=["T1", "T2"], network={**config["network"], "in_channels": 2}),
+            "must see the same channels",
+        ),
         (lambda config: config.pop("plan"), "not a run's; expected the keys"),
         (lambda config: config["plan"].pop("patch"), "unknown or missing ['patch']"),
         (None, "this run is not finished"),

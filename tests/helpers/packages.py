@@ -1,6 +1,10 @@
 """Scans of two bodies, a network that knows them, and its package."""
 
+import hashlib
+import json
+import zipfile
 from dataclasses import fields
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -8,7 +12,8 @@ from torch import nn
 
 from samkd.deploy.acceptance.candidates import AcceptanceCriteria, ValidationCase
 from samkd.deploy.pipeline import PackageRequest, TrainedStudent, deploy_student
-from samkd.deploy.runtime.manifest import Description
+from samkd.deploy.runtime.integrity import digest, render
+from samkd.deploy.runtime.manifest import MANIFEST, Description
 from samkd.volumes import Geometry, Plan, Volume
 from samkd.volumes.io.nifti import write_scan
 from samkd.volumes.pipeline import segment
@@ -103,3 +108,25 @@ def deploy(network, folder, **changes):
     student, criteria, request = take(TrainedStudent), take(AcceptanceCriteria), take(PackageRequest)
     assert not values, sorted(values)
     return deploy_student(student, criteria, request)
+
+
+def reseal(folder: Path, **changes) -> None:
+    """Write the manifest with other values, as somebody would who knows how its digest is made; the zip follows.
+
+    Files are sealed as they are now, where "files" is not among the changes.
+    """
+    values = json.loads((folder / MANIFEST).read_text()) | changes
+    if "files" not in changes:
+        for name, entry in values["files"].items():
+            raw = (folder / name).read_bytes()
+            entry.update(bytes=len(raw), sha256=hashlib.sha256(raw).hexdigest())
+    (folder / MANIFEST).write_bytes(render({**values, "digest": digest(values)}))
+    rezip(folder)
+
+
+def rezip(folder: Path) -> None:
+    """Write NAME.zip beside a package folder."""
+    with zipfile.ZipFile(folder.with_name(f"{folder.name}.zip"), "w", zipfile.ZIP_DEFLATED) as packed:
+        for path in sorted(folder.rglob("*")):
+            if path.is_file():
+                packed.write(path, path.relative_to(folder).as_posix())

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ...deploy.runtime.manifest import Manifest
-from ...deploy.runtime.package import unpacked
+from ...deploy.runtime.package import Package
 from ...volumes.datasets.phantom.generate import make_case
 from ...volumes.files import temporary_folder
 from ...volumes.io.nifti import write_scan
@@ -18,39 +18,46 @@ STAGES = ("load", "read", "preprocess", "network", "postprocess", "save")
 
 
 def bench_packages(
-    packages: Sequence[Path], *, shape: tuple[int, int, int], threads: int | None, torch: Path | None
+    packages: Sequence[Path],
+    *,
+    shape: tuple[int, int, int],
+    threads: int | None,
+    torch: Path | None,
+    trust: Path | None = None,
 ) -> list[dict[str, Any]]:
     """One generated CT of `shape` (slices, rows, columns) through every package and through its torch network.
 
     The torch network is that of the run `torch`, else of the runs the packages were made from where they still lie
     beside the folder of packages. Each row is a process of its own: "seconds" by stage, "process" (its whole life, the
-    start of the interpreter included), "peak_memory_mb", "precision". Raises what workflows.device.on_device and
-    training.run.Run.read raise.
+    start of the interpreter included), "peak_memory_mb", "precision". Packages are checked before anything else is
+    done, with `trust`, a public key (PEM), their signatures, too. Raises what deploy.runtime.package.Package.open,
+    workflows.device.on_device and training.run.Run.read raise.
     """
-    runs = [torch] if torch else list(dict.fromkeys(run for package in packages for run in _origin(package)))
+    opened = {package: Package.open(package, threads=threads, trust=trust).manifest for package in packages}
+    origins = [run for package, manifest in opened.items() for run in _origin(package, manifest)]
+    runs = [torch] if torch else list(dict.fromkeys(origins))
     with temporary_folder() as scratch:
         scan = Path(scratch) / "scan.nii.gz"
         write_scan(scan, make_case(0, shape=shape)[0])
-        rows = [_device(package, scan, threads) for package in packages]
+        rows = [_device(package, scan, threads, trust) for package in packages]
         return rows + [_torch(run, scan, threads) for run in runs]
 
 
-def _origin(package: Path) -> list[Path]:
-    with unpacked(package) as folder:
-        name = Manifest.read(folder).provenance.get("run")
-    run = package.absolute().parent.parent / str(name)
+def _origin(package: Path, manifest: Manifest) -> list[Path]:
+    """The run that a package was made from, where it lies beside the folder of packages; [] where it does not."""
+    run = package.absolute().parent.parent / str(manifest.provenance.get("run"))
     return [run] if (run / "config.yaml").is_file() else []
 
 
-def _device(package: Path, scan: Path, threads: int | None) -> dict[str, Any]:
-    started = time.perf_counter()
+def _device(package: Path, scan: Path, threads: int | None, trust: Path | None) -> dict[str, Any]:
     with temporary_folder() as out:
-        report = on_device(package, [scan], Path(out), threads=threads).report
+        device = on_device(package, [scan], Path(out), threads=threads, trust=trust)
+    report = device.report
     (scan_report,) = report["scans"]
     return {
         "model": package.name,
         "seconds": {"load": report["seconds_load"], **scan_report["seconds"]},
-        "process": time.perf_counter() - started,
+        "process": device.seconds,
         "peak_memory_mb": report["peak_memory_mb"],
         "precision": report["precision"],
         "threads": report["threads"],

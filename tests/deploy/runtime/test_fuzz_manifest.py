@@ -3,7 +3,6 @@
 import copy
 import json
 import random
-from types import SimpleNamespace
 
 import pytest
 from helpers.fuzzing import COUNT, mutated, read_or_refuse
@@ -16,12 +15,20 @@ pytestmark = pytest.mark.slow
 STRANGE = (None, True, -1, 0, 2**70, 1e300, "", "..", "../model.xml", "/etc/passwd", "\0", "a" * 5000, [], {}, [[]])
 
 
+class Stub:
+    """Stands for the engine of the fixture's graph."""
+
+    begin = None
+    input_shapes = ((1, 1, 16, 16, 16),)
+    output_shape = (1, 3, 16, 16, 16)
+
+
 def opened(package, monkeypatch):
     """Called, what Package.open gives of the folder; the engine is left out, and must be given the package's model."""
 
-    def engine(target, model, **_):
-        assert model.parent == package and model.is_file()
-        return SimpleNamespace(begin=None)
+    def engine(target, model, *, name, **_):
+        assert name.parent == package and model.is_file()
+        return Stub()
 
     monkeypatch.setattr("samkd.deploy.runtime.package.open_engine", engine)
     return lambda: read_or_refuse(lambda: Package.open(package))

@@ -14,9 +14,9 @@ import pytest
 from samkd.deploy.runtime import memory
 from samkd.deploy.runtime.__main__ import main
 from samkd.deploy.runtime.memory import Budget
-from samkd.deploy.runtime.package import Package, unpacked
+from samkd.deploy.runtime.package import Package
 from samkd.deploy.runtime.quality import flags, intensity_profile
-from samkd.errors import BadInputError, IntegrityError, UsageError
+from samkd.errors import BadInputError, UsageError
 from samkd.volumes.byte_sizes import parse_bytes
 from samkd.volumes.components import largest_components
 from samkd.volumes.geometry import Geometry, Volume
@@ -195,14 +195,3 @@ def test_flags():
         assert ["unlike" in line for line in found(strange.astype(np.float32))] == [True]
     assert found(scans[0], spacing=(0.9, 1.0, 1.0)) == ["voxels of 2 mm along d, the network works on 0.9 mm"]
     assert found(scans[0], labels=0 * labels) == ["nothing was found: every voxel is background"]
-
-
-def test_a_zip_is_unpacked_checked_and_taken_away_again(package):
-    with unpacked(package.with_name("student.zip")) as folder:
-        assert (folder / "runtime.pyz").is_file() and folder != package
-    assert not folder.exists()
-    with unpacked(package) as folder:
-        assert folder == package
-    (package / "model.bin").write_bytes(b"")
-    with pytest.raises(IntegrityError, match=r"model\.bin"), unpacked(package):
-        pass
