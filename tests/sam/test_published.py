@@ -14,9 +14,8 @@ from torch import nn
 from samkd.errors import BadInputError, IntegrityError, UsageError
 from samkd.sam.build import build_image_encoder
 from samkd.sam.checkpoints import NOTHING, load_published, match_published, read_state
-from samkd.sam.efficient_sam import EfficientMaskDecoder, EfficientPromptEncoder
 from samkd.sam.families import family, recognise
-from samkd.sam.mask_decoder import MaskDecoder
+from samkd.sam.mask_decoder import build_mask_decoder
 from samkd.sam.presets import (
     ENCODERS,
     Backbone,
@@ -62,12 +61,8 @@ def whole_model(name: str, side: int = 1024) -> nn.ModuleDict:
     size = get_encoder_size(name)
     with torch.device("meta"):
         encoder = build_image_encoder(size, image_size=(side, side))
-        if isinstance(size, EfficientViTSize):
-            prompts = EfficientPromptEncoder(size.out_chans, image_size=encoder.image_size, grid=encoder.grid)
-            decoder = EfficientMaskDecoder(size.decoder, channels=256, masks=4, widths=size.upscaling)
-        else:
-            prompts = build_prompt_encoder(size, image_size=encoder.image_size)
-            decoder = MaskDecoder(size.decoder, channels=256, masks=4, stages=2)
+        prompts = build_prompt_encoder(size, image_size=encoder.image_size)
+        decoder = build_mask_decoder(size, masks=4, stages=2)
         return nn.ModuleDict({"image_encoder": encoder, "prompt_encoder": prompts, "mask_decoder": decoder})
 
 

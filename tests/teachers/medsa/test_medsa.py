@@ -10,7 +10,7 @@ from helpers.teachers import MEDSA_BACKBONES, tiny_teacher
 from torch import Tensor, nn
 
 from samkd.errors import UsageError
-from samkd.sam.prompt_encoder import PromptEncoder
+from samkd.sam.prompt_encoder import SAMPromptEncoder
 from samkd.sam.prompt_tensors import Prompts
 from samkd.teachers.medsa.adapters import PromptAdapter
 
@@ -131,7 +131,7 @@ def test_hyp_adpt_sees_the_prompt_inside_the_decoder():
 def test_prompts_in_a_volume_become_tokens_of_its_slices():
     model = tiny_teacher("medsa", patch=(5, 64, 64))
     encoder = model.prompt_encoder
-    assert isinstance(encoder, PromptEncoder)
+    assert isinstance(encoder, SAMPromptEncoder)
     points, labels = torch.tensor([[[2.0, 10.0, 20.0]]]), torch.tensor([[1]])
     tokens = model.slice_prompts(encoder, points, labels, None, 5)
     assert tokens.shape == (5, 2, 128)
