@@ -10,6 +10,7 @@ from ..distill.ensemble import read_teacher
 from ..distill.study import Study, study
 from ..distill.train import CACHE_LIMIT
 from ..errors import UsageError
+from ..sam.packaged_weights import find_weights
 from ..training.run import Run, newest_run
 from ..volumes.datasets.registry import Dataset
 from .data import config_for, open_dataset, with_unlabelled
@@ -46,11 +47,12 @@ def distill(
 
     `config_name`, `teachers`, `lambdas`, `data` and `unlabelled` are those of read_lesson. `run` is the folder of the
     one student (UsageError with several lambdas), `base` the published file that the teachers adapt where it has moved,
-    `weights` the published file that the student starts from, `cache_limit` the bytes of cached soft targets. Raises
-    what read_lesson and distill.study.study raise.
+    `weights` the published file that the student starts from, or its name in sam.packaged_weights, `cache_limit` the
+    bytes of cached soft targets. Raises what find_weights, read_lesson and distill.study.study raise.
     """
     if run is not None and len(lambdas) > 1:
         raise UsageError("--run names one folder; leave it out with several lambdas")
+    weights = find_weights(weights) if weights else None
     lesson = read_lesson(
         config_name, teachers, lambdas=lambdas, data=data, unlabelled=unlabelled, runs=runs, overrides=overrides
     )

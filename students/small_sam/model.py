@@ -1,4 +1,6 @@
-"""MobileSAM (Zhang et al. 2023) and EfficientSAM (Xiong et al. 2024) as students: automatic, with prompts if given."""
+"""MobileSAM (Zhang et al. 2023), LiteMedSAM (Ma et al. 2024) and EfficientSAM (Xiong et al. 2024) as students:
+automatic, with prompts if given.
+"""
 
 from pathlib import Path
 from typing import Literal, get_args
@@ -21,6 +23,7 @@ from ...volumes.prompts import KINDS
 
 STUDENT_ENCODERS = {
     "mobilesam": "mobile_vit_t",
+    "litemedsam": "litemedsam",
     "efficientsam-ti": "efficient_vit_ti",
     "efficientsam-s": "efficient_vit_s",
 }
@@ -78,7 +81,10 @@ class SmallSAM(nn.Module):
         return self.decode(self.encode(image), prompts)
 
     def encode(self, image: Tensor) -> Tensor:
-        """image [B, C, D, H, W] -> embedding [B, E, D, h, w], a token for each 16 x 16 pixels. UsageError as above."""
+        """image [B, C, D, H, W] -> embedding [B, E, D, h, w], a token for each 16 x 16 pixels (4 x 4 in LiteMedSAM).
+
+        UsageError for another shape.
+        """
         expected = (self.in_channels, *self.patch[1:])
         if image.ndim != 5 or (image.shape[1], *image.shape[3:]) != expected:
             channels, height, width = expected
@@ -192,6 +198,14 @@ def build_mobilesam(
 ) -> SmallSAM:
     """MobileSAM: TinyViT and SAM's decoder. UsageError as in build_small_sam."""
     encoder = STUDENT_ENCODERS["mobilesam"]
+    return build_small_sam(encoder, in_channels=in_channels, num_classes=num_classes, patch=patch, slices=slices)
+
+
+def build_litemedsam(
+    *, in_channels: int, num_classes: int, patch: tuple[int, int, int], slices: Slices = "channels"
+) -> SmallSAM:
+    """LiteMedSAM: TinyViT with tokens of 4 x 4 pixels and SAM's decoder. UsageError as in build_small_sam."""
+    encoder = STUDENT_ENCODERS["litemedsam"]
     return build_small_sam(encoder, in_channels=in_channels, num_classes=num_classes, patch=patch, slices=slices)
 
 
