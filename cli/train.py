@@ -7,7 +7,7 @@ import typer
 
 from ..sam.presets import ENCODERS
 from ..students import STUDENTS
-from ..teachers import TEACHERS
+from ..teachers import PUBLISHED, TEACHERS
 from .options import (
     Base,
     ConfigName,
@@ -54,7 +54,10 @@ def teach(
     from ..workflows.teach import teach as train_teacher
 
     trained = train_teacher(config, data=data, runs=runs, run=run, weights=weights, start=start, devices=devices)
-    print_dice({"teacher": test_summary(trained)}, title=str(trained.path))
+    if config.teacher.name == PUBLISHED:
+        typer.echo(f"{trained.path}: the published model as it is; predict, evaluate and deploy show it prompts")
+    else:
+        print_dice({"teacher": test_summary(trained)}, title=str(trained.path))
 
 
 def distill(

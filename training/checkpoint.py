@@ -32,8 +32,9 @@ def trainable_state(network: torch.nn.Module) -> dict[str, torch.Tensor]:
     return {name: tensor for name, tensor in network.state_dict().items() if name not in frozen}
 
 
-def save_weights(network: torch.nn.Module, path: Path) -> None:
-    _save(path, trainable_state(network), {"format": "samkd-weights-1"})
+def save_weights(network: torch.nn.Module, path: Path, **facts: str) -> None:
+    """Write all of a network but its frozen parameters, and ``facts`` that tell the file from others."""
+    _save(path, trainable_state(network), {"format": "samkd-weights-1", **facts})
 
 
 def load_weights(network: torch.nn.Module, path: Path) -> None:

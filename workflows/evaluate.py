@@ -18,6 +18,7 @@ from ..volumes.datasets.registry import Case, Dataset, read_dataset, read_labell
 from ..volumes.datasets.splits import assign, read_split
 from ..volumes.geometry import Volume
 from ..volumes.io.scans import mask_in, read_mask
+from ..volumes.plan import slice_axis
 from .data import config_for, labelled_test, with_config_classes
 from .models import Model, is_package, load_model
 
@@ -38,15 +39,16 @@ def evaluate(
     """Scores of a package, a run, or a folder of masks named like the scans, on a dataset's labelled test cases.
 
     The test cases of a `split` (a run's splits.json) take their place. `modality` ("CT" or "MR") keeps one of the two
-    in a dataset that holds both. With `prompt_from_truth` ("point" or "box") the network is shown where each class is:
-    scores of a user who knows, and the result says so. `base` is the published file that a run adapts, where it has
-    moved. The config of that name says which classes of the dataset are the model's.
+    in a dataset that holds both. With `prompt_from_truth` ("point", "box", or "boxes" for one on each slice) the
+    network is shown where each class is: scores of a user who knows, and the result says so. `base` is the published
+    file that a run adapts, where it has moved. The config of that name says which classes of the dataset are the
+    model's.
 
     Returns {"summary": means, "cases": scores by case name, "prompts_from_truth": the option}. Raises BadInputError
     when the model's classes are not the dataset's, UsageError for options that this kind of model does not take.
     """
-    if prompt_from_truth not in (None, "point", "box"):
-        raise UsageError(f"--prompt-from-truth {prompt_from_truth!r}: choose point or box")
+    if prompt_from_truth not in (None, "point", "box", "boxes"):
+        raise UsageError(f"--prompt-from-truth {prompt_from_truth!r}: choose point, box or boxes")
     config = load_config(config_name) if config_name else None
     dataset = _test_dataset(data, config, split=split, modality=modality)
     cases = labelled_test(dataset)
@@ -99,16 +101,19 @@ def _read_mask(folder: Path, case: Case, volume: Volume, truth: np.ndarray) -> n
 
 
 def _automatic(model: Model, case: Case, volume: Volume, truth: np.ndarray) -> np.ndarray:
+    if model.prompts_required:
+        raise UsageError(f"{model.path}: this model segments only what it is shown; give --prompt-from-truth boxes")
     with about(case.image.place):
         return model.segment(volume)
 
 
 def _prompted(model: Model, kind: str) -> Segment:
     """Segment with one prompt of that kind per class, from the truth. UsageError for a model that does not take it."""
-    model.accept(frozenset({kind}))
+    model.accept(frozenset({kind.removesuffix("es")}))
 
     def segment(case: Case, volume: Volume, truth: np.ndarray) -> np.ndarray:
-        prompts = prompts_from_truth(kind, truth, labels=model.class_names, spacing=volume.geometry.spacing)
+        axis, spacing = slice_axis(model.plan, volume.geometry), volume.geometry.spacing
+        prompts = prompts_from_truth(kind, truth, labels=model.class_names, spacing=spacing, axis=axis)
         return model.segment(volume, prompts=prompts)
 
     return segment

@@ -78,7 +78,7 @@ class Package(Model):
         engine = open_engine(manifest.target, model, precision=precision, threads=threads)
         if prompts is not None and decoder is not None:
             second = open_engine(manifest.target, decoder, precision="f32", threads=threads)
-            engine = Promptable(engine, second, points=prompts.points)
+            engine = Promptable(engine, second, points=prompts.points, required=prompts.required)
         return cls(
             path=path or folder,
             plan=manifest.plan,
@@ -88,6 +88,7 @@ class Package(Model):
             at_once=AT_ONCE,
             channel_names=manifest.description.channels,
             prompt_kinds=prompts.kinds if prompts else frozenset(),
+            prompts_required=prompts.required if prompts else False,
             intensities=[dict(each) for each in manifest.intensities],
             folder=folder,
             manifest=manifest,
