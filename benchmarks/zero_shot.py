@@ -195,7 +195,7 @@ def main() -> None:
     cases = labelled_test(dataset)
     if options.package:
         for package in options.package:
-            with_package(package, cases, dataset, options.threads, options.out / package.name)
+            with_package(package, cases, dataset, options.threads, options.out / f"{package.name}-masks")
     else:
         with_torch(run, cases, dataset, options.jitter, options.out)
 
