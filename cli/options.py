@@ -25,7 +25,9 @@ Trust = Annotated[
 ]
 Base = Annotated[
     Path | None,
-    typer.Option("--weights", help="Where the published file lies that the run adapts, if it was moved since."),
+    typer.Option(
+        "--weights", help="Where the published file lies that the run adapts, if it was moved; or `litemedsam`."
+    ),
 ]
 Runs = Annotated[Path, typer.Option(help="The folder that holds runs, caches and packages.")]
 RunFolder = Annotated[

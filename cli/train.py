@@ -7,7 +7,7 @@ import typer
 
 from ..sam.presets import ENCODERS
 from ..students import STUDENTS
-from ..teachers import TEACHERS
+from ..teachers import PUBLISHED, TEACHERS
 from .options import (
     Base,
     ConfigName,
@@ -29,7 +29,10 @@ def teach(
     data: Data = None,
     teacher: Annotated[str | None, typer.Option(help=f"The teacher: one of {', '.join(TEACHERS)}.")] = None,
     backbone: Annotated[str | None, typer.Option(help=f"Its image encoder: one of {', '.join(ENCODERS)}.")] = None,
-    weights: Annotated[Path | None, typer.Option(help="A published checkpoint of that image encoder.")] = None,
+    weights: Annotated[
+        Path | None,
+        typer.Option(help="A published checkpoint of that image encoder: a file, or `litemedsam` (samkd[litemedsam])."),
+    ] = None,
     start: Annotated[
         Path | None, typer.Option(help="A run of the same network; training starts from its weights.")
     ] = None,
@@ -51,7 +54,10 @@ def teach(
     from ..workflows.teach import teach as train_teacher
 
     trained = train_teacher(config, data=data, runs=runs, run=run, weights=weights, start=start, devices=devices)
-    print_dice({"teacher": test_summary(trained)}, title=str(trained.path))
+    if config.teacher.name == PUBLISHED:
+        typer.echo(f"{trained.path}: the published model as it is; predict, evaluate and deploy show it prompts")
+    else:
+        print_dice({"teacher": test_summary(trained)}, title=str(trained.path))
 
 
 def distill(
@@ -86,7 +92,8 @@ def distill(
     split: Split = None,
     base: Base = None,
     student_weights: Annotated[
-        Path | None, typer.Option(help="The published MobileSAM or EfficientSAM file that the student starts from.")
+        Path | None,
+        typer.Option(help="The published file that the student starts from, or `litemedsam`."),
     ] = None,
     online: Annotated[
         bool, typer.Option(help="Run the teacher on the very patches that the student sees, without a cache.")

@@ -64,7 +64,10 @@ def evaluate(
     out: Annotated[Path | None, typer.Option("--output", "-o", help="Also write every score as JSON.")] = None,
     truth: Annotated[
         str | None,
-        typer.Option("--prompt-from-truth", help="Show the network each class by a point or a box from its true mask."),
+        typer.Option(
+            "--prompt-from-truth",
+            help="Show each class by a point, a box, or boxes (one a slice) from its true mask.",
+        ),
     ] = None,
     split: Split = None,
     modality: Modality = None,

@@ -18,11 +18,12 @@ from .. import __version__
 from ..errors import BadInputError, GateRefusedError
 from ..evaluation.overlay import colours
 from ..students.small_sam.model import MAX_POINTS
+from ..training.predictor import make_predictor
 from ..volumes.io.nifti import read_scan, write_labels, write_scan
 from ..volumes.plan import Plan
 from ..volumes.preprocess import preprocess
 from .acceptance.candidates import AcceptanceCriteria, AcceptanceTest, Selection, select_candidate
-from .acceptance.gate import require_calibration, require_sensible
+from .acceptance.gate import require_calibration, require_sensible, shown_the_middle
 from .export.base import Candidate, ExportRequest, Precision, Target
 from .export.graphs import Probabilities
 from .export.registry import require_precision, target_named
@@ -33,6 +34,7 @@ from .runtime.manifest import ClassEntry, Description, Gate, Manifest, PromptSup
 from .runtime.manifest_rules import EXPECTED, SAMPLE
 from .runtime.package import Package
 from .runtime.quality import intensity_profile
+from .runtime.verify import sample_prompts
 
 _PROBES = 8  # calibration patches that must be answered differently
 
@@ -42,7 +44,8 @@ class TrainedStudent:
     """What is deployed: a network and what belongs to it.
 
     `calibration` are prepared patches [C, *plan.patch] of training cases. A student with `prompt_kinds` (of
-    volumes.prompts.KINDS) is packed as an encoder and a decoder. `provenance` is plain JSON and stands in the manifest.
+    volumes.prompts.KINDS) is packed as an encoder and a decoder; with `prompts_required` it finds nothing but what a
+    prompt shows. `provenance` is plain JSON and stands in the manifest.
     """
 
     network: nn.Module
@@ -51,6 +54,7 @@ class TrainedStudent:
     in_channels: int
     calibration: Sequence[np.ndarray]
     prompt_kinds: Sequence[str] = ()
+    prompts_required: bool = False
     provenance: Mapping[str, Any]
     description: Description
 
@@ -110,7 +114,10 @@ def _acceptance_test(student: TrainedStudent, criteria: AcceptanceCriteria) -> A
     """The test for a student's conversions. Raises GateRefusedError for a student that no conversion can mend."""
     require_calibration(student.calibration)
     probes = student.calibration[:_PROBES]
-    probabilities = require_sensible(_with_torch(student.network), probes, subject="the student")
+    infer = _with_torch(student.network)
+    if student.prompts_required:
+        infer = shown_the_middle(make_predictor(student.network), classes=len(student.class_names))
+    probabilities = require_sensible(infer, probes, subject="the student")
     return AcceptanceTest(criteria, class_names=student.class_names, probes=probes, probabilities=probabilities)
 
 
@@ -131,13 +138,12 @@ def _export_request(student: TrainedStudent, precision: Precision) -> ExportRequ
         in_channels=student.in_channels,
         calibration=student.calibration,
         precision=precision,
-        prompts=bool(student.prompt_kinds),
+        points=0 if not student.prompt_kinds else 1 if student.prompts_required else MAX_POINTS,
     )
 
 
 def _manifest(student: TrainedStudent, criteria: AcceptanceCriteria, *, target: Target, name: str) -> Manifest:
     """What is known of the package before anything is converted; the precision is that of the float32 candidate."""
-    kinds = frozenset(student.prompt_kinds)
     scans = (preprocess(case.volume, student.plan).array for case in criteria.validation)
     return Manifest(
         samkd=__version__,
@@ -149,11 +155,18 @@ def _manifest(student: TrainedStudent, criteria: AcceptanceCriteria, *, target: 
         in_channels=student.in_channels,
         precision=Precision.FP32.value,
         inference_precision=target.inference[Precision.FP32],
-        prompts=PromptSupport(kinds, target.decoder, MAX_POINTS) if kinds else None,
+        prompts=_prompt_support(student, target),
         intensities=tuple(intensity_profile(scans, student.calibration)),
         provenance=student.provenance,
         description=student.description,
     )
+
+
+def _prompt_support(student: TrainedStudent, target: Target) -> PromptSupport | None:
+    if not student.prompt_kinds:
+        return None
+    points = 1 if student.prompts_required else MAX_POINTS
+    return PromptSupport(frozenset(student.prompt_kinds), target.decoder, points, required=student.prompts_required)
 
 
 def _classes(names: Mapping[int, str]) -> dict[int, ClassEntry]:
@@ -191,4 +204,5 @@ def _write_sample(package: Package, sample: Path) -> None:
     scan.parent.mkdir()
     write_scan(scan, read_scan(sample, channels=package.in_channels))
     volume = read_scan(scan, channels=package.in_channels)
-    write_labels(package.folder / EXPECTED, package.segment(volume), volume.geometry, like=scan)
+    labels = package.segment(volume, prompts=sample_prompts(package, volume))
+    write_labels(package.folder / EXPECTED, labels, volume.geometry, like=scan)

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from ..errors import BadInputError, UsageError
+from ..teachers import PUBLISHED
 from ..training.predictor import make_predictor
 from ..training.run import Run
 from ..volumes.datasets.registry import Dataset
@@ -18,6 +19,7 @@ from ..volumes.files import file_digest
 from ..volumes.geometry import Geometry, Volume, reorient
 from ..volumes.plan import Plan
 from ..volumes.preprocess import preprocess
+from ..volumes.prompts import ScanPrompts
 from ..volumes.resample import resample
 from ..volumes.sliding_window import sliding_window
 from .networks import load_network
@@ -33,6 +35,7 @@ class EnsembleMember:
     load: Callable[[], torch.nn.Module]
     weight: float = 1.0
     trained_on: frozenset[str] = frozenset()  # names of its labelled training cases
+    prompts_required: bool = False  # whether it finds nothing but what a prompt shows
 
     @classmethod
     def of(cls, run: Run, *, weight: float = 1.0, base: Path | None = None) -> "EnsembleMember":
@@ -41,19 +44,33 @@ class EnsembleMember:
             raise BadInputError(f"{run.path}: this run is not finished, it cannot teach; run its command again")
         cases = frozenset(run.config.cases.train)
         return cls(
-            run.path.name, run.plan, file_digest(run.weights), lambda: load_network(run, base=base), weight, cases
+            name=run.path.name,
+            plan=run.plan,
+            sha256=file_digest(run.weights),
+            load=lambda: load_network(run, base=base),
+            weight=weight,
+            trained_on=cases,
+            prompts_required=run.config.network.name == PUBLISHED,
         )
 
     @cached_property
     def network(self) -> torch.nn.Module:
         return self.load()
 
-    def probabilities(self, volume: Volume, student_grid: Geometry) -> np.ndarray:
-        """Sliding window with the teacher's own plan, then linear resampling: float32 [K, *student_grid.shape]."""
+    def probabilities(self, volume: Volume, student_grid: Geometry, prompts: ScanPrompts | None = None) -> np.ndarray:
+        """Sliding window with the teacher's own plan, then linear resampling: float32 [K, *student_grid.shape].
+
+        `prompts` are for a teacher that finds nothing without; another one is not shown them.
+        """
         prepared = preprocess(volume, self.plan)
         classes = int(self.network.num_classes)  # type: ignore[arg-type]
         infer = make_predictor(self.network)
-        found = sliding_window(prepared.array, self.plan.patch, self.plan.overlap, infer, num_classes=classes)
+        placed = None
+        if self.prompts_required and prompts is not None:
+            placed = prompts.onto(prepared.geometry, scan=volume.geometry, classes=classes)
+        found = sliding_window(
+            prepared.array, self.plan.patch, self.plan.overlap, infer, num_classes=classes, prompts=placed
+        )
         along = prepared.geometry.aligned(student_grid)
         targets = np.empty((classes, *student_grid.shape), np.float32)
         for target, values in zip(targets, found, strict=True):
@@ -117,9 +134,14 @@ class Ensemble:
         parts = (f"{t.sha256} {t.plan.digest()} {s:.6f}" for t, s in zip(self.teachers, self.shares, strict=True))
         return hashlib.sha256("\n".join(sorted(parts)).encode()).hexdigest()
 
-    def probabilities(self, volume: Volume, student_grid: Geometry) -> np.ndarray:
-        """float32 [K, *student_grid.shape] for a whole scan."""
-        return self.mean([teacher.probabilities(volume, student_grid) for teacher in self.teachers])
+    @property
+    def prompts_required(self) -> bool:
+        """Whether a teacher among them finds nothing but what a prompt shows."""
+        return any(teacher.prompts_required for teacher in self.teachers)
+
+    def probabilities(self, volume: Volume, student_grid: Geometry, prompts: ScanPrompts | None = None) -> np.ndarray:
+        """float32 [K, *student_grid.shape] for a whole scan; `prompts` as in EnsembleMember.probabilities."""
+        return self.mean([teacher.probabilities(volume, student_grid, prompts) for teacher in self.teachers])
 
     def mean(self, found: Sequence[np.ndarray]) -> np.ndarray:
         """The weighted mean of what the teachers found, in their order."""
@@ -131,6 +153,11 @@ class Ensemble:
     def check_online(self, plan: Plan) -> None:
         """Raises UsageError when a teacher cannot run on the student's patches: those are cut on the student's grid."""
         for teacher in self.teachers:
+            if teacher.prompts_required:
+                raise UsageError(
+                    f"--online: teacher {teacher.name} finds nothing without prompts; leave --online out, so that each "
+                    "training scan is shown to it with a box on every slice, from its mask"
+                )
             own, other = teacher.plan.to_dict(), plan.to_dict()
             keys = ("orientation", "spacing", "size", "intensity", "patch")
             if differing := [key for key in keys if own[key] != other[key]]:

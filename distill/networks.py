@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import BadInputError, IntegrityError
+from ..sam.packaged_weights import find_weights
 from ..students import student_from_spec
 from ..teachers import teacher_from_spec
 from ..training.checkpoint import load_weights
@@ -20,9 +21,9 @@ if TYPE_CHECKING:
 def load_network(run: Run, *, base: Path | None = None) -> TeacherNetwork | Student:
     """The network of a run with its best weights, in evaluation mode.
 
-    A teacher that adapts published weights is put together again: `base` is their file (default: where it lay when
-    the teacher was trained). Raises BadInputError when the run has no weights yet or the base is gone,
-    IntegrityError when the weights are broken or the base is another file.
+    A teacher that adapts published weights is put together again: `base` is their file, or its name in
+    sam.packaged_weights (default: where it lay when the teacher was trained). Raises BadInputError when the run has no
+    weights yet or the base is gone, IntegrityError when the weights are broken or the base is another file.
     """
     if not run.weights.exists():
         raise BadInputError(f"{run.path}: no weights yet; finish this run first")
@@ -31,7 +32,7 @@ def load_network(run: Run, *, base: Path | None = None) -> TeacherNetwork | Stud
     else:
         network = teacher_from_spec(run.config.network)
         if pretrained := run.config.adapted_file:
-            path = base or Path(run.config.pretrained_path or "")
+            path = find_weights(base) if base else Path(run.config.pretrained_path or "")
             if not path.is_file():
                 raise BadInputError(
                     f"{path}: {run.path} adapts this file ({pretrained.name}); say where it is: --weights"

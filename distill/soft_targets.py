@@ -9,13 +9,16 @@ import numpy as np
 from ..errors import BadInputError, UsageError
 from ..training.prepared import PreparedCase, fingerprint
 from ..training.progress import Bar
+from ..training.prompt_sampling import prompts_from_truth
 from ..training.run_config import digest
 from ..training.validation import PooledDice
 from ..volumes.datasets.registry import Case, Dataset, read_case, read_labelled_case
 from ..volumes.files import atomic_path, make_folder, write_json
+from ..volumes.geometry import Volume
 from ..volumes.json_files import read_json
-from ..volumes.plan import Plan, grid
+from ..volumes.plan import Plan, grid, slice_axis
 from ..volumes.preprocess import preprocess_labels
+from ..volumes.prompts import ScanPrompts
 from .ensemble import Ensemble
 from .target_cache import TargetFile, chunk_of, encode, quantise
 
@@ -37,11 +40,16 @@ def cached_targets(
 ) -> list[PreparedCase]:
     """The prepared cases with their targets on the student's grid; those that the cache lacks are written.
 
-    Before each file is written, the size of all is predicted from those so far. Raises UsageError when it exceeds
-    ``limit`` bytes, IntegrityError for a damaged file.
+    A teacher that finds nothing without prompts is shown a box on every slice, from the case's mask, and its targets
+    are keyed by the mask, too. Before each file is written, the size of all is predicted from those so far. Raises
+    UsageError when it exceeds ``limit`` bytes, IntegrityError for a damaged file, BadInputError for a case without a
+    mask and a teacher that needs one.
     """
     folder = target_folder(cache, ensemble, plan)
-    paths = [folder / f"{fingerprint(replace(case, label=None))[:32]}.targets" for case in cases]
+    if ensemble.prompts_required:
+        _require_masks(cases)
+    decisive = cases if ensemble.prompts_required else [replace(case, label=None) for case in cases]
+    paths = [folder / f"{fingerprint(case)[:32]}.targets" for case in decisive]
     voxels = [int(np.prod(case.shape)) for case in prepared]
     done = [index for index, path in enumerate(paths) if path.exists()]
     written, covered = sum(paths[index].stat().st_size for index in done), sum(voxels[index] for index in done)
@@ -49,8 +57,9 @@ def cached_targets(
         for case, path, size in zip(cases, paths, voxels, strict=True):
             if path.exists():
                 continue
-            volume, _ = read_case(case, dataset)
-            found = ensemble.probabilities(volume, grid(plan, volume.geometry))
+            volume, mask = read_case(case, dataset)
+            prompts = _prompts(ensemble, volume, mask, dataset)
+            found = ensemble.probabilities(volume, grid(plan, volume.geometry), prompts)
             content = encode(quantise(found), chunk_of(plan.patch), owner=_owner(path))
             written, covered = written + len(content), covered + size
             _check_size(written / covered * sum(voxels), limit, folder, len(cases))
@@ -87,7 +96,8 @@ def validation_dice(
             volume, mask = read_labelled_case(case, dataset)
             onto = grid(plan, volume.geometry)
             truth = preprocess_labels(mask, volume.geometry, plan)
-            found = [teacher.probabilities(volume, onto) for teacher in ensemble.teachers]
+            prompts = _prompts(ensemble, volume, mask, dataset)
+            found = [teacher.probabilities(volume, onto, prompts) for teacher in ensemble.teachers]
             for score, values in zip(pooled.values(), [*found, ensemble.mean(found)], strict=False):
                 score.add(values.argmax(0), truth)
             bar.advance(case.name)
@@ -103,6 +113,23 @@ def _read_scores(path: Path) -> dict[str, dict[str, float]]:
     if not all(isinstance(row, dict) and all(type(dice) is float for dice in row.values()) for row in rows):
         raise BadInputError(f"{path}: holds no scores of teachers; delete the file, they are measured anew")
     return scores
+
+
+def _prompts(ensemble: Ensemble, volume: Volume, mask: np.ndarray | None, dataset: Dataset) -> ScanPrompts | None:
+    """What teachers are shown that find nothing without prompts: a box on every slice that holds a class."""
+    if not ensemble.prompts_required or mask is None:
+        return None
+    plan = next(teacher.plan for teacher in ensemble.teachers if teacher.prompts_required)
+    axis = slice_axis(plan, volume.geometry)
+    return prompts_from_truth("boxes", mask, labels=dataset.labels, spacing=volume.geometry.spacing, axis=axis)
+
+
+def _require_masks(cases: Sequence[Case]) -> None:
+    if without := [case.name for case in cases if case.label is None]:
+        raise BadInputError(
+            f"{', '.join(without)}: no mask to draw boxes from, and a teacher finds nothing without prompts; leave "
+            "these cases out, or take another teacher"
+        )
 
 
 def _check_size(predicted: float, limit: float, folder: Path, cases: int) -> None:

@@ -1,4 +1,4 @@
-"""What SAM's, MobileSAM's and EfficientSAM's image encoders have in common."""
+"""What the image encoders of SAM and its small relatives have in common, and what their prompt encoders have."""
 
 from typing import ClassVar
 
@@ -6,6 +6,8 @@ from segment_anything.modeling.common import LayerNorm2d
 from torch import Tensor, nn
 
 from ..errors import UsageError
+
+INVALID, TOP_LEFT, BOTTOM_RIGHT = -1, 2, 3  # kinds of a prompt's points, besides 0 (outside) and 1 (inside)
 
 
 class Encoder(nn.Module):
@@ -34,6 +36,37 @@ class Encoder(nn.Module):
     def position_tables(self) -> set[str]:
         """The keys of this encoder whose size follows the image size."""
         return set()
+
+
+class PromptEncoder(nn.Module):
+    """Points, and boxes as two corners, to tokens of a slice: one interface to SAM's encoder and EfficientSAM's.
+
+    A place is (x, y) in pixels, the centre of the first at 0; its kind is 0 (outside), 1 (inside), 2 and 3 (a box's
+    corners) or -1 (not a point).
+    """
+
+    in_place_of_a_box: ClassVar[int] = 0  # how many "not a point" stand in a prompt without a box
+    max_points: int | None = None  # that one prompt holds, a box counting for two; None for any number
+
+    def clicks(self, places: Tensor, kinds: Tensor) -> Tensor:
+        """places [N, T, 2], kinds [N, T] -> tokens [N, T or more, C], without a branch on the numbers."""
+        raise NotImplementedError
+
+    def nowhere(self, places: Tensor) -> Tensor:
+        """The embedding of "not a point", at places [N, T, 2]: [N, T, C]."""
+        raise NotImplementedError
+
+    def no_clicks(self, *, places: int = 0) -> Tensor:
+        """The tokens of an empty prompt [1, T, C]; `places` is T where the encoder does not fill up by itself."""
+        raise NotImplementedError
+
+    def no_mask(self) -> Tensor | None:
+        """What the decoder adds to every cell of the embedding [1, C, h, w] where no mask is given, if anything."""
+        raise NotImplementedError
+
+    def get_dense_pe(self) -> Tensor:
+        """The position of every cell of the embedding: [1, C, h, w]."""
+        raise NotImplementedError
 
 
 def build_neck(width: int, channels: int) -> nn.Sequential:

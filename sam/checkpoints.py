@@ -165,7 +165,7 @@ def match_published(
 def load_published(
     model: nn.Module, path: str | Path, *, added: Collection[str] = (), replaced: re.Pattern[str] = REPLACED
 ) -> LoadReport:
-    """Fill `model` from a file of SAM, MedSAM, MobileSAM or EfficientSAM, or of our own; say where every key went.
+    """Fill `model` from a file of SAM or a relative (families.MARKS), or of our own; say where every key went.
 
     Nothing is written into the model unless everything fits; errors as in `read_state` and `match_published`.
     """

@@ -9,12 +9,13 @@ from segment_anything.modeling.transformer import Attention
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
+from .base import BOTTOM_RIGHT, INVALID, TOP_LEFT, PromptEncoder
 from .presets import DecoderSize
 
-INVALID, POINT, TOP_LEFT, BOTTOM_RIGHT = -1, 1, 2, 3  # labels of a prompt's points
+POINT = 1  # the kind of a point inside
 
 
-class EfficientPromptEncoder(nn.Module):
+class EfficientPromptEncoder(PromptEncoder):
     """Points, and boxes as two points, for images of (H, W) pixels embedded on a (h, w) `grid`."""
 
     def __init__(
@@ -23,7 +24,7 @@ class EfficientPromptEncoder(nn.Module):
         super().__init__()
         self.image_size = image_size
         self.grid = grid
-        self.max_points = max_points
+        self.max_points: int = max_points
         self.pe_layer = PositionEmbeddingRandom(channels // 2)
         self.invalid_points = nn.Embedding(1, channels)
         self.point_embeddings = nn.Embedding(1, channels)
@@ -54,6 +55,21 @@ class EfficientPromptEncoder(nn.Module):
         for label, embedding in kinds.items():
             sparse = sparse + (labels == label) * embedding.weight
         return sparse
+
+    def clicks(self, places: Tensor, kinds: Tensor) -> Tensor:
+        """[N, `max_points`, C]; negative coordinates would count as no point, so they become 0."""
+        return self(torch.where((kinds == INVALID)[..., None], -1.0, places.clamp(min=0)), kinds)
+
+    def nowhere(self, places: Tensor) -> Tensor:
+        return self.pe_layer.forward_with_coords(places + 0.5, self.image_size) + self.invalid_points.weight
+
+    def no_clicks(self, *, places: int = 0) -> Tensor:
+        """[1, `max_points`, C], whatever `places` says."""
+        weight = self.invalid_points.weight
+        return self(weight.new_zeros(1, 0, 2), weight.new_zeros(1, 0))
+
+    def no_mask(self) -> None:
+        """EfficientSAM has no embedding of masks."""
 
 
 class MLP(nn.Module):
@@ -146,8 +162,8 @@ class EfficientMaskDecoder(nn.Module):
         )
         self.iou_prediction_head = MLP(channels, size.iou_hidden, masks, hidden_layers=2)
 
-    def forward(self, embedding: Tensor, position: Tensor, sparse: Tensor) -> tuple[Tensor, Tensor]:
-        """embedding [N, C, h, w], position [1, C, h, w], sparse prompts [P, T, C].
+    def forward(self, embedding: Tensor, position: Tensor, sparse: Tensor, dense: None = None) -> tuple[Tensor, Tensor]:
+        """embedding [N, C, h, w], position [1, C, h, w], sparse prompts [P, T, C]; there are no dense prompts.
 
         N and P broadcast: one of them is 1, or they are equal. Returns logits [max(N, P), masks, 2**stages * h,
         2**stages * w] and predicted IoU [max(N, P), masks].

@@ -5,9 +5,10 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from .presets import BACKBONES, EFFICIENT_VITS, MOBILE_VITS
+from .presets import BACKBONES, EFFICIENT_VITS, TINY_VITS
 
-# Keys that only one family's encoder has. MedSAM's files are SAM's in keys and shapes, and count as SAM.
+# Keys that only one family's encoder has. MedSAM's files are SAM's in keys and shapes, and count as SAM; LiteMedSAM's
+# have MobileSAM's keys, and another stem.
 MARKS = {
     "SAM": re.compile(r"image_encoder\.blocks\.\d+\.mlp\.lin1\."),
     "MobileSAM": re.compile(r"image_encoder\.layers\.\d+\.blocks\.\d+\.mlp\.fc1\."),
@@ -16,8 +17,10 @@ MARKS = {
 
 
 def family(state: Mapping[str, Tensor]) -> str | None:
-    """SAM, MobileSAM or EfficientSAM; None if it is none of them."""
+    """SAM, MobileSAM, LiteMedSAM or EfficientSAM; None if it is none of them."""
     found = [name for name, mark in MARKS.items() if any(mark.match(key) for key in state)]
+    if found == ["MobileSAM"] and _stem_kernel(state) == TINY_VITS["litemedsam"].stem_kernel:
+        return "LiteMedSAM"
     return found[0] if len(found) == 1 else None
 
 
@@ -26,7 +29,7 @@ def recognise(state: Mapping[str, Tensor]) -> str:
     whose = family(state)
     if whose is None:
         return "not a SAM image encoder"
-    return _tiny_vit(state) if whose == "MobileSAM" else _plain_vit(state, whose)
+    return _tiny_vit(state) if whose in ("MobileSAM", "LiteMedSAM") else _plain_vit(state, whose)
 
 
 def _plain_vit(state: Mapping[str, Tensor], whose: str) -> str:
@@ -49,10 +52,17 @@ def _tiny_vit(state: Mapping[str, Tensor]) -> str:
         for key, value in state.items()
         if (match := re.fullmatch(r"image_encoder\.layers\.(\d+)\.blocks\.0\.mlp\.fc2\.bias", key))
     }
-    for size in MOBILE_VITS.values():
-        if size.depths == depths and widths == dict(enumerate(size.dims[1:], start=1)):
+    for size in TINY_VITS.values():
+        same_stem = _stem_kernel(state) in (None, size.stem_kernel)
+        if same_stem and size.depths == depths and widths == dict(enumerate(size.dims[1:], start=1)):
             return size.name
     return f"a TinyViT of widths {list(widths.values())}, depths {list(depths)}"
+
+
+def _stem_kernel(state: Mapping[str, Tensor]) -> int | None:
+    """The side of a TinyViT's first kernel in pixels; None where the stem is not among the weights."""
+    stem = state.get("image_encoder.patch_embed.seq.0.c.weight")
+    return None if stem is None else stem.shape[-1]
 
 
 def _count(state: Mapping[str, Tensor], pattern: str) -> int:

@@ -1,4 +1,4 @@
-"""SAM's mask decoder with as many x2 up-sampling stages as the model needs, one mask per token."""
+"""SAM's mask decoder with any number of x2 up-sampling stages, and the decoder that belongs to any image encoder."""
 
 import torch
 from segment_anything.modeling import TwoWayTransformer
@@ -7,7 +7,9 @@ from segment_anything.modeling.mask_decoder import MLP
 from torch import Tensor, nn
 
 from ..errors import UsageError
-from .presets import DecoderSize
+from .base import PromptEncoder
+from .efficient_sam import EfficientMaskDecoder
+from .presets import DecoderSize, EfficientViTSize, EncoderSize
 
 
 def upscaling(channels: int, stages: int) -> nn.Sequential:
@@ -75,3 +77,28 @@ class MaskDecoder(nn.Module):
         )
         logits = (weights @ upscaled.flatten(2)).unflatten(2, upscaled.shape[2:])
         return logits, self.iou_prediction_head(queries[:, 0])
+
+
+AnyMaskDecoder = MaskDecoder | EfficientMaskDecoder
+
+
+def build_mask_decoder(size: EncoderSize, *, masks: int, stages: int) -> AnyMaskDecoder:
+    """The decoder that belongs to an image encoder: `masks` maps at 2**`stages` times the embedding's size.
+
+    EfficientSAM's stages beyond those it has halve their width each time. UsageError as in MaskDecoder.
+    """
+    if isinstance(size, EfficientViTSize):
+        widths = tuple(size.upscaling[0] >> stage for stage in range(stages))
+        return EfficientMaskDecoder(size.decoder, channels=size.out_chans, masks=masks, widths=widths)
+    return MaskDecoder(size.decoder, channels=size.out_chans, masks=masks, stages=stages)
+
+
+def decode(
+    mask_decoder: AnyMaskDecoder, prompt_encoder: PromptEncoder, embedding: Tensor, tokens: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Masks for prompts: embedding [N, C, h, w], prompt tokens [N or 1, T, C] -> logits [N, masks, H, W], predicted
+    IoU [N, masks]. Both are of one family; positions are computed in float32, as bfloat16 would move the clicks.
+    """
+    with torch.autocast(embedding.device.type, enabled=False):
+        positions = prompt_encoder.get_dense_pe()
+    return mask_decoder(embedding, positions, tokens, prompt_encoder.no_mask())

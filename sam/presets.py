@@ -1,6 +1,6 @@
 """The sizes of the image encoders of SAM and its small relatives, and of the decoder that goes with each."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ..errors import UsageError
 
@@ -39,9 +39,10 @@ class Backbone:
 
 @dataclass(frozen=True)
 class TinyViTSize:
-    """Sizes of MobileSAM's TinyViT, one number per stage; the first stage is convolutional, its head and window unused.
+    """Sizes of a TinyViT, one number per stage; the first stage is convolutional, its head and window unused.
 
-    The last merge keeps the resolution (stride 1), so that tokens are SAM's 16 x 16 pixels.
+    The last merge keeps the resolution (stride 1). The stem is two convolutions of `stem_kernel` and `stem_stride`:
+    MobileSAM's of stride 2 make tokens of SAM's 16 x 16 pixels, LiteMedSAM's of stride 1 tokens of 4 x 4.
     """
 
     name: str
@@ -51,6 +52,8 @@ class TinyViTSize:
     windows: tuple[int, ...]
     expand_ratio: float = 4.0
     local_conv: int = 3
+    stem_kernel: int = 3
+    stem_stride: int = 2
     mlp_ratio: float = 4.0
     out_chans: int = 256
     decoder: DecoderSize = DecoderSize()
@@ -61,7 +64,7 @@ class TinyViTSize:
 
     @property
     def patch_size(self) -> int:
-        return 2 ** len(self.dims)
+        return self.stem_stride**2 * 2 ** (len(self.dims) - 2)
 
 
 @dataclass(frozen=True)
@@ -113,13 +116,11 @@ BACKBONES = {
 }
 
 
-MOBILE_VITS = {
-    size.name: size
-    for size in (
-        TinyViTSize(
-            "mobile_vit_t", dims=(64, 128, 160, 320), depths=(2, 2, 6, 2), heads=(2, 4, 5, 10), windows=(7, 7, 14, 7)
-        ),
-    )
+MOBILE_VIT_T = TinyViTSize(
+    "mobile_vit_t", dims=(64, 128, 160, 320), depths=(2, 2, 6, 2), heads=(2, 4, 5, 10), windows=(7, 7, 14, 7)
+)
+TINY_VITS = {
+    size.name: size for size in (MOBILE_VIT_T, replace(MOBILE_VIT_T, name="litemedsam", stem_kernel=1, stem_stride=1))
 }
 
 EFFICIENT_VITS = {
@@ -130,7 +131,7 @@ EFFICIENT_VITS = {
     )
 }
 
-ENCODERS: dict[str, EncoderSize] = {**BACKBONES, **MOBILE_VITS, **EFFICIENT_VITS}
+ENCODERS: dict[str, EncoderSize] = {**BACKBONES, **TINY_VITS, **EFFICIENT_VITS}
 
 
 def get_encoder_size(encoder: str | EncoderSize) -> EncoderSize:
@@ -145,7 +146,7 @@ def get_encoder_size(encoder: str | EncoderSize) -> EncoderSize:
 def get_backbone(backbone: str | EncoderSize) -> Backbone:
     """The sizes of a plain SAM ViT, for models that adapt its blocks; sizes given as such come back unchanged.
 
-    UsageError for an unknown name, and for MobileSAM's and EfficientSAM's encoders.
+    UsageError for an unknown name, and for the encoders of its small relatives.
     """
     if isinstance(backbone, str) and backbone not in ENCODERS:
         raise UsageError(f"unknown backbone {backbone!r}: choose one of {', '.join(BACKBONES)}")

@@ -4,11 +4,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
-from .efficient_sam import BOTTOM_RIGHT, INVALID, TOP_LEFT, EfficientPromptEncoder
-from .presets import EfficientViTSize, EncoderSize
-from .prompt_encoder import PromptEncoder, build_prompt_encoder
+from .base import BOTTOM_RIGHT, INVALID, TOP_LEFT, PromptEncoder
 
-AnyPromptEncoder = PromptEncoder | EfficientPromptEncoder
 WAVELENGTHS = (4, 8, 16, 32, 64, 128)  # slices
 
 
@@ -33,7 +30,7 @@ class SlicePrompts(nn.Module):
         return ["codes"]
 
     def forward(
-        self, encoder: AnyPromptEncoder, points: Tensor, labels: Tensor, boxes: Tensor | None, depth: int
+        self, encoder: PromptEncoder, points: Tensor, labels: Tensor, boxes: Tensor | None, depth: int
     ) -> Tensor:
         """points [N, P, 3] as (d, h, w), labels [N, P] of 0, 1 or -1, boxes [N, 6] -> tokens [N * depth, T, C].
 
@@ -49,10 +46,11 @@ class SlicePrompts(nn.Module):
             kinds = torch.cat([kinds, torch.where(given, kinds.new_tensor([TOP_LEFT, BOTTOM_RIGHT]), INVALID)], dim=1)
             first = torch.cat([first, boxes[:, [0, 0]]], dim=1)
             last = torch.cat([last, boxes[:, [3, 3]]], dim=1)
-        elif isinstance(encoder, PromptEncoder):
-            places, kinds = pad(places, (0, 0, 0, 1)), pad(kinds, (0, 1), value=INVALID)
-            first, last = pad(first, (0, 1)), pad(last, (0, 1))
-        here = clicks(encoder, places, kinds)
+        else:
+            missing = encoder.in_place_of_a_box
+            places, kinds = pad(places, (0, 0, 0, missing)), pad(kinds, (0, missing), value=INVALID)
+            first, last = pad(first, (0, missing)), pad(last, (0, missing))
+        here = encoder.clicks(places, kinds)
         count = kinds.shape[1]
         slices = torch.arange(depth, device=places.device)[:, None]
         first, last = first.round()[:, None], last.round()[:, None]
@@ -60,48 +58,8 @@ class SlicePrompts(nn.Module):
         phase = distance[..., None] * self.frequencies
         waves = torch.cat([phase.sin(), phase.cos()], dim=-1)
         codes = self.codes[kinds.clamp(min=0)]
-        elsewhere = torch.einsum("ndtf,ntfc->ndtc", waves, codes) + _nowhere(encoder, places)[:, None]
+        elsewhere = torch.einsum("ndtf,ntfc->ndtc", waves, codes) + encoder.nowhere(places)[:, None]
         tokens = here[:, None].expand(-1, depth, -1, -1)
         as_it_is = (distance == 0) | (kinds == INVALID)[:, None]
         seen = torch.where(as_it_is[..., None], tokens[:, :, :count], elsewhere)
         return torch.cat([seen, tokens[:, :, count:]], dim=2).flatten(0, 1)
-
-
-def clicks(encoder: AnyPromptEncoder, places: Tensor, kinds: Tensor) -> Tensor:
-    """The encoder's own tokens for places [N, T, 2] as (x, y) of kinds [N, T], without a branch on the numbers.
-
-    Kinds: 0 outside, 1 inside, 2 and 3 a box's corners, -1 not a point. [N, T or more, C]: EfficientSAM's encoder
-    fills up to its `max_points`.
-    """
-    if isinstance(encoder, EfficientPromptEncoder):
-        # It takes negative coordinates for no point.
-        return encoder(torch.where((kinds == INVALID)[..., None], -1.0, places.clamp(min=0)), kinds)
-    learned = (encoder.get_parameter(f"point_embeddings.{kind}.weight") for kind in range(4))
-    table = torch.cat([encoder.not_a_point_embed.weight, *learned])
-    position = encoder.pe_layer.forward_with_coords(places + 0.5, encoder.input_image_size)
-    return table[kinds + 1] + (kinds != INVALID)[..., None] * position
-
-
-def _nowhere(encoder: AnyPromptEncoder, places: Tensor) -> Tensor:
-    """The embedding of no point, at places [N, T, 2]: [N, T, C]."""
-    if isinstance(encoder, EfficientPromptEncoder):
-        return encoder.pe_layer.forward_with_coords(places + 0.5, encoder.image_size) + encoder.invalid_points.weight
-    return encoder.pe_layer.forward_with_coords(places + 0.5, encoder.input_image_size) + (
-        encoder.not_a_point_embed.weight
-    )
-
-
-def no_clicks(encoder: AnyPromptEncoder, *, places: int = 0) -> Tensor:
-    """The tokens of an empty prompt: [1, `places`, C] in SAM, `max_points` of them in EfficientSAM."""
-    if isinstance(encoder, EfficientPromptEncoder):
-        weight = encoder.invalid_points.weight
-        return encoder(weight.new_zeros(1, 0, 2), weight.new_zeros(1, 0))
-    return encoder.not_a_point_embed.weight.expand(places, -1)[None]
-
-
-def prompt_encoder(size: EncoderSize, *, image_size: tuple[int, int]) -> AnyPromptEncoder:
-    """The prompt encoder that belongs to the image encoder."""
-    if not isinstance(size, EfficientViTSize):
-        return build_prompt_encoder(size, image_size=image_size)
-    grid = (image_size[0] // size.patch_size, image_size[1] // size.patch_size)
-    return EfficientPromptEncoder(size.out_chans, image_size=image_size, grid=grid, max_points=size.max_points)

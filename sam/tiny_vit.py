@@ -22,11 +22,13 @@ class ConvNorm(nn.Sequential):
 
 
 class PatchEmbed(nn.Module):
-    """Two 3x3 convolutions of stride 2: [N, 3, H, W] -> [N, dim, H / 4, W / 4]."""
+    """Two convolutions: [N, 3, H, W] -> [N, dim, H / stride**2, W / stride**2]."""
 
-    def __init__(self, dim: int) -> None:
+    def __init__(self, dim: int, *, kernel: int, stride: int) -> None:
         super().__init__()
-        self.seq = nn.Sequential(ConvNorm(3, dim // 2, 3, stride=2), nn.GELU(), ConvNorm(dim // 2, dim, 3, stride=2))
+        self.seq = nn.Sequential(
+            ConvNorm(3, dim // 2, kernel, stride=stride), nn.GELU(), ConvNorm(dim // 2, dim, kernel, stride=stride)
+        )
 
     def forward(self, images: Tensor) -> Tensor:
         return self.seq(images)
@@ -172,9 +174,9 @@ class AttentionStage(nn.Module):
 
 
 class TinyViT(Encoder):
-    """MobileSAM's image encoder; state-dict keys are those of its published file, without the unused classifier.
+    """MobileSAM's and LiteMedSAM's image encoder; keys are those of the published files, without the unused classifier.
 
-    `image_size` is (H, W), multiples of 16: no parameter depends on it, windows are padded where they must be.
+    `image_size` is (H, W), multiples of a token: no parameter depends on it, windows are padded where they must be.
     `make_block` builds each transformer block: `TinyBlock`, or a subclass with adapters that takes the same keywords.
     """
 
@@ -184,7 +186,7 @@ class TinyViT(Encoder):
         self, size: TinyViTSize, *, image_size: tuple[int, int], make_block: Callable[..., TinyBlock] = TinyBlock
     ) -> None:
         super().__init__(name=size.name, image_size=image_size, token=size.patch_size, out_chans=size.out_chans)
-        self.patch_embed = PatchEmbed(size.dims[0])
+        self.patch_embed = PatchEmbed(size.dims[0], kernel=size.stem_kernel, stride=size.stem_stride)
         merges = [
             PatchMerging(dim, out_dim, stride=stride)
             for dim, out_dim, stride in zip(size.dims, size.dims[1:], size.merge_strides, strict=False)

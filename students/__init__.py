@@ -20,6 +20,7 @@ STUDENTS = {
     "swinunetr-small": "swinunetr.model:build_small",
     "segresnet": "segresnet.model:SegResNet",
     "mobilesam": "small_sam.model:build_mobilesam",
+    "litemedsam": "small_sam.model:build_litemedsam",
     "efficientsam-ti": "small_sam.model:build_efficientsam_ti",
     "efficientsam-s": "small_sam.model:build_efficientsam_s",
 }
@@ -30,7 +31,7 @@ def build_student(
 ) -> Student:
     """The student `name` for patches (D, H, W) of `in_channels` channels and `num_classes` classes with background.
 
-    MobileSAM's and EfficientSAM's have one of `options`: `slices`, "channels" (default) or "depth", see `SmallSAM`.
+    Those of SAM's kind have one of `options`: `slices`, "channels" (default) or "depth", see `SmallSAM`.
     UsageError for an unknown name or option, or a patch that does not fit the network.
     """
     return build_registered(

@@ -11,18 +11,22 @@ if TYPE_CHECKING:
     from ..training.run_config import NetworkSpec
     from .base import TeacherNetwork
 
+PUBLISHED = "published"  # the one that is not trained, and finds nothing without prompts
+
 # Name -> module and builder. A new teacher is a folder, a line here, and the patch (D, H, W) that its paper works on.
 TEACHERS = {
     "masam": "masam.model:build_masam",
     "medsa": "medsa.model:build_medsa",
     "autosam": "autosam.model:build_autosam",
     "sam3d": "sam3d.model:build_sam3d",
+    PUBLISHED: "published.model:build_published",
 }
 PAPER_PATCHES = {
     "masam": (5, 512, 512),
     "medsa": (5, 1024, 1024),
     "autosam": (128, 128, 128),
     "sam3d": (128, 128, 128),
+    PUBLISHED: (1, 1024, 1024),
 }
 
 

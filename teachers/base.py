@@ -15,12 +15,13 @@ class TeacherNetwork(nn.Module):
     """forward(image [B, C, D, H, W], prompts=None) -> logits [B, K, D, H, W], background first.
 
     `patch` is (D, H, W). `trainable` names, by prefix, the parts that are trained besides the adapters. `prompt_kinds`
-    are those of volumes.prompts.KINDS that it takes, as `sam.prompt_tensors.Prompts`; others are refused, and all
-    teachers segment without. `saved_frozen` names parameters that no longer learn, and that a checkpoint holds all the
-    same: no published file has them.
+    are those of volumes.prompts.KINDS that it takes, as `sam.prompt_tensors.Prompts`; others are refused. All teachers
+    segment without prompts, but those with `prompts_required`, which then find nothing. `saved_frozen` names parameters
+    that no longer learn, and that a checkpoint holds all the same: no published file has them.
     """
 
     prompt_kinds: frozenset[str] = frozenset()
+    prompts_required: bool = False
     trainable: ClassVar[tuple[str, ...]] = ("prompt_encoder.", "mask_decoder.")
     in_channels: int
     num_classes: int

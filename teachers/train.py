@@ -17,8 +17,9 @@ from ..training.trainer import run_job
 from ..volumes.datasets.registry import Dataset
 from ..volumes.files import file_digest
 from ..volumes.plan import Plan
-from . import teacher_from_spec
+from . import PUBLISHED, teacher_from_spec
 from .base import TeacherNetwork
+from .published.run import record_published
 
 
 def teach(
@@ -35,11 +36,14 @@ def teach(
 
     With published ``weights`` the image encoder is frozen and only adapters and decoder learn (Chen et al. 2023);
     without, there is nothing to keep and everything learns. It goes on from the best weights of the run `start`, of
-    the same network; where that knew other classes, the layers that depend on them start anew. Raises UsageError when
-    the config has prompts for a teacher that takes none, or freezes an encoder that starts from nothing, BadInputError
-    when `start` is another network's run.
+    the same network; where that knew other classes, the layers that depend on them start anew. The teacher
+    ``published`` is recorded as it is, without training. Raises UsageError when the config has prompts for a teacher
+    that takes none, or freezes an encoder that starts from nothing, BadInputError when `start` is another network's
+    run.
     """
     job = teaching_job(config, dataset, pretrained=weights, init_run=start)
+    if config.teacher.name == PUBLISHED:
+        return record_published(job, runs=runs, run=run)
     return run_job(job, runs=runs, run=run, devices=devices)
 
 

@@ -45,9 +45,12 @@ def trainable_state(network: torch.nn.Module) -> dict[str, torch.Tensor]:
     return {name: tensor for name, tensor in network.state_dict().items() if name not in frozen}
 
 
-def save_weights(network: torch.nn.Module, path: Path) -> None:
-    """Raises SamkdError, and leaves the file that is there, when a weight is not finite; OutputError."""
-    _save(path, trainable_state(network), kind=_WEIGHTS, facts={})
+def save_weights(network: torch.nn.Module, path: Path, **facts: str) -> None:
+    """Write all of a network but its frozen parameters, and ``facts`` that tell the file from others.
+
+    Raises SamkdError, and leaves the file that is there, when a weight is not finite; OutputError.
+    """
+    _save(path, trainable_state(network), kind=_WEIGHTS, facts=facts)
 
 
 def load_weights(network: torch.nn.Module, path: Path) -> None:

@@ -141,22 +141,26 @@ def prompts_from_truth(
     *,
     labels: Iterable[int],
     spacing: tuple[float, float, float],
+    axis: int = 0,
     frames: bool = False,
 ) -> ScanPrompts:
-    """What a user who knew the mask [D, H, W] would give: for every class in it its deepest voxel ("point") or its
-    tight box ("box"). In a picture, a single slice, or with `frames` in each of a video's, depth is measured in its
-    plane. For scores that name it; never for prediction.
+    """What a user who knew the mask [D, H, W] would give: for every class in it its deepest voxel ("point"), its tight
+    box ("box"), or the tight box of every slice along `axis` that holds it ("boxes"). In a picture, a single slice, or
+    with `frames` in each of a video's, depth is measured in its plane. For scores that name it; never for prediction.
     """
-    assert kind in ("point", "box"), kind
+    assert kind in ("point", "box", "boxes"), kind
     axes = image_axes(truth.shape, frames=frames)
-    margins = [(int(axis in axes),) * 2 for axis in range(3)]
+    margins = [(int(number in axes),) * 2 for number in range(3)]
     found = {}
     for value in labels:
         inside = truth == value
         if value and inside.any():
             low, high = tight_box(inside)
             if kind == "box":
-                found[value] = ClassPrompts(box=(*low[::-1].tolist(), *high[::-1].tolist()))
+                found[value] = ClassPrompts(boxes=(_corners(low, high),))
+                continue
+            if kind == "boxes":
+                found[value] = ClassPrompts(boxes=slice_boxes(inside, axis=axis))
                 continue
             part = np.pad(inside[tuple(slice(a, b + 1) for a, b in zip(low, high, strict=True))], margins)
             images = part[:, None] if frames else part[None]
@@ -170,6 +174,23 @@ def tight_box(inside: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """First and last voxel (d, h, w) of a mask that is not empty."""
     spans = [np.flatnonzero(inside.any(axis=tuple({0, 1, 2} - {axis}))) for axis in range(3)]
     return np.array([span[0] for span in spans]), np.array([span[-1] for span in spans])
+
+
+def slice_boxes(inside: np.ndarray, *, axis: int = 0) -> tuple[tuple[float, ...], ...]:
+    """The tight box (x0, y0, z0, x1, y1, z1), in voxels, of every slice along `axis` of a mask [D, H, W] that holds
+    something.
+    """
+    boxes = []
+    for index in np.flatnonzero(inside.any(axis=tuple({0, 1, 2} - {axis}))).tolist():
+        low, high = tight_box(inside.take([index], axis=axis))
+        low[axis] = high[axis] = index
+        boxes.append(_corners(low, high))
+    return tuple(boxes)
+
+
+def _corners(low: np.ndarray, high: np.ndarray) -> tuple[float, ...]:
+    """First and last voxel (d, h, w) as x0, y0, z0, x1, y1, z1."""
+    return (*low[::-1].tolist(), *high[::-1].tolist())
 
 
 def _no_points(truth: np.ndarray, classes: int, count: int) -> tuple[np.ndarray, np.ndarray]:

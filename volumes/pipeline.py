@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import BadInputError
+from ..errors import BadInputError, UsageError
 from .geometry import Geometry, Volume
 from .plan import Plan
 from .preprocess import preprocess, restore_slabs
@@ -97,6 +97,7 @@ class Model:
     at_once: int = 1  # patches that `infer` may work on in the background
     channel_names: tuple[str, ...] = ()  # such as "CT"; empty where the model does not say
     prompt_kinds: frozenset[str] = frozenset()  # those of prompts.KINDS that it takes; empty for none
+    prompts_required: bool = False  # whether it finds nothing but what a prompt shows
     intensities: Sequence[Mapping[str, Any]] = ()  # what its training data look like, channel by channel
     frees_memory: bool = False  # whether `infer` gives its working memory back after every patch
 
@@ -107,6 +108,14 @@ class Model:
     def accept(self, kinds: frozenset[str] = frozenset()) -> None:
         """Raises UsageError for a network without prompts, and for prompts of kinds that it would ignore."""
         require_kinds(self.path, takes=self.prompt_kinds, kinds=kinds)
+
+    def require_prompts(self, prompts: ScanPrompts | None) -> None:
+        """Raises UsageError for no prompts at all where the network finds nothing without."""
+        if self.prompts_required and prompts is None:
+            raise UsageError(
+                f"{self.path}: this model segments only what it is shown; give --box or --point with --class "
+                f"(one of {', '.join(name for value, name in self.class_names.items() if value)}), or --prompts FILE"
+            )
 
     def faster(self) -> Model:
         """The same model with patches that overlap by no more than a quarter: fewer of them, a little less exact."""
@@ -131,8 +140,10 @@ class Model:
     ) -> np.ndarray:
         """Labels [D, H, W] of a preprocessed scan on `source`, the grid that the scan came from.
 
-        `infer` and `at_once` take the place of the model's own. Raises BadInputError for a prompt outside the scan.
+        `infer` and `at_once` take the place of the model's own. Raises BadInputError for a prompt outside the scan,
+        UsageError as require_prompts.
         """
+        self.require_prompts(prompts)
         return segment_preprocessed(
             preprocessed,
             source,

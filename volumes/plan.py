@@ -99,5 +99,11 @@ def grid(plan: Plan, source: Geometry) -> Geometry:
     return oriented.resized((d, h, w))
 
 
+def slice_axis(plan: Plan, source: Geometry) -> int:
+    """The axis of an array [D, H, W] on `source` that runs across the slices of the network: 0, 1 or 2."""
+    across = next(pair for pair in ("LR", "PA", "IS") if plan.orientation[0] in pair)
+    return next(axis for axis, code in enumerate(source.axis_codes) if code in across)
+
+
 def _number(value: Any) -> Any:
     return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else value

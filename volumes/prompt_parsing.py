@@ -6,7 +6,8 @@ A point is ``x,y,z`` or ``x,y,z,label`` (label 1: inside the class, 0: outside; 
     {"space": "mm", "classes": {"liver": {"points": [[-40, 12.5, 30, 1], [5, 5, 5, 0]],
                                           "boxes": [[-90, 0, 0, 10, 80, 60]]}}}
 
-"space" ("mm" or "voxel"; default "mm"), "points" and "boxes" may be left out; a class has at most one box.
+"space" ("mm" or "voxel"; default "mm"), "points" and "boxes" may be left out; a class may have several boxes, each on
+slices of its own.
 """
 
 from __future__ import annotations
@@ -124,11 +125,7 @@ class _Parser:
         return known[name]
 
     def prompts(self, points: Sequence[Any], boxes: Sequence[Any], space: Space) -> ClassPrompts:
-        if len(boxes) > 1:
-            self.fail(f"{len(boxes)} boxes for one class; give at most one")
-        return ClassPrompts(
-            tuple(self._point(point) for point in points), self._box(boxes[0], space) if boxes else None
-        )
+        return ClassPrompts(tuple(map(self._point, points)), tuple(self._box(box, space) for box in boxes))
 
     def _point(self, point: Any) -> tuple[float, ...]:
         numbers = self._finite(point, "point", (3, 4), "x,y,z or x,y,z,label")

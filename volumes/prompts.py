@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import product
+from itertools import pairwise, product
 from typing import Literal
 
 import numpy as np
@@ -36,10 +36,10 @@ def require_kinds(model: object, *, takes: frozenset[str], kinds: frozenset[str]
 
 @dataclass(frozen=True)
 class ClassPrompts:
-    """Points (x, y, z, label) and at most one box (x0, y0, z0, x1, y1, z1) of one class."""
+    """Points (x, y, z, label) and boxes (x0, y0, z0, x1, y1, z1) of one class, no two boxes on the same slice."""
 
     points: tuple[tuple[float, ...], ...] = ()
-    box: tuple[float, ...] | None = None
+    boxes: tuple[tuple[float, ...], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class ScanPrompts:
     @property
     def kinds(self) -> frozenset[str]:
         """Those of KINDS that are among these prompts."""
-        found = {"box" for prompts in self.classes.values() if prompts.box is not None}
+        found = {"box" for prompts in self.classes.values() if prompts.boxes}
         labels = {point[3] for prompts in self.classes.values() for point in prompts.points}
         return frozenset(found | {"point" if label else "outside point" for label in labels})
 
@@ -63,11 +63,12 @@ class ScanPrompts:
         """The prompts in voxels (d, h, w) of `grid`, which covers the extent of `scan`; `classes` is K.
 
         A box that reaches out of the scan is cut at its faces; one oblique to the scan becomes the box around it.
-        Raises BadInputError for a point or a box outside the scan.
+        Raises BadInputError for a point or a box outside the scan, and for two boxes of a class that share a slice (d)
+        of the grid.
         """
         count = max([1, *(len(prompts.points) for prompts in self.classes.values())])
         points, labels = np.zeros((classes - 1, count, 3)), np.full((classes - 1, count), -1)
-        boxes = np.full((classes - 1, 6), np.nan)
+        boxes = np.full((classes - 1, max([1, *(len(prompts.boxes) for prompts in self.classes.values())]), 6), np.nan)
         step = np.linalg.inv(grid.affine) @ scan.affine
         for value, prompts in self.classes.items():
             for index, (x, y, z, label) in enumerate(prompts.points):
@@ -76,12 +77,13 @@ class ScanPrompts:
                 ceiling = np.array(grid.shape) - 0.5 - _SLACK
                 points[value - 1, index] = np.clip(_apply(step, place), -0.5, ceiling)
                 labels[value - 1, index] = int(label)
-            if prompts.box is not None:
-                low, high = _bounds(step, *self._faces(prompts.box, scan))
+            faces = [_bounds(step, *self._faces(box, scan)) for box in prompts.boxes]
+            _refuse_shared_slices(value, faces)
+            for index, (low, high) in enumerate(faces):
                 # From the faces to the centres of the end voxels; a box thinner than a voxel is its middle.
                 thin = high - low < 1
-                boxes[value - 1, :3] = np.where(thin, (low + high) / 2, low + 0.5)
-                boxes[value - 1, 3:] = np.where(thin, (low + high) / 2, high - 0.5)
+                boxes[value - 1, index, :3] = np.where(thin, (low + high) / 2, low + 0.5)
+                boxes[value - 1, index, 3:] = np.where(thin, (low + high) / 2, high - 0.5)
         return GridPrompts(points, labels, boxes)
 
     def _in_scan(self, place: Sequence[float], scan: Geometry) -> np.ndarray:
@@ -121,7 +123,7 @@ class ScanPrompts:
 @dataclass(frozen=True, eq=False)
 class GridPrompts:
     """Prompts in voxels (d, h, w) of a grid, row k - 1 for class k: points [K - 1, P, 3], labels [K - 1, P] (1, 0 or,
-    for no point, -1) and boxes [K - 1, 6] (d0, h0, w0, d1, h1, w1; NaN for none), both end voxels included.
+    for no point, -1) and boxes [K - 1, M, 6] (d0, h0, w0, d1, h1, w1; NaN for none), both end voxels included.
     """
 
     points: np.ndarray
@@ -131,13 +133,16 @@ class GridPrompts:
     def within(self, starts: np.ndarray, patch: Sequence[int]) -> PatchPrompts:
         """What of the prompts lies in the patches that begin at the grid's voxels `starts` [N, 3].
 
-        Points elsewhere are left out, boxes are cut at the patch.
+        Points elsewhere are left out, boxes are cut at the patch. Several boxes of a class in one patch, on different
+        slices of it, become the box around them.
         """
-        offset, size = np.asarray(starts, np.float64)[:, None], np.array(patch)
-        local = self.points - offset[:, :, None]
+        offset, size = np.asarray(starts, np.float64)[:, None, None], np.array(patch)
+        local = self.points - offset
         inside = np.all((local >= -0.5) & (local < size - 0.5), axis=-1)
-        low, high = self.boxes[:, :3] - offset, self.boxes[:, 3:] - offset
-        meets = np.all((low < size - 0.5) & (high >= -0.5), axis=-1)
+        low, high = self.boxes[..., :3] - offset, self.boxes[..., 3:] - offset
+        met = np.all((low < size - 0.5) & (high >= -0.5), axis=-1, keepdims=True)  # [N, K - 1, M, 1]
+        low, high = np.where(met, low, np.inf).min(axis=2), np.where(met, high, -np.inf).max(axis=2)
+        meets = met.any(axis=2)[..., 0]
         cut = np.concatenate([np.clip(low, 0, size - 1), np.clip(high, 0, size - 1)], axis=-1)
         return PatchPrompts(
             np.where(inside[..., None], local, 0).astype(np.float32),
@@ -159,6 +164,17 @@ class PatchPrompts:
     @property
     def empty(self) -> bool:
         return bool((self.labels < 0).all() and np.isnan(self.boxes).all())
+
+
+def _refuse_shared_slices(value: int, faces: Sequence[tuple[np.ndarray, np.ndarray]]) -> None:
+    """BadInputError for two boxes, by their lowest and highest faces (d, h, w), that have a slice in common."""
+    along = sorted((float(low[0]), float(high[0])) for low, high in faces)
+    for (_, before), (after, _) in pairwise(along):
+        if after < before - _SLACK:
+            raise BadInputError(
+                f"class {value} has two boxes on one slice ({after:g} to {before:g} of the network's slices); give one "
+                "box a slice: several boxes of a class are for several slices"
+            )
 
 
 def _apply(affine: np.ndarray, points: np.ndarray) -> np.ndarray:

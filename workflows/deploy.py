@@ -27,6 +27,7 @@ from ..volumes.datasets.registry import read_labelled_case
 from ..volumes.files import temporary_folder
 from ..volumes.io.scans import as_nifti
 from ..volumes.pipeline import segment
+from ..volumes.plan import slice_axis
 from .data import config_for, open_dataset
 
 # The prompts that a packed student takes, by the kind of prompts it was trained with (configs.schema.PromptTraining).
@@ -63,6 +64,7 @@ def deploy(
         in_channels=len(run.config.channels),
         calibration=_calibration(run, split, config, cache=runs / "cache"),
         prompt_kinds=prompt_kinds,
+        prompts_required=_prompts_required(network),
         provenance=_provenance(run, config),
         description=Description(dataset.name, config.description, tuple(dataset.channels)),
     )
@@ -94,9 +96,17 @@ def _calibration(run: Run, split: DataSplit, config: Config, *, cache: Path) -> 
 
 
 def _prompt_kinds(run: Run, network: torch.nn.Module) -> tuple[str, ...]:
-    """The kinds of prompts (volumes.prompts.KINDS) that the package takes: those the student was trained with."""
+    """The kinds of prompts (volumes.prompts.KINDS) that the package takes: those the student was trained with, all
+    those of a published model.
+    """
+    if _prompts_required(network):
+        return tuple(sorted(network.prompt_kinds))  # pyright: ignore[reportArgumentType]
     training = run.config.objective.prompts if isinstance(network, SmallSAM) else None
     return PACKED_PROMPT_KINDS[training["kind"]] if training else ()
+
+
+def _prompts_required(network: torch.nn.Module) -> bool:
+    return bool(getattr(network, "prompts_required", False))
 
 
 def _criteria(
@@ -104,8 +114,11 @@ def _criteria(
 ) -> AcceptanceCriteria:
     """The validation scans with the masks that the torch network gives for them, and what a conversion may lose.
 
-    A student that takes prompts is judged once more with one prompt per class of every scan, drawn from its truth.
+    A student that takes prompts is judged once more with one prompt per class of every scan, drawn from its truth; one
+    that requires them only with those, a box on every slice.
     """
+    if _prompts_required(network):
+        return _prompted_criteria(run, network, split, config)
     kind = "box" if "box" in prompt_kinds else "point"
     infer = make_predictor(network)
     plan, num_classes = run.plan, len(run.labels)
@@ -129,6 +142,21 @@ def _criteria(
         per_class=config.deployment.per_class,
         prompted=Prompted(kind, prompts, prompted_masks) if prompt_kinds else None,
     )
+
+
+def _prompted_criteria(run: Run, network: torch.nn.Module, split: DataSplit, config: Config) -> AcceptanceCriteria:
+    """The validation scans of a network that finds nothing without prompts, each with a box on every slice."""
+    infer, cases = make_predictor(network), []
+    with Bar("validation scans, torch", len(split.validation)) as bar:
+        for case in split.validation:
+            volume, truth = read_labelled_case(case, split.dataset)
+            axis, spacing = slice_axis(run.plan, volume.geometry), volume.geometry.spacing
+            prompts = prompts_from_truth("boxes", truth, labels=run.labels, spacing=spacing, axis=axis)
+            mask = segment(volume, run.plan, infer, num_classes=len(run.labels), prompts=prompts)
+            cases.append(ValidationCase(case.name, volume, truth, mask, prompts))
+            bar.advance(case.name)
+    settings = config.deployment
+    return AcceptanceCriteria(validation=cases, max_drop=settings.max_drop, per_class=settings.per_class)
 
 
 def _provenance(run: Run, config: Config) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """samkd distill: read who teaches and what, then train the control and the students."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..configs.load import load_config
@@ -9,6 +9,7 @@ from ..configs.schema import Config
 from ..distill.ensemble import read_teacher
 from ..distill.study import StudentOptions, Study, study
 from ..errors import UsageError
+from ..sam.packaged_weights import find_weights
 from ..training.run import Run, newest_run
 from ..volumes.datasets.registry import Dataset
 from .data import config_for, open_dataset, with_unlabelled
@@ -42,10 +43,13 @@ def distill(
 
     `config_name`, `teachers`, `lambdas`, `data` and `unlabelled` are those of read_lesson. `run` is the folder of the
     one student (UsageError with several lambdas), `base` the published file that the teachers adapt where it has moved.
-    Raises what read_lesson and distill.study.study raise.
+    The student's weights may be named as in sam.packaged_weights. Raises what find_weights, read_lesson and
+    distill.study.study raise.
     """
     if run is not None and len(lambdas) > 1:
         raise UsageError("--run names one folder; leave it out with several lambdas")
+    if options.weights:
+        options = replace(options, weights=find_weights(options.weights))
     lesson = read_lesson(
         config_name, teachers, lambdas=lambdas, data=data, unlabelled=unlabelled, runs=runs, overrides=overrides
     )

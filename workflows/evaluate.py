@@ -20,6 +20,7 @@ from ..volumes.datasets.registry import Case, Dataset, read_dataset, read_labell
 from ..volumes.datasets.splits import assign, read_split
 from ..volumes.geometry import Volume
 from ..volumes.io.scans import mask_in, read_mask
+from ..volumes.plan import slice_axis
 from .data import config_for, labelled_test, with_config_classes
 from .models import Model, is_package, load_model
 
@@ -41,16 +42,16 @@ def evaluate(
     """Scores of a package, a run, or a folder of masks named like the scans, on a dataset's labelled test cases.
 
     The test cases of a `split` (a run's splits.json) take their place. `modality` ("CT" or "MR") keeps one of the two
-    in a dataset that holds both. With `prompt_from_truth` ("point" or "box") the network is shown where each class is:
-    scores of a user who knows. `base` is the published file that a run adapts, where it has
-    moved. The config of that name says which classes of the dataset are the model's. With `trust`, a public key (PEM),
-    its owner must have signed a package.
+    in a dataset that holds both. With `prompt_from_truth` ("point", "box", or "boxes" for one on each slice) the
+    network is shown where each class is: scores of a user who knows. `base` is the published file that a run adapts,
+    where it has moved. The config of that name says which classes of the dataset are the model's. With `trust`, a
+    public key (PEM), its owner must have signed a package.
 
     Raises BadInputError when the model's classes are not the dataset's, UsageError for options that this kind of model
     does not take.
     """
-    if prompt_from_truth not in (None, "point", "box"):
-        raise UsageError(f"--prompt-from-truth {prompt_from_truth!r}: choose point or box")
+    if prompt_from_truth not in (None, "point", "box", "boxes"):
+        raise UsageError(f"--prompt-from-truth {prompt_from_truth!r}: choose point, box or boxes")
     config = load_config(config_name) if config_name else None
     loaded = None if _is_mask_folder(model) else load_model(model, base=base, trust=trust)
     dataset = _test_dataset(data, config, split=split, modality=modality)
@@ -62,7 +63,9 @@ def evaluate(
     else:
         dataset = _with_classes_of(loaded, dataset, config)
         if prompt_from_truth:
-            loaded.accept(frozenset({prompt_from_truth}))
+            loaded.accept(frozenset({prompt_from_truth.removesuffix("es")}))
+        elif loaded.prompts_required:
+            raise UsageError(f"{model}: this model segments only what it is shown; give --prompt-from-truth boxes")
         segment = partial(_segment, loaded, prompt_from_truth)
     return _scores(segment, cases, dataset)
 
@@ -112,7 +115,14 @@ def _segment(model: Model, kind: str | None, case: Case, volume: Volume, truth: 
     prompts, grid = None, volume.geometry
     if kind:
         names = model.class_names
-        prompts = prompts_from_truth(kind, truth, labels=names, spacing=grid.spacing, frames=grid.frames)
+        prompts = prompts_from_truth(
+            kind,
+            truth,
+            labels=names,
+            spacing=grid.spacing,
+            axis=slice_axis(model.plan, grid),
+            frames=grid.frames,
+        )
     with about(case.image.place):
         preprocessed = model.preprocess(volume)
         labels = model.segment_preprocessed(preprocessed, volume.geometry, prompts=prompts)

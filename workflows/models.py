@@ -80,6 +80,7 @@ def load_run(path: Path, *, base: Path | None = None, threads: int | None = None
         infer=make_predictor(network),
         channel_names=tuple(run.config.channels),
         prompt_kinds=network.prompt_kinds,
+        prompts_required=getattr(network, "prompts_required", False),
         frees_memory=True,
         version=torch.__version__,
         threads=torch.get_num_threads(),

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from ..configs.schema import Config
+from ..sam.packaged_weights import find_weights
 from ..teachers import check_teacher
 from ..teachers.train import teach as train_teacher
 from ..training.run import Run
@@ -21,10 +22,11 @@ def teach(
 ) -> Run:
     """Open the dataset, train the teacher and return its run; a run that lies there already is continued.
 
-    `weights` is a published checkpoint of the teacher's backbone, `start` a run of the same network whose weights it
-    starts from. Raises what open_dataset and teachers.train.teach raise; an unknown teacher is a UsageError before
-    anything is read.
+    `weights` is a published checkpoint of the teacher's backbone, or its name in sam.packaged_weights, `start` a run of
+    the same network whose weights it starts from. Raises what find_weights, open_dataset and teachers.train.teach
+    raise; an unknown teacher is a UsageError before anything is read.
     """
     check_teacher(config.teacher.name, config.teacher.backbone)
+    weights = find_weights(weights) if weights else None
     dataset = open_dataset(config, data, runs=runs)
     return train_teacher(config, dataset, runs=runs, run=run, weights=weights, start=start, devices=devices)

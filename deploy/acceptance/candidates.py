@@ -18,17 +18,21 @@ from ..export.base import Candidate
 from ..export.sensitivity import signal_to_noise
 from ..runtime.manifest import CandidateResult, ClassDrop, ConvertedScores, Manifest, PromptedResult, ValidationScores
 from ..runtime.package import Package
-from .gate import compare, require_accuracy, require_sensible
+from .gate import compare, require_accuracy, require_sensible, shown_the_middle
 
 
 @dataclass(frozen=True)
 class ValidationCase:
-    """A scan that the package is judged on: its truth, and the mask that the torch network gives (both [D, H, W])."""
+    """A scan that the package is judged on: its truth, and the mask that the torch network gives (both [D, H, W]).
+
+    `prompts` are what a network is shown that finds nothing without.
+    """
 
     name: str
     volume: Volume
     truth: np.ndarray
     reference: np.ndarray
+    prompts: ScanPrompts | None = None
 
 
 @dataclass(frozen=True)
@@ -92,10 +96,13 @@ class AcceptanceTest:
 
         Raises GateRefusedError; what could be measured stands in `result` all the same.
         """
-        probabilities = require_sensible(package.engine, self.probes, subject="the converted model")
+        infer = package.engine
+        if package.prompts_required:
+            infer = shown_the_middle(infer, classes=len(self._class_names))
+        probabilities = require_sensible(infer, self.probes, subject="the converted model")
         ratio = signal_to_noise(self._probabilities, probabilities)
         result.snr_db = ratio if math.isfinite(ratio) else None
-        masks = [package.segment(case.volume) for case in self._criteria.validation]
+        masks = [package.segment(case.volume, prompts=case.prompts) for case in self._criteria.validation]
         result.agreement, result.per_class, drops = self._measure(masks, self._reference, self._before)
         self._require_accuracy(drops)
         if self._criteria.prompted is not None:

@@ -27,7 +27,8 @@ class Precision(StrEnum):
 class ExportRequest:
     """What is to be converted: a network for `patch` (D, H, W), and prepared patches [C, *patch] to calibrate int8.
 
-    With `prompts` the network becomes two graphs, and the device's user may click.
+    With `points` the network becomes two graphs, and the device's user may click: so often in a class of a patch, and
+    give a box.
     """
 
     network: nn.Module
@@ -35,7 +36,7 @@ class ExportRequest:
     in_channels: int
     calibration: Sequence[np.ndarray]
     precision: Precision
-    prompts: bool = False
+    points: int = 0
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ...students.small_sam.model import MAX_POINTS
 from .base import ExportRequest
 
 
@@ -62,16 +61,19 @@ def whole(network: nn.Module, *, patch: tuple[int, int, int], in_channels: int) 
     return Graph(Probabilities(network), {"image": torch.zeros(1, in_channels, *patch)}, "probabilities")
 
 
-def encoder_and_decoder(network: nn.Module, *, patch: tuple[int, int, int], in_channels: int) -> tuple[Graph, Graph]:
+def encoder_and_decoder(
+    network: nn.Module, *, patch: tuple[int, int, int], in_channels: int, points: int
+) -> tuple[Graph, Graph]:
     """image [N, C, *patch] -> embedding, and embedding, points [N, P, 3], labels [N, P] and boxes [N, 6] of one class
-    -> logits [N, K, *patch]; the network as students.small_sam.model.SmallSAM, P its MAX_POINTS."""
+    -> logits [N, K, *patch]; the network has `encode` and `masks` as students.small_sam.model.SmallSAM, P is `points`.
+    """
     network = copy.deepcopy(network).cpu().eval()
     encode, image = _Encode(network), torch.zeros(1, in_channels, *patch)
     with torch.no_grad():
         embedding = encode(image)
     prompts = {
-        "points": torch.zeros(1, MAX_POINTS, 3),
-        "labels": torch.full((1, MAX_POINTS), -1.0),
+        "points": torch.zeros(1, points, 3),
+        "labels": torch.full((1, points), -1.0),
         "boxes": torch.full((1, 6), torch.nan),
     }
     return (
@@ -82,6 +84,8 @@ def encoder_and_decoder(network: nn.Module, *, patch: tuple[int, int, int], in_c
 
 def graphs_of(request: ExportRequest) -> tuple[Graph, ...]:
     """The graph that sees the image, and with prompts the one behind it."""
-    if request.prompts:
-        return encoder_and_decoder(request.network, patch=request.patch, in_channels=request.in_channels)
+    if request.points:
+        return encoder_and_decoder(
+            request.network, patch=request.patch, in_channels=request.in_channels, points=request.points
+        )
     return (whole(request.network, patch=request.patch, in_channels=request.in_channels),)

@@ -33,11 +33,15 @@ class ClassEntry:
 
 @dataclass(frozen=True)
 class PromptSupport:
-    """What a promptable package takes: its prompt kinds, the file of its decoder, and points of a class in a patch."""
+    """What a promptable package takes: its prompt kinds, the file of its decoder, and points of a class in a patch.
+
+    With `required` it finds nothing but what a prompt shows, one point or one box of a class in a patch.
+    """
 
     kinds: frozenset[str]
     decoder: str
     points: int
+    required: bool = False
 
 
 @dataclass(frozen=True)
@@ -257,7 +261,12 @@ def _record(values: Mapping[str, Any]) -> Manifest:
 def _prompts(values: Any) -> PromptSupport | None:
     if values is None:
         return None
-    return PromptSupport(frozenset(map(str, values["kinds"])), str(values["decoder"]), int(values["points"]))
+    return PromptSupport(
+        kinds=frozenset(map(str, values["kinds"])),
+        decoder=str(values["decoder"]),
+        points=int(values["points"]),
+        required=bool(values.get("required", False)),
+    )
 
 
 def _description(values: Mapping[str, Any]) -> Description:

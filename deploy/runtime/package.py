@@ -61,20 +61,22 @@ class Package(Model):
         engine = open_graph(manifest.model, precision=manifest.inference_precision)
         decoder = open_graph(prompts.decoder, precision="f32") if prompts else None
         check_graphs(manifest, engine, decoder, source=named)
-        both = Promptable(engine, decoder, points=prompts.points) if prompts and decoder else engine
+        if prompts and decoder:
+            engine = Promptable(engine, decoder, points=prompts.points, required=prompts.required)
         return cls(
             path=named,
             plan=manifest.plan,
             class_names=manifest.class_names,
             in_channels=manifest.in_channels,
-            infer=both.begin,
+            infer=engine.begin,
             at_once=AT_ONCE,
             channel_names=manifest.description.channels,
             prompt_kinds=prompts.kinds if prompts else frozenset(),
+            prompts_required=prompts.required if prompts else False,
             intensities=[dict(each) for each in manifest.intensities],
             folder=folder,
             manifest=manifest,
-            engine=both,
+            engine=engine,
         )
 
     def facts(self) -> dict[str, Any]:

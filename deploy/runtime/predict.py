@@ -176,6 +176,7 @@ def _refuse_places(options: PredictOptions, scans: Sequence[Source], masks: Sequ
 def _prompts_for(model: Model, request: Request, scans: Sequence[Source]) -> ScanPrompts | None:
     """The prompts of a request for the one scan; None without any. Raises UsageError, BadInputError."""
     if not request.given:
+        model.require_prompts(None)
         return None
     if len(scans) > 1:
         raise UsageError(f"{len(scans)} scans, but prompts belong to one; give them with that scan")

@@ -26,11 +26,12 @@ class Promptable:
     float32 [N, K, *patch].
 
     Without prompts all classes are decoded at once; a class with prompts is decoded once more with them and takes its
-    own map from there, as in students.small_sam.model. `points` is how many the decoder takes of a class in a patch.
+    own map from there, as in students.small_sam.model. `points` is how many the decoder takes of a class in a patch;
+    with `required` it is one, or a box.
     """
 
-    def __init__(self, encoder: Engine, decoder: Engine, *, points: int):
-        self.encoder, self.decoder, self.points = encoder, decoder, points
+    def __init__(self, encoder: Engine, decoder: Engine, *, points: int, required: bool = False):
+        self.encoder, self.decoder, self.points, self.required = encoder, decoder, points, required
         self.version, self.precision, self.threads = encoder.version, encoder.precision, encoder.threads
 
     def __call__(self, patches: np.ndarray, prompts: PatchPrompts | None = None) -> np.ndarray:
@@ -54,7 +55,7 @@ class Promptable:
             nothing = np.zeros((count, self.points, 3)), np.full((count, self.points), _NO_POINT)
             known[0] = b"", self.decoder(embedding, *nothing, np.full((count, 6), np.nan))
         logits = known[0][1].copy()
-        for value, *given in _of_classes(prompts, self.points):
+        for value, *given in _of_classes(prompts, self.points, alone=self.required):
             key = b"".join(part.tobytes() for part in given)
             if value not in known or known[value][0] != key:
                 known[value] = key, self.decoder(embedding, *given)[:, value].copy()
@@ -102,8 +103,13 @@ class Session:
             yield self._engine.decode(self._embeddings[number], patch_prompts, decoded)[0]
 
 
-def _of_classes(prompts: PatchPrompts | None, most: int) -> Iterator[tuple[int, np.ndarray, np.ndarray, np.ndarray]]:
-    """(class, points [N, most, 3], labels [N, most], boxes [N, 6]) of every class with a prompt in some patch."""
+def _of_classes(
+    prompts: PatchPrompts | None, most: int, *, alone: bool
+) -> Iterator[tuple[int, np.ndarray, np.ndarray, np.ndarray]]:
+    """(class, points [N, most, 3], labels [N, most], boxes [N, 6]) of every class with a prompt in some patch.
+
+    Raises UsageError for more points than `most`, and with `alone` for a point beside a box.
+    """
     if prompts is None:
         return
     given = (prompts.labels >= 0).any(axis=-1) | ~np.isnan(prompts.boxes).any(axis=-1)
@@ -111,6 +117,8 @@ def _of_classes(prompts: PatchPrompts | None, most: int) -> Iterator[tuple[int, 
         points, labels = prompts.points[:, value - 1], prompts.labels[:, value - 1]
         if (count := int((labels >= 0).sum(axis=-1).max(initial=0))) > most:
             raise UsageError(f"class {value} has {count} points in one patch, this student takes {most}: give fewer")
+        if alone and ((labels >= 0).any(axis=-1) & ~np.isnan(prompts.boxes[:, value - 1]).any(axis=-1)).any():
+            raise UsageError(f"class {value} has a point beside a box in one patch: give one point or one box a slice")
         order = np.argsort(labels < 0, axis=-1, kind="stable")[:, :most]  # those that are given first
         rest = most - order.shape[1]
         points = np.take_along_axis(points, order[..., None], axis=1)

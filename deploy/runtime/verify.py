@@ -5,7 +5,9 @@ from collections.abc import Iterator
 import numpy as np
 
 from ...errors import IntegrityError
+from ...volumes.geometry import Volume
 from ...volumes.io.nifti import read_labels, read_scan
+from ...volumes.prompts import ClassPrompts, ScanPrompts
 from .manifest_rules import EXPECTED, SAMPLE
 from .package import Package
 from .private_copy import unnamed
@@ -33,7 +35,7 @@ def verify_sample(package: Package) -> str:
     """
     volume = read_scan(package.folder / SAMPLE, channels=package.in_channels)
     expected, geometry = read_labels(package.folder / EXPECTED)
-    labels = package.segment(volume)
+    labels = package.segment(volume, prompts=sample_prompts(package, volume))
     if not geometry.same_grid(volume.geometry):
         raise IntegrityError(f"{package.path}: its expected mask is not on the grid of its sample.")
     if np.array_equal(labels, expected):
@@ -45,6 +47,17 @@ def verify_sample(package: Package) -> str:
             f"{lowest:.4f} for {name}; expected {SAMPLE_DICE} or more. Do not use this package on this machine."
         )
     return f"sample: not identical, but Dice {lowest:.4f} or more for every class (lowest: {name})"
+
+
+def sample_prompts(package: Package, sample: Volume) -> ScanPrompts | None:
+    """What the sample is segmented with: nothing, or, where a package requires prompts, a box about the middle half of
+    the scan as its first class.
+    """
+    if not package.prompts_required:
+        return None
+    sizes = sample.geometry.shape[::-1]
+    box = (*(size // 4 for size in sizes), *(max(size // 4, size * 3 // 4 - 1) for size in sizes))
+    return ScanPrompts({1: ClassPrompts(boxes=(tuple(map(float, box)),))}, "voxel")
 
 
 def _dice(a: np.ndarray, b: np.ndarray) -> float:

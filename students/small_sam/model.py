@@ -1,6 +1,7 @@
-"""MobileSAM (Zhang et al. 2023) and EfficientSAM (Xiong et al. 2024) as students: automatic, with prompts if given."""
+"""MobileSAM (Zhang et al. 2023), LiteMedSAM (Ma et al. 2024) and EfficientSAM (Xiong et al. 2024) as students:
+automatic, with prompts if given.
+"""
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -9,19 +10,20 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from ...errors import UsageError
-from ...sam.base import Encoder
+from ...sam.base import INVALID, Encoder, PromptEncoder
 from ...sam.build import build_image_encoder
 from ...sam.channels import to_three
 from ...sam.checkpoints import LoadReport, load_published
-from ...sam.efficient_sam import INVALID, EfficientMaskDecoder
-from ...sam.mask_decoder import MaskDecoder
-from ...sam.presets import EfficientViTSize, EncoderSize, get_encoder_size
+from ...sam.mask_decoder import AnyMaskDecoder, build_mask_decoder, decode
+from ...sam.presets import EncoderSize, get_encoder_size
+from ...sam.prompt_encoder import build_prompt_encoder
 from ...sam.prompt_tensors import Prompts
-from ...sam.slice_prompts import AnyPromptEncoder, SlicePrompts, no_clicks, prompt_encoder
+from ...sam.slice_prompts import SlicePrompts
 from ...volumes.prompts import KINDS
 
 STUDENT_ENCODERS = {
     "mobilesam": "mobile_vit_t",
+    "litemedsam": "litemedsam",
     "efficientsam-ti": "efficient_vit_ti",
     "efficientsam-s": "efficient_vit_s",
 }
@@ -49,9 +51,9 @@ class SmallSAM(nn.Module):
         self,
         *,
         image_encoder: Encoder,
-        prompt_encoder: AnyPromptEncoder,
+        prompt_encoder: PromptEncoder,
         slice_prompts: SlicePrompts,
-        mask_decoder: MaskDecoder | EfficientMaskDecoder,
+        mask_decoder: AnyMaskDecoder,
         slices: Slices,
         in_channels: int,
         patch: tuple[int, int, int],
@@ -79,7 +81,10 @@ class SmallSAM(nn.Module):
         return self.decode(self.encode(image), prompts)
 
     def encode(self, image: Tensor) -> Tensor:
-        """image [B, C, D, H, W] -> embedding [B, E, D, h, w], a token for each 16 x 16 pixels. UsageError as above."""
+        """image [B, C, D, H, W] -> embedding [B, E, D, h, w], a token for each 16 x 16 pixels (4 x 4 in LiteMedSAM).
+
+        UsageError for another shape.
+        """
         expected = (self.in_channels, *self.patch[1:])
         if image.ndim != 5 or (image.shape[1], *image.shape[3:]) != expected:
             channels, height, width = expected
@@ -99,7 +104,7 @@ class SmallSAM(nn.Module):
     def decode(self, embedding: Tensor, prompts: Prompts | None = None) -> Tensor:
         """embedding [B, E, D, h, w] -> logits [B, K, D, H, W]. UsageError for prompts of another shape, or too many."""
         with _exact(embedding):  # not `masks` of nothing: OpenVINO 2026.4 gets its constants wrong from the 2nd call on
-            tokens = no_clicks(self.prompt_encoder, places=MAX_POINTS + 2)
+            tokens = self.prompt_encoder.no_clicks(places=MAX_POINTS + 2)
         automatic = self._decode(embedding, tokens)
         if prompts is None:
             return automatic
@@ -122,14 +127,8 @@ class SmallSAM(nn.Module):
 
     def _decode(self, embedding: Tensor, tokens: Tensor) -> Tensor:
         """embedding [B, E, D, h, w], prompt tokens [B * D or 1, T, E] -> logits [B, K, D, H, W]."""
-        with _exact(embedding):
-            positions = self.prompt_encoder.get_dense_pe()
         slices = embedding.transpose(1, 2).flatten(0, 1)
-        if isinstance(self.mask_decoder, EfficientMaskDecoder):
-            logits, _ = self.mask_decoder(slices, positions, tokens)
-        else:
-            dense = self.prompt_encoder(None, None, None)[1]
-            logits, _ = self.mask_decoder(slices, positions, tokens, dense)
+        logits, _ = decode(self.mask_decoder, self.prompt_encoder, slices, tokens)
         logits = logits.unflatten(0, (-1, embedding.shape[2])).transpose(1, 2)
         return torch.cat([torch.zeros_like(logits[:, :1]), logits], dim=1)
 
@@ -182,17 +181,11 @@ def build_small_sam(
     image_size = (patch[1], patch[2])
     image_encoder = build_image_encoder(size, image_size=image_size)
     stages = size.patch_size.bit_length() - 1
-    masks, channels = num_classes - 1, size.out_chans
-    if isinstance(size, EfficientViTSize):
-        size = replace(size, max_points=MAX_POINTS + 2)  # a box is two
-        widths = tuple(size.upscaling[0] >> stage for stage in range(stages))
-        decoder = EfficientMaskDecoder(size.decoder, channels=channels, masks=masks, widths=widths)
-    else:
-        decoder = MaskDecoder(size.decoder, channels=channels, masks=masks, stages=stages)
+    decoder = build_mask_decoder(size, masks=num_classes - 1, stages=stages)
     return SmallSAM(
         image_encoder=image_encoder,
-        prompt_encoder=prompt_encoder(size, image_size=image_size),
-        slice_prompts=SlicePrompts(channels),
+        prompt_encoder=build_prompt_encoder(size, image_size=image_size, max_points=MAX_POINTS + 2),  # a box is two
+        slice_prompts=SlicePrompts(size.out_chans),
         mask_decoder=decoder,
         slices=slices,
         in_channels=in_channels,
@@ -205,6 +198,14 @@ def build_mobilesam(
 ) -> SmallSAM:
     """MobileSAM: TinyViT and SAM's decoder. UsageError as in build_small_sam."""
     encoder = STUDENT_ENCODERS["mobilesam"]
+    return build_small_sam(encoder, in_channels=in_channels, num_classes=num_classes, patch=patch, slices=slices)
+
+
+def build_litemedsam(
+    *, in_channels: int, num_classes: int, patch: tuple[int, int, int], slices: Slices = "channels"
+) -> SmallSAM:
+    """LiteMedSAM: TinyViT with tokens of 4 x 4 pixels and SAM's decoder. UsageError as in build_small_sam."""
+    encoder = STUDENT_ENCODERS["litemedsam"]
     return build_small_sam(encoder, in_channels=in_channels, num_classes=num_classes, patch=patch, slices=slices)
 
 

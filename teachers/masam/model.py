@@ -8,13 +8,12 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from ...errors import UsageError
+from ...sam.base import BOTTOM_RIGHT, INVALID, TOP_LEFT, PromptEncoder
 from ...sam.channels import to_three
-from ...sam.efficient_sam import BOTTOM_RIGHT, INVALID, TOP_LEFT
-from ...sam.mask_decoder import MaskDecoder
+from ...sam.mask_decoder import MaskDecoder, decode
 from ...sam.presets import Backbone, get_backbone
-from ...sam.prompt_encoder import PromptEncoder, build_prompt_encoder
+from ...sam.prompt_encoder import build_prompt_encoder
 from ...sam.prompt_tensors import Prompts
-from ...sam.slice_prompts import clicks
 from ..base import TeacherNetwork
 from .adapters import SharedFactors
 from .decoder import Decoding, build_decoder, fused_blocks
@@ -97,10 +96,7 @@ class MASAM(TeacherNetwork):
 
     def _decode(self, embedding: Tensor, tokens: Tensor, depth: int) -> Tensor:
         """Encoded slices [N * depth, ..., h, w], prompt tokens [N * depth or 1, T, C] -> logits [N, K, depth, H, W]."""
-        with torch.autocast(embedding.device.type, enabled=False):  # bfloat16 would move the positions
-            positions = self.prompt_encoder.get_dense_pe()
-        _, dense = self.prompt_encoder(None, None, None)
-        logits, _ = self.mask_decoder(embedding, positions, tokens, dense)
+        logits, _ = decode(self.mask_decoder, self.prompt_encoder, embedding, tokens)
         size = (self.patch[1], self.patch[2])
         if logits.shape[2:] != size:
             logits = interpolate(logits, size, mode="bilinear", align_corners=False)
@@ -114,7 +110,7 @@ class MASAM(TeacherNetwork):
         kinds = torch.where(met[..., None], torch.tensor([TOP_LEFT, BOTTOM_RIGHT], device=boxes.device), INVALID)
         corners = torch.stack([boxes[:, [2, 1]], boxes[:, [5, 4]]], dim=1).repeat_interleave(depth, dim=0)
         with torch.autocast(boxes.device.type, enabled=False):
-            return clicks(self.prompt_encoder, corners, kinds.flatten(0, 1))
+            return self.prompt_encoder.clicks(corners, kinds.flatten(0, 1))
 
 
 def build_masam(

@@ -4,8 +4,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ...sam.efficient_sam import EfficientMaskDecoder
-from ...sam.mask_decoder import MaskDecoder
+from ...sam.mask_decoder import AnyMaskDecoder, build_mask_decoder
 from ...sam.presets import EfficientViTSize, EncoderSize
 from .adapters import Bottleneck, Conditioning, PromptAdapter
 
@@ -77,17 +76,13 @@ class AdaptedEfficientTwoWayBlock(AdaptedTwoWayBlock):
         return self._with_image(tokens, image, *positions)
 
 
-def adapted_decoder(size: EncoderSize, *, masks: int, **adapters: Any) -> MaskDecoder | EfficientMaskDecoder:
+def adapted_decoder(size: EncoderSize, *, masks: int, **adapters: Any) -> AnyMaskDecoder:
     """The decoder that belongs to the image encoder, one token for each of `masks`, at four times the embedding's size.
 
     `adapters` are rank, scale, conditioning and zero_init of `AdaptedTwoWayBlock`.
     """
-    if isinstance(size, EfficientViTSize):
-        decoder = EfficientMaskDecoder(size.decoder, channels=size.out_chans, masks=masks, widths=size.upscaling)
-        block = AdaptedEfficientTwoWayBlock
-    else:
-        decoder = MaskDecoder(size.decoder, channels=size.out_chans, masks=masks, stages=2)
-        block = AdaptedTwoWayBlock
+    decoder = build_mask_decoder(size, masks=masks, stages=2)
+    block = AdaptedEfficientTwoWayBlock if isinstance(size, EfficientViTSize) else AdaptedTwoWayBlock
     decoder.transformer.layers = nn.ModuleList(
         block(base, first=index == 0, own=1 + masks, channels=size.out_chans, **adapters)
         for index, base in enumerate(decoder.transformer.layers)

@@ -9,14 +9,14 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 from ...errors import UsageError
-from ...sam.base import Encoder
+from ...sam.base import Encoder, PromptEncoder
 from ...sam.channels import to_three
 from ...sam.checkpoints import LoadReport, canonical_state, read_state
-from ...sam.efficient_sam import EfficientMaskDecoder, EfficientPromptEncoder
-from ...sam.mask_decoder import MaskDecoder
+from ...sam.mask_decoder import AnyMaskDecoder, decode
 from ...sam.presets import EncoderSize, get_encoder_size
+from ...sam.prompt_encoder import build_prompt_encoder
 from ...sam.prompt_tensors import Prompts
-from ...sam.slice_prompts import AnyPromptEncoder, SlicePrompts, no_clicks, prompt_encoder
+from ...sam.slice_prompts import SlicePrompts
 from ...volumes.prompts import KINDS
 from ..base import TeacherNetwork
 from .adapters import Combination, Conditioning, check_choice
@@ -46,9 +46,9 @@ class MedSA(TeacherNetwork):
         self,
         *,
         image_encoder: Encoder,
-        prompt_encoder: AnyPromptEncoder,
+        prompt_encoder: PromptEncoder,
         slice_prompts: SlicePrompts,
-        mask_decoder: MaskDecoder | EfficientMaskDecoder,
+        mask_decoder: AnyMaskDecoder,
         along_depth: bool,
         in_channels: int,
         patch: tuple[int, int, int],
@@ -80,7 +80,7 @@ class MedSA(TeacherNetwork):
         for pairs in groups:
             maps |= self._prompted(embedding.unflatten(0, (batch, depth)), prompts, pairs)
         if len(maps) < batch * (self.num_classes - 1):
-            automatic = self._decode(embedding, no_clicks(self.prompt_encoder)).unflatten(0, (batch, depth))
+            automatic = self._decode(embedding, self.prompt_encoder.no_clicks()).unflatten(0, (batch, depth))
             for row in range(batch):
                 for index in range(self.num_classes - 1):
                     maps.setdefault((row, index), automatic[row, :, index])
@@ -96,7 +96,7 @@ class MedSA(TeacherNetwork):
         prompts.check("medsa", cases=batch, classes=self.num_classes)
         groups = defaultdict(list)
         counts, boxed = (prompts.labels >= 0).sum(-1).tolist(), (~prompts.boxes.isnan().any(-1)).tolist()
-        most = self.prompt_encoder.max_points if isinstance(self.prompt_encoder, EfficientPromptEncoder) else None
+        most = self.prompt_encoder.max_points
         for row in range(batch):
             for index in range(self.num_classes - 1):
                 points, box = counts[row][index], boxed[row][index]
@@ -128,11 +128,7 @@ class MedSA(TeacherNetwork):
 
     def _decode(self, embedding: Tensor, tokens: Tensor) -> Tensor:
         """embedding [N, C, h, w], prompt tokens [N or 1, T, C] -> logits of all classes but 0: [N, K - 1, 4 h, 4 w]."""
-        with torch.autocast(embedding.device.type, enabled=False):
-            positions = self.prompt_encoder.get_dense_pe()
-        if isinstance(self.mask_decoder, EfficientMaskDecoder):
-            return self.mask_decoder(embedding, positions, tokens)[0]
-        return self.mask_decoder(embedding, positions, tokens, self.prompt_encoder(None, None, None)[1])[0]
+        return decode(self.mask_decoder, self.prompt_encoder, embedding, tokens)[0]
 
     def train(self, mode: bool = True) -> "MedSA":
         """As ever, but frozen batch norms (MobileSAM's) keep the statistics of the published weights."""
@@ -208,7 +204,7 @@ def build_medsa(
         image_encoder=lora_encoder(size, **encoder)
         if adapter == "lora"
         else adapted_encoder(size, scale=scale, combination=combination, **encoder),
-        prompt_encoder=prompt_encoder(size, image_size=image_size),
+        prompt_encoder=build_prompt_encoder(size, image_size=image_size),
         slice_prompts=SlicePrompts(size.out_chans),
         mask_decoder=adapted_decoder(size, masks=num_classes - 1, scale=scale, conditioning=conditioning, **shared),
         along_depth=combination != "none",

@@ -7,11 +7,9 @@ import torch
 from torch import nn
 
 from samkd.sam.build import build_image_encoder
-from samkd.sam.efficient_sam import EfficientMaskDecoder
-from samkd.sam.mask_decoder import MaskDecoder
-from samkd.sam.presets import EfficientViTSize, get_backbone, get_encoder_size
+from samkd.sam.mask_decoder import MaskDecoder, build_mask_decoder
+from samkd.sam.presets import get_backbone, get_encoder_size
 from samkd.sam.prompt_encoder import build_prompt_encoder
-from samkd.sam.slice_prompts import prompt_encoder
 from samkd.sam.vit import ImageEncoder
 from samkd.teachers.medsa.model import MedSA
 
@@ -21,14 +19,11 @@ from .teachers import tiny_teacher
 def base_of(model: MedSA, backbone: str) -> Any:
     """SAM's parts without adapters, with the model's weights."""
     size, image_size = get_encoder_size(backbone), (model.patch[1], model.patch[2])
-    channels, masks = size.out_chans, model.num_classes - 1
     base = nn.ModuleDict(
         {
             "image_encoder": build_image_encoder(size, image_size=image_size),
-            "prompt_encoder": prompt_encoder(size, image_size=image_size),
-            "mask_decoder": EfficientMaskDecoder(size.decoder, channels=channels, masks=masks, widths=size.upscaling)
-            if isinstance(size, EfficientViTSize)
-            else MaskDecoder(size.decoder, channels=channels, masks=masks, stages=2),
+            "prompt_encoder": build_prompt_encoder(size, image_size=image_size),
+            "mask_decoder": build_mask_decoder(size, masks=model.num_classes - 1, stages=2),
         }
     )
     state = model.state_dict()

@@ -40,7 +40,8 @@ def neck(inputs: int, outputs: int) -> Manifest:
 
 def tiny_vit_manifest(size: TinyViTSize) -> Manifest:
     first, *_ = dims = size.dims
-    keys = conv_bn("patch_embed.seq.0", 3, first // 2, 3) | conv_bn("patch_embed.seq.2", first // 2, first, 3)
+    kernel = size.stem_kernel
+    keys = conv_bn("patch_embed.seq.0", 3, first // 2, kernel) | conv_bn("patch_embed.seq.2", first // 2, first, kernel)
     for index in range(size.depths[0]):
         block, hidden = f"layers.0.blocks.{index}", int(first * size.expand_ratio)
         keys |= conv_bn(f"{block}.conv1", first, hidden) | conv_bn(f"{block}.conv2", 1, hidden, 3)
@@ -58,7 +59,12 @@ def tiny_vit_manifest(size: TinyViTSize) -> Manifest:
         merge = f"layers.{stage}.downsample"
         keys |= conv_bn(f"{merge}.conv1", dim, out) | conv_bn(f"{merge}.conv2", 1, out, 3)
         keys |= conv_bn(f"{merge}.conv3", out, out)
-    return keys | affine("norm_head", dims[-1]) | neck(dims[-1], size.out_chans)
+    return keys | neck(dims[-1], size.out_chans)
+
+
+def classifier_manifest(size: TinyViTSize) -> Manifest:
+    """MobileSAM's file holds the classifier of its pretraining; LiteMedSAM's does not."""
+    return affine("norm_head", size.dims[-1]) | linear("head", size.dims[-1], 1000)
 
 
 def efficient_vit_manifest(size: EfficientViTSize) -> Manifest:
@@ -114,14 +120,15 @@ def sam_manifest(name: str) -> Manifest:
 
 
 def manifest(name: str) -> Manifest:
-    """The published file of an image encoder: SAM's, MobileSAM's or EfficientSAM's whole state."""
+    """The published file of an image encoder: the whole state of SAM or of one of its small relatives."""
     size = get_encoder_size(name)
     if isinstance(size, Backbone):
         return sam_manifest(name)
     if isinstance(size, EfficientViTSize):
         return efficient_sam_manifest(size)
     rest = {key: shape for key, shape in sam_manifest("vit_b").items() if not key.startswith("image_encoder.")}
-    return named("image_encoder", tiny_vit_manifest(size) | linear("head", size.dims[-1], 1000)) | rest
+    classifier = {} if name == "litemedsam" else classifier_manifest(size)
+    return named("image_encoder", tiny_vit_manifest(size) | classifier) | rest
 
 
 def state_of(shapes: Manifest) -> dict[str, Tensor]:

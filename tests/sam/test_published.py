@@ -8,15 +8,20 @@ from pathlib import Path
 import pytest
 import torch
 from helpers.conformance import FOLDER, efficient_vit_of, of_kind, read, tiny_vit_of
-from helpers.published_checkpoints import efficient_sam_manifest, manifest, state_of, tiny_vit_manifest
+from helpers.published_checkpoints import (
+    classifier_manifest,
+    efficient_sam_manifest,
+    manifest,
+    state_of,
+    tiny_vit_manifest,
+)
 from torch import nn
 
 from samkd.errors import BadInputError, IntegrityError, UsageError
 from samkd.sam.build import build_image_encoder
 from samkd.sam.checkpoints import NOTHING, load_published, match_published, read_state
-from samkd.sam.efficient_sam import EfficientMaskDecoder, EfficientPromptEncoder
 from samkd.sam.families import family, recognise
-from samkd.sam.mask_decoder import MaskDecoder
+from samkd.sam.mask_decoder import build_mask_decoder
 from samkd.sam.presets import (
     ENCODERS,
     Backbone,
@@ -27,7 +32,7 @@ from samkd.sam.presets import (
 )
 from samkd.sam.prompt_encoder import build_prompt_encoder
 
-PUBLISHED = ["vit_b", "vit_l", "vit_h", "mobile_vit_t", "efficient_vit_ti", "efficient_vit_s"]
+PUBLISHED = ["vit_b", "vit_l", "vit_h", "mobile_vit_t", "litemedsam", "efficient_vit_ti", "efficient_vit_s"]
 COUNTS = {
     "vit_b": "SAM vit_b",
     "vit_l": "SAM vit_l",
@@ -44,7 +49,10 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*copying from a non-meta parame
 def test_tiny_vit_manifest_is_the_authors(path: Path):
     vectors = read(path)
     found = {key: tuple(value.shape) for key, value in vectors.weights.items()}
-    assert tiny_vit_manifest(tiny_vit_of(vectors.sizes)) == found
+    size = tiny_vit_of(vectors.sizes)
+    classifier = {key: found[key] for key in found if key.startswith(("norm_head.", "head."))}
+    assert classifier.keys() <= classifier_manifest(size).keys()
+    assert tiny_vit_manifest(size) | classifier == found
 
 
 @pytest.mark.parametrize("path", of_kind("efficientsam"))
@@ -62,12 +70,8 @@ def whole_model(name: str, side: int = 1024) -> nn.ModuleDict:
     size = get_encoder_size(name)
     with torch.device("meta"):
         encoder = build_image_encoder(size, image_size=(side, side))
-        if isinstance(size, EfficientViTSize):
-            prompts = EfficientPromptEncoder(size.out_chans, image_size=encoder.image_size, grid=encoder.grid)
-            decoder = EfficientMaskDecoder(size.decoder, channels=256, masks=4, widths=size.upscaling)
-        else:
-            prompts = build_prompt_encoder(size, image_size=encoder.image_size)
-            decoder = MaskDecoder(size.decoder, channels=256, masks=4, stages=2)
+        prompts = build_prompt_encoder(size, image_size=encoder.image_size)
+        decoder = build_mask_decoder(size, masks=4, stages=2)
         return nn.ModuleDict({"image_encoder": encoder, "prompt_encoder": prompts, "mask_decoder": decoder})
 
 
@@ -75,7 +79,7 @@ def count(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
 
 
-@pytest.mark.parametrize("name", PUBLISHED)
+@pytest.mark.parametrize("name", COUNTS)
 def test_parameters(name: str):
     path = FOLDER / "parameter_counts.json"
     if not path.is_file():
@@ -161,6 +165,16 @@ def test_renamed_reshaped_and_missing_keys_are_named(tmp_path: Path, name: str):
     ("weights", "model", "message"),
     [
         ("mobile_vit_t", "vit_b", r"weights of MobileSAM \(mobile_vit_t\), the model is built on SAM \(vit_b\)"),
+        (
+            "litemedsam",
+            "mobile_vit_t",
+            r"of LiteMedSAM \(litemedsam\), .* on MobileSAM \(mobile_vit_t\)",
+        ),
+        (
+            "mobile_vit_t",
+            "litemedsam",
+            r"of MobileSAM \(mobile_vit_t\), .* on LiteMedSAM \(litemedsam\)",
+        ),
         ("vit_h", "mobile_vit_t", r"weights of SAM \(vit_h\), the model is built on MobileSAM \(mobile_vit_t\)"),
         ("vit_b", "efficient_vit_s", r"of SAM \(vit_b\), the model is built on EfficientSAM \(efficient_vit_s\)"),
         ("efficient_vit_ti", "efficient_vit_s", r"\(efficient_vit_ti\), .* on EfficientSAM \(efficient_vit_s\)"),
@@ -216,7 +230,7 @@ def test_every_encoder_is_recognised_and_keeps_the_contract(name: str):
     state = {f"image_encoder.{key}": value for key, value in encoder.state_dict().items()}
     assert recognise(state) == name
     whose = {Backbone: "SAM", TinyViTSize: "MobileSAM", EfficientViTSize: "EfficientSAM"}[type(size)]
-    assert family(state) == whose
+    assert family(state) == ("LiteMedSAM" if name == "litemedsam" else whose)
     with pytest.raises(UsageError, match=f"{name}: height and width must be multiples of {size.patch_size}"):
         build_image_encoder(name, image_size=(side, side + 1))
 

@@ -68,7 +68,7 @@ def test_two_graphs_take_any_prompt(size):
     with torch.no_grad():
         embedding = model.encode(image)
         empty = (embedding, points, labels, boxes)
-        encode, masks = map(compiled, encoder_and_decoder(model, patch=(3, 48, 64), in_channels=1))
+        encode, masks = map(compiled, encoder_and_decoder(model, patch=(3, 48, 64), in_channels=1, points=MAX_POINTS))
         some_points, some_labels = points.clone(), labels.clone()
         some_points[0, :2] = torch.tensor([[0.0, 20, 30], [2, 5, 9]])
         some_labels[0, :2] = torch.tensor([1, 0])

@@ -34,7 +34,7 @@ from samkd.training.run import Run
 from samkd.training.step import SupervisedStep
 from samkd.training.validation import grid_dice
 from samkd.volumes import Geometry, Plan
-from samkd.volumes.prompts import PatchPrompts
+from samkd.volumes.prompts import ClassPrompts, PatchPrompts
 
 
 def rng(seed=0) -> np.random.Generator:
@@ -115,9 +115,9 @@ def test_prompts_from_the_truth_are_the_deepest_voxel_and_the_tight_box():
     assert found.classes[1].points == ((6, 5, 4, 1),)  # i, j, k
     assert found.classes[2].points == ((15, 0, 0, 1),)
     boxes = prompts_from_truth("box", truth, labels=labels, spacing=(1, 1, 1))
-    assert boxes.classes[1].box == (3, 2, 1, 9, 8, 7)
+    assert boxes.classes[1].boxes == ((3, 2, 1, 9, 8, 7),)
     grid = Geometry(np.eye(4), truth.shape)
-    np.testing.assert_array_equal(boxes.onto(grid, scan=grid, classes=4).boxes[0], [1, 2, 3, 7, 8, 9])
+    np.testing.assert_array_equal(boxes.onto(grid, scan=grid, classes=4).boxes[0, 0], [1, 2, 3, 7, 8, 9])
 
 
 class Pointed(torch.nn.Module):
@@ -396,3 +396,12 @@ def test_the_deepest_voxel_of_a_volume_is_what_it_was():
 def test_a_mask_of_one_voxel_has_its_voxel():
     found = prompts_from_truth("point", np.ones((1, 1, 1), np.uint8), labels=[1], spacing=(1, 1, 1))
     assert found.classes[1].points == ((0, 0, 0, 1),)
+
+
+def test_a_user_who_knows_the_mask_boxes_every_slice_along_an_axis():
+    truth = np.zeros((4, 6, 8), np.uint8)
+    truth[1, 2:4, 3:6] = truth[2, 4, 7] = 1
+    spacing = (1.0, 1.0, 1.0)
+    along = [prompts_from_truth("boxes", truth, labels=(0, 1, 2), spacing=spacing, axis=axis) for axis in (0, 1)]
+    assert along[0].classes == {1: ClassPrompts(boxes=((3, 2, 1, 5, 3, 1), (7, 4, 2, 7, 4, 2)))}
+    assert along[1].classes[1].boxes == ((3, 2, 1, 5, 2, 1), (3, 3, 1, 5, 3, 1), (7, 4, 2, 7, 4, 2))

@@ -38,7 +38,7 @@ TAKES = ("point", "outside point")
 CLICKS = ScanPrompts(
     {1: ClassPrompts(((10.0, 12.0, 5.0, 1), (20.0, 8.0, 9.0, 0))), 2: ClassPrompts(((22, 15, 9, 1),))}, "voxel"
 )
-BOX = ScanPrompts({2: ClassPrompts(box=(8, 8, 4, 20, 20, 12))}, "voxel")
+BOX = ScanPrompts({2: ClassPrompts(boxes=((8, 8, 4, 20, 20, 12),))}, "voxel")
 
 
 @pytest.fixture(scope="module")

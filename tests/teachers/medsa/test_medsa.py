@@ -10,7 +10,7 @@ from helpers.teachers import MEDSA_BACKBONES, tiny_teacher
 from torch import Tensor, nn
 
 from samkd.errors import UsageError
-from samkd.sam.prompt_encoder import PromptEncoder
+from samkd.sam.prompt_encoder import SAMPromptEncoder
 from samkd.sam.prompt_tensors import Prompts
 from samkd.teachers.medsa.adapters import PromptAdapter
 
@@ -131,7 +131,7 @@ def test_hyp_adpt_sees_the_prompt_inside_the_decoder():
 def test_prompts_in_a_volume_become_tokens_of_its_slices():
     model = tiny_teacher("medsa", patch=(5, 64, 64))
     encoder = model.prompt_encoder
-    assert isinstance(encoder, PromptEncoder)
+    assert isinstance(encoder, SAMPromptEncoder)
     points, labels = torch.tensor([[[2.0, 10.0, 20.0]]]), torch.tensor([[1]])
     tokens = model.slice_prompts(encoder, points, labels, None, 5)
     assert tokens.shape == (5, 2, 128)
@@ -227,3 +227,16 @@ def test_wrong_prompts():
     seven = Prompts(many.points.repeat(1, 1, 2, 1), many.labels.repeat(1, 1, 2), many.boxes)
     with pytest.raises(UsageError, match=r"class 2 has 8 points and a box.*hold 6 points"):
         tiny_teacher("medsa", backbone="efficient_vit_ti")(image, seven)
+
+
+def test_litemedsam_is_a_backbone():
+    """Its tokens are 4 pixels wide, so the decoder ends at the image's own size."""
+    torch.manual_seed(0)
+    model = tiny_teacher("medsa", backbone="litemedsam", patch=(2, 32, 24)).eval()
+    assert model.image_encoder.grid == (8, 6)
+    image = torch.randn(1, 1, 2, 32, 24)
+    with torch.no_grad():
+        automatic = model(image)
+        boxed = model(image, prompts(boxes=[(0, 1, (0, 4, 5, 1, 20, 19.0))]))
+    assert automatic.shape == boxed.shape == (1, 4, 2, 32, 24)
+    assert torch.equal(boxed[:, [0, 1, 3]], automatic[:, [0, 1, 3]]) and not torch.equal(boxed[:, 2], automatic[:, 2])
