@@ -27,9 +27,12 @@ class TrainingCost:
 
 @dataclass(frozen=True, kw_only=True)
 class RunMetrics(TrainingCost):
-    """The cost of a run, how good it was on validation, and its scores on whole test scans (None without any)."""
+    """The cost of a run, how good it was on validation, and its scores on whole test scans.
 
-    validation: BestValidation
+    `validation` is None for a published model as it is, `test` where there are no test scans.
+    """
+
+    validation: BestValidation | None
     test: CaseScores | None
 
     def to_json(self) -> dict[str, Any]:
@@ -40,6 +43,6 @@ class RunMetrics(TrainingCost):
         """Read what to_json gave. Raises KeyError, TypeError and AttributeError for anything else."""
         return cls(
             **asdict(flat_record(TrainingCost, values)),
-            validation=flat_record(BestValidation, values["validation"]),
+            validation=None if values["validation"] is None else flat_record(BestValidation, values["validation"]),
             test=None if values["test"] is None else CaseScores.from_json(values["test"]),
         )

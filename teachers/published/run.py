@@ -5,6 +5,7 @@ from pathlib import Path
 from ...errors import UsageError
 from ...training.checkpoint import save_weights
 from ...training.job import TrainingJob
+from ...training.metrics import RunMetrics
 from ...training.run import Run
 from ...training.trainer import load_pretrained, report_pretrained
 from ...volumes.files import file_digest
@@ -29,6 +30,14 @@ def record_published(job: TrainingJob, *, runs: Path, run: Path | None = None) -
     folder.write_json("splits.json", job.split.names())
     save_weights(network, folder.weights, pretrained=file_digest(job.pretrained))
     parameters = sum(parameter.numel() for parameter in network.parameters())
-    metrics = {"steps": 0, "seconds": 0.0, "skipped_steps": 0, "parameters": parameters, "trained_parameters": 0}
-    folder.write_json("metrics.json", metrics | {"validation": None, "test": None})
+    metrics = RunMetrics(
+        steps=0,
+        seconds=0.0,
+        skipped_steps=0,
+        parameters=parameters,
+        trained_parameters=0,
+        validation=None,
+        test=None,
+    )
+    folder.write_json("metrics.json", metrics.to_json())
     return folder

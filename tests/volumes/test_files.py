@@ -157,5 +157,5 @@ def test_a_temporary_folder_is_private_and_what_a_killed_process_left_there_is_c
             assert folder.exists() and other != folder
     assert names(tmp_path) == []
     monkeypatch.setattr(files.tempfile, "tempdir", str(tmp_path / "nowhere"))
-    with pytest.raises(OutputError, match="no folder can be made here"), temporary_folder():
+    with pytest.raises(OutputError, match="no folder for temporary files can be made here"), temporary_folder():
         pass
