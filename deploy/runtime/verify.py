@@ -10,9 +10,8 @@ from ...volumes.io.nifti import read_labels, read_scan
 from ...volumes.prompts import ClassPrompts, ScanPrompts
 from .manifest_rules import EXPECTED, SAMPLE
 from .package import Package, warn_unchecked
-from .private_copy import unnamed
+from .private_copy import listed, unnamed
 
-_LISTED = 5  # names of files that are no part of the package
 SAMPLE_DICE = 0.999  # other CPUs add in another order, so single voxels on an edge may fall the other way
 
 
@@ -25,8 +24,7 @@ def verify_package(package: Package) -> Iterator[str]:
     warn_unchecked(package)
     yield f"files: all {len(package.manifest.files)} are what was packed"
     if names := unnamed(package.path, package.manifest):
-        more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
-        yield f"not part of the package, and not used: {', '.join(names[:_LISTED])}{more}"
+        yield f"not part of the package, and not used: {listed(names)}"
     yield verify_sample(package)
 
 
