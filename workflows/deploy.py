@@ -11,6 +11,7 @@ from ..configs.schema import Config
 from ..deploy.acceptance.candidates import AcceptanceCriteria, Prompted, ValidationCase
 from ..deploy.export.base import Precision
 from ..deploy.export.registry import require_precision, target_named
+from ..deploy.package.destination import require_replaceable
 from ..deploy.package.signing import Signer
 from ..deploy.pipeline import PackageRequest, TrainedStudent, deploy_student
 from ..deploy.runtime.manifest import Description
@@ -46,12 +47,14 @@ def deploy(
 ) -> Path:
     """Pack a run for a device and return the package folder; it is judged on the run's validation cases.
 
-    Raises UsageError for an unknown target or precision, BadInputError for a key that cannot sign, and GateRefusedError
-    when the converted model lost too much.
+    Raises UsageError for an unknown target or precision, BadInputError for a key that cannot sign, OutputError when
+    something else than a package lies where this one goes, and GateRefusedError when the converted model lost too much.
     """
     config = config_for(None, run, overrides)
     settings = config.deployment
-    _refuse_early(target, settings.precision, sign)
+    name = f"{run.path.name.removeprefix('distill-')}-{target}-{settings.precision}"
+    destination = out or runs / "packages" / name
+    _refuse_early(target, settings.precision, sign, destination)
 
     dataset = open_dataset(config, data or Path(run.config.data), runs=runs)
     split = DataSplit.of(dataset, validation=config.validation, seed=config.seed)
@@ -69,10 +72,9 @@ def deploy(
         description=Description(dataset.name, config.description, tuple(dataset.channels)),
     )
     criteria = _criteria(run, network, split, config, prompt_kinds=prompt_kinds)
-    name = f"{run.path.name.removeprefix('distill-')}-{target}-{settings.precision}"
     with temporary_folder() as scratch:
         request = PackageRequest(
-            destination=out or runs / "packages" / name,
+            destination=destination,
             target=target,
             precision=settings.precision,
             sample=as_nifti(split.validation[0].image, Path(scratch), channels=len(dataset.channels)),
@@ -81,11 +83,12 @@ def deploy(
         return deploy_student(student, criteria, request)
 
 
-def _refuse_early(target: str, precision: str, sign: Path | None) -> None:
-    """Raise what is wrong with the options before the long pass through torch."""
+def _refuse_early(target: str, precision: str, sign: Path | None, destination: Path) -> None:
+    """Raise what is wrong with the options, or in the package's way, before the long pass through torch."""
     if sign is not None:
         Signer.of(sign)
     require_precision(target_named(target), Precision(precision))
+    require_replaceable(destination)
 
 
 def _calibration(run: Run, split: DataSplit, config: Config, *, cache: Path) -> list[np.ndarray]:

@@ -8,6 +8,7 @@ import numpy as np
 
 from ..configs.load import load_config
 from ..configs.schema import Config
+from ..deploy.runtime.package import warn_unchecked
 from ..deploy.runtime.quality import scan_flags
 from ..errors import BadInputError, UsageError, about
 from ..evaluation.records import CaseScores
@@ -61,6 +62,7 @@ def evaluate(
             raise UsageError(f"{model}: a folder of masks takes neither prompts nor --weights nor --trust")
         segment: Segment = partial(_read_mask, model)
     else:
+        warn_unchecked(loaded)
         dataset = _with_classes_of(loaded, dataset, config)
         if prompt_from_truth:
             loaded.accept(frozenset({prompt_from_truth.removesuffix("es")}))

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..deploy.runtime.manifest import Manifest
 from ..errors import UsageError
 from ..volumes.pipeline import Model
 
@@ -35,6 +36,18 @@ def load_model(path: Path, *, base: Path | None = None, trust: Path | None = Non
     if trust is not None:
         raise UsageError(f"{path}: only packages are signed; leave --trust out")
     return load_run(path, base=base, threads=threads)
+
+
+def checked_manifest(package: Path, *, trust: Path | None = None, threads: int | None = None) -> Manifest:
+    """The manifest of a package that opens, for a verb that runs it elsewhere; says on stderr what nobody checked.
+
+    Raises what deploy.runtime.package.Package.open raises.
+    """
+    from ..deploy.runtime.package import Package, warn_unchecked
+
+    opened = Package.open(package, trust=trust, threads=threads)
+    warn_unchecked(opened)
+    return opened.manifest
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 
 from ..deploy.runtime.manifest import Manifest
-from ..deploy.runtime.package import Package
 from ..distill.networks import load_network
 from ..errors import BadInputError
 from ..evaluation.html_report import write_report
@@ -25,6 +24,7 @@ from ..volumes.io.scans import as_nifti
 from ..volumes.pipeline import segment
 from .data import config_for, labelled_test, open_dataset
 from .device import on_device
+from .models import checked_manifest
 
 PICTURED_CASES = 3
 
@@ -56,7 +56,7 @@ def report(
     runs that the package comes from are not in `runs`.
     """
     package = package or newest_package(runs)
-    manifest = Package.open(package, trust=trust).manifest
+    manifest = checked_manifest(package, trust=trust)
     student = Run.read(_origin(package, manifest, runs))
     stages = _runs_before(student, runs)
     dataset = open_dataset(config_for(None, student, []), data or Path(student.config.data), runs=runs)

@@ -6,7 +6,6 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from ...errors import OutputError
 from ...volumes.files import atomic_folder, atomic_path, make_folder
 from ..runtime.integrity import check_names, digest, render, sha256
 from ..runtime.manifest import MANIFEST, FileEntry, Manifest
@@ -14,6 +13,7 @@ from ..runtime.manifest_rules import check_values
 from ..runtime.signature import SIGNATURE
 from .bundle_metadata import METADATA, bundle_metadata
 from .card import model_card
+from .destination import require_replaceable, zip_beside
 from .sbom import bill_of_materials
 from .signing import Signer
 from .zipping import write_runtime, write_zip
@@ -24,14 +24,12 @@ def draft(destination: Path) -> Iterator[Path]:
     """Yield a folder beside `destination` to fill; then it becomes `destination`, and its zip is written beside.
 
     When the block fails both vanish. A package that is already there is replaced. Raises OutputError when something
-    else is, and for any OSError on the way.
+    else is, as destination.require_replaceable says, and for any OSError on the way.
     """
-    if destination.exists() and not (destination / MANIFEST).is_file() and any(_children(destination)):
-        raise OutputError(f"{destination}: exists and is no package. Name another folder, or remove it.")
+    require_replaceable(destination)
     make_folder(destination.parent)
-    zipped = destination.with_name(f"{destination.name}.zip")
     # The package takes its place first, then its zip: the managers end in that order.
-    with atomic_path(zipped) as archive, atomic_folder(destination, replace=True) as folder:
+    with atomic_path(zip_beside(destination)) as archive, atomic_folder(destination, replace=True) as folder:
         yield folder
         files = sorted(path for path in folder.rglob("*") if path.is_file())
         write_zip(archive, {path.relative_to(folder).as_posix(): path for path in files})
@@ -72,7 +70,3 @@ def finish(
     (folder / MANIFEST).write_bytes(raw)
     if signer is not None:
         (folder / SIGNATURE).write_bytes(signer.signature(raw))
-
-
-def _children(path: Path) -> Iterator[Path]:
-    return path.iterdir() if path.is_dir() else iter([path])

@@ -9,7 +9,7 @@ from ...errors import UsageError
 from ...volumes.files import make_folder
 from ...volumes.io.scans import find_scans, group_channels, mask_paths
 from ...volumes.prompt_parsing import Request
-from .package import Package
+from .package import Package, warn_unchecked
 from .predict import PredictOptions, predict
 from .prompt import answers
 from .verify import verify_package
@@ -83,6 +83,7 @@ def _predict(options: argparse.Namespace) -> int:
 def _prompt(options: argparse.Namespace) -> int:
     found = find_scans([options.scan])
     package = _open(options)
+    warn_unchecked(package)
     scans = group_channels(found, channels=package.in_channels)
     if len(scans) > 1:
         raise UsageError(f"{options.scan}: {len(scans)} scans, but prompts belong to one")

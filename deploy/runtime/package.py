@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import weakref
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from .manifest import Manifest
 from .private_copy import copy_verified
 from .promptable import Promptable, Session
 
+SHOWN = 16  # digits of a key that a warning shows
 AT_ONCE = 2  # patches in the engine: one computes, the other waits while the one before is averaged and resampled
 
 
@@ -28,6 +30,7 @@ class Package(Model):
     folder: Path  # where the files lie that were checked
     manifest: Manifest
     engine: Engine | Promptable
+    trusted: bool = False  # whether it was checked that the owner of a key signed it
 
     @classmethod
     def open(cls, path: str | Path, *, threads: int | None = None, trust: Path | None = None) -> Package:
@@ -43,14 +46,24 @@ class Package(Model):
             folder = stack.enter_context(temporary_folder())
             manifest = copy_verified(path, folder, trust=trust)
             check_sample(folder, manifest, source=path)
-            package = cls.of(folder, manifest, threads=threads, path=path)
+            package = cls.of(folder, manifest, threads=threads, path=path, trusted=trust is not None)
             # The engine, unlike the package, is shared by the copy that `faster` makes.
             weakref.finalize(package.engine, stack.pop_all().close)
         return package
 
     @classmethod
-    def of(cls, folder: Path, manifest: Manifest, *, threads: int | None = None, path: Path | None = None) -> Package:
-        """The package of a folder whose files are known to be right; `path` is what the user calls it."""
+    def of(
+        cls,
+        folder: Path,
+        manifest: Manifest,
+        *,
+        threads: int | None = None,
+        path: Path | None = None,
+        trusted: bool = False,
+    ) -> Package:
+        """The package of a folder whose files are known to be right; `path` is what the user calls it, `trusted`
+        whether its signature was checked.
+        """
         prompts = manifest.prompts
         named = path or folder
 
@@ -77,6 +90,7 @@ class Package(Model):
             folder=folder,
             manifest=manifest,
             engine=engine,
+            trusted=trusted,
         )
 
     def facts(self) -> dict[str, Any]:
@@ -84,6 +98,8 @@ class Package(Model):
         return {
             "package": self.manifest.name,
             "digest": self.manifest.digest,
+            "signed_by": self.manifest.signer,
+            "trusted": self.trusted,
             "engine": self.engine.version,
             "threads": self.engine.threads,
             "precision": self.manifest.precision,
@@ -96,6 +112,21 @@ class Package(Model):
         """For one prompt after another on a scan; only of a package that takes prompts."""
         assert isinstance(self.engine, Promptable)
         return Session(self.engine, self.plan, preprocessed, source, num_classes=len(self.class_names))
+
+
+def warn_unchecked(model: Model) -> None:
+    """Say on stderr that nobody checked whose package this is; nothing of a trusted package or of a run.
+
+    Each verb that uses a package calls this once. One line.
+    """
+    if not isinstance(model, Package) or model.trusted:
+        return
+    signer = model.manifest.signer
+    if signer is None:
+        warning = "is not signed: anyone could have changed it"
+    else:
+        warning = f"is signed by {signer[:SHOWN]}, which was not checked; give --trust PUBKEY"
+    print(f"warning: {model.path} {warning}", file=sys.stderr, flush=True)
 
 
 def _model(folder: Path, name: str) -> Path:

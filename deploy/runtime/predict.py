@@ -33,6 +33,7 @@ from ...volumes.prompt_parsing import Request
 from ...volumes.prompts import ScanPrompts
 from .clock import Clock
 from .memory import Budget
+from .package import warn_unchecked
 from .quality import scan_flags
 from .report import run_report, volumes_ml
 
@@ -63,6 +64,7 @@ def predict(options: PredictOptions, open_model: Callable[[], Model]) -> int:
     found = find_scans(options.scans)
     started = time.perf_counter()
     model = open_model()
+    warn_unchecked(model)
     if options.fast:
         model = model.faster()
     seconds_load = time.perf_counter() - started

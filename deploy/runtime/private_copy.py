@@ -11,7 +11,7 @@ import stat
 import struct
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, Protocol
@@ -22,6 +22,7 @@ from .manifest import MANIFEST, Manifest
 from .signature import LENGTH, SIGNATURE
 
 _CHUNK = 1 << 20
+_LISTED = 5  # names of files that are no part of a package
 _NOT_FOLLOWED = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
 
 
@@ -34,9 +35,7 @@ def copy_verified(path: Path, folder: Path, *, trust: Path | None = None) -> Man
     packed, and what signature.require_signature raises.
     """
     with _opened(path) as files:
-        raw = _whole(files, MANIFEST, MAX_MANIFEST)
-        signature = _whole(files, SIGNATURE, LENGTH) if files.has(SIGNATURE) else None
-        values = read_manifest(raw, path, signature=signature, trust=trust)
+        values = _sealed_values(files, path, trust=trust)
         declared: dict[str, dict[str, Any]] = values["files"]
         files.require(declared)
         needed, free = sum(entry["bytes"] for entry in declared.values()), shutil.disk_usage(folder).free
@@ -52,6 +51,22 @@ def copy_verified(path: Path, folder: Path, *, trust: Path | None = None) -> Man
     return Manifest.from_json(values, source=path)
 
 
+def read_sealed(path: Path) -> Manifest:
+    """The manifest of a package, a folder or its zip, as it was written; of its files none is checked.
+
+    Raises BadInputError when there is no package, IntegrityError for a manifest that was changed.
+    """
+    with _opened(path) as files:
+        values = _sealed_values(files, path)
+    return Manifest.from_json(values, source=path)
+
+
+def _sealed_values(files: _Files, path: Path, *, trust: Path | None = None) -> dict[str, Any]:
+    raw = _whole(files, MANIFEST, MAX_MANIFEST)
+    signature = _whole(files, SIGNATURE, LENGTH) if files.has(SIGNATURE) else None
+    return read_manifest(raw, path, signature=signature, trust=trust)
+
+
 def unnamed(folder: Path, manifest: Manifest) -> list[str]:
     """What lies in a package's folder, and in those of its folders that the manifest names, and is no part of it.
 
@@ -63,6 +78,12 @@ def unnamed(folder: Path, manifest: Manifest) -> list[str]:
     own = {MANIFEST, SIGNATURE, *manifest.files, *parents}
     names = [path.relative_to(folder).as_posix() for parent in parents for path in folder.glob(f"{parent}/*")]
     return sorted(name if name.isprintable() else ascii(name) for name in names if name not in own)
+
+
+def listed(names: Sequence[str]) -> str:
+    """The first of these names, and how many there are beside them."""
+    more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
+    return f"{', '.join(names[:_LISTED])}{more}"
 
 
 class _Files(Protocol):

@@ -9,22 +9,22 @@ from ...volumes.geometry import Volume
 from ...volumes.io.nifti import read_labels, read_scan
 from ...volumes.prompts import ClassPrompts, ScanPrompts
 from .manifest_rules import EXPECTED, SAMPLE
-from .package import Package
-from .private_copy import unnamed
+from .package import Package, warn_unchecked
+from .private_copy import listed, unnamed
 
-_LISTED = 5  # names of files that are no part of the package
 SAMPLE_DICE = 0.999  # other CPUs add in another order, so single voxels on an edge may fall the other way
 
 
 def verify_package(package: Package) -> Iterator[str]:
-    """What `verify` says of an opened package, line by line; the last one takes as long as segmenting the sample.
+    """What `verify` says of an opened package, line by line; the last one takes as long as segmenting the sample. What
+    nobody checked is said on stderr.
 
     Raises IntegrityError as verify_sample does.
     """
+    warn_unchecked(package)
     yield f"files: all {len(package.manifest.files)} are what was packed"
     if names := unnamed(package.path, package.manifest):
-        more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
-        yield f"not part of the package, and not used: {', '.join(names[:_LISTED])}{more}"
+        yield f"not part of the package, and not used: {listed(names)}"
     yield verify_sample(package)
 
 

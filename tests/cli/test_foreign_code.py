@@ -90,6 +90,7 @@ def test_samkd_never_runs_what_a_package_holds(planted, verb, zipped):
     done = run_cli(*verb.split(), *words, cwd=folder, in_process=True)
     assert done.exit_code == 0, done.text
     assert not marker.exists()
+    assert done.stderr.splitlines().count(f"warning: {package} is not signed: anyone could have changed it") == 1
 
 
 @pytest.mark.slow
@@ -98,8 +99,11 @@ def test_the_runtime_never_runs_what_a_package_holds(planted, verb, monkeypatch,
     folder, marker = planted
     monkeypatch.chdir(folder)
     code = main([verb, *RUNTIME[verb].split(), "--package", "runs/packages/student"])
-    assert code == (2 if verb == "prompt" else 0), capsys.readouterr().err  # this student takes no prompts
+    err = capsys.readouterr().err
+    assert code == (2 if verb == "prompt" else 0), err  # this student takes no prompts
     assert not marker.exists()
+    warning = "warning: runs/packages/student is not signed: anyone could have changed it"
+    assert err.splitlines().count(warning) == (0 if verb == "info" else 1)
 
 
 @pytest.mark.parametrize("verb", ["report", "bench packages"])

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from ...deploy.runtime.manifest import Manifest
-from ...deploy.runtime.package import Package
 from ...volumes.datasets.phantom.generate import make_case
 from ...volumes.files import temporary_folder
 from ...volumes.io.nifti import write_scan
 from ..device import on_device
+from ..models import checked_manifest
 
 STAGES = ("load", "read", "preprocess", "network", "postprocess", "save")
 
@@ -33,8 +33,8 @@ def bench_packages(
     done, with `trust`, a public key (PEM), their signatures, too. Raises what deploy.runtime.package.Package.open,
     workflows.device.on_device and training.run.Run.read raise.
     """
-    opened = {package: Package.open(package, threads=threads, trust=trust).manifest for package in packages}
-    origins = [run for package, manifest in opened.items() for run in _origin(package, manifest)]
+    manifests = {package: checked_manifest(package, threads=threads, trust=trust) for package in packages}
+    origins = [run for package, manifest in manifests.items() for run in _origin(package, manifest)]
     runs = [torch] if torch else list(dict.fromkeys(origins))
     with temporary_folder() as scratch:
         scan = Path(scratch) / "scan.nii.gz"

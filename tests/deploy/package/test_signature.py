@@ -10,6 +10,7 @@ from samkd.deploy.runtime.__main__ import main
 from samkd.deploy.runtime.integrity import digest, render
 from samkd.deploy.runtime.package import Package
 from samkd.errors import BadInputError, IntegrityError, MissingExtraError
+from samkd.volumes.io.nifti import write_scan
 
 pytest.importorskip("cryptography", reason="samkd[sign] is not installed")
 from cryptography.hazmat.primitives import serialization
@@ -144,6 +145,20 @@ def test_keys_that_cannot_be_used(job, levels, tmp_path, signed, key):
     }.items():
         with pytest.raises(BadInputError, match=match):
             Package.open(signed, trust=path)
+
+
+def test_a_signature_that_nobody_checked_is_said_and_one_that_was_is_not(signed, key, scan, tmp_path, capsys):
+    write_scan(tmp_path / "scan.nii.gz", scan(3))
+    arguments = [str(tmp_path / "scan.nii.gz"), "-o", str(tmp_path / "mask.nii.gz"), "--package", str(signed)]
+    arguments += ["--threads", "1", "--report", str(tmp_path / "report.json")]
+    warning = f"warning: {signed} is signed by {signed_by(key)[:16]}, which was not checked; give --trust PUBKEY\n"
+    for trust, told in (([], warning), (["--trust", str(key.with_suffix(".pub"))], "")):
+        assert main(["predict", *arguments, *trust]) == 0
+        assert capsys.readouterr().err == told
+        report = json.loads((tmp_path / "report.json").read_text())
+        assert report["signed_by"] == signed_by(key) and report["trusted"] is bool(trust)
+    Package.open(signed, threads=1)
+    assert capsys.readouterr().err == ""
 
 
 def test_runtime_trusts_and_says_what_is_missing(signed, key, stranger, capsys, monkeypatch):

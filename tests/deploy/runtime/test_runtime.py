@@ -56,6 +56,10 @@ def run(python, package, *arguments, cwd, home=None):
     return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=environment, check=False)
 
 
+def unsigned(package):
+    return f"warning: {package} is not signed: anyone could have changed it"
+
+
 def test_device_needs_no_torch_and_gives_the_same_masks(device, built, scans, tmp_path):
     home = tmp_path / "home"
     home.mkdir()
@@ -65,7 +69,7 @@ def test_device_needs_no_torch_and_gives_the_same_masks(device, built, scans, tm
     scan, mask = scans / "p11.nii.gz", tmp_path / "mask.nii.gz"
     done = run(device, built, "predict", scan, "-o", mask, "--threads", "1", cwd=tmp_path, home=home)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.strip() == str(mask) and done.stderr == ""
+    assert done.stdout.strip() == str(mask) and done.stderr == f"{unsigned(built)}\n"
     labels, geometry = read_labels(mask)
     volume = read_scan(scan)
     assert geometry.same_grid(volume.geometry, tolerance_mm=1e-6)
@@ -82,7 +86,9 @@ def test_device_segments_a_folder_with_a_report(device, built, scans, tmp_path):
     out, report = tmp_path / "masks", tmp_path / "report.json"
     done = run(device, built, "predict", scans, "-o", out, "--report", report, "--threads", 1, cwd=tmp_path)
     assert done.returncode == 3
-    assert done.stderr.startswith("error: ") and done.stderr.count("broken.nii.gz") == 2
+    warning, *errors = done.stderr.splitlines()
+    assert warning == unsigned(built)
+    assert errors[0].startswith("error: ") and done.stderr.count("broken.nii.gz") == 2
     assert sorted(path.name for path in out.iterdir()) == ["p11.nii.gz", "p12.nii.gz"]
     content = json.loads(report.read_text())
     assert [Path(scan["scan"]).name for scan in content["scans"]] == ["p11.nii.gz", "p12.nii.gz"]
@@ -92,6 +98,7 @@ def test_device_segments_a_folder_with_a_report(device, built, scans, tmp_path):
     assert (
         20 < content["peak_memory_mb"] < 1000 and 0 < content["seconds_per_scan"] < 60 and content["seconds_load"] > 0
     )
+    assert content["signed_by"] is None and content["trusted"] is False
     first = content["scans"][0]
     assert set(first["seconds"]) == {"read", "preprocess", "network", "postprocess", "save"}
     assert all(value > 0 for value in first["seconds"].values())

@@ -49,7 +49,7 @@ def test_the_memory_that_was_allowed_is_enough_and_is_kept(built, large, tmp_pat
     limit = free["peak_memory_mb"]
     done, _ = predicted(built, large, tmp_path / "small.nii", "--ram", "150M")
     assert done.returncode in (2, 3) and not (tmp_path / "small.nii").exists()
-    assert "--ram" in done.stderr and "MB" in done.stderr and done.stderr.count("\n") == 1
+    assert "--ram" in done.stderr and "MB" in done.stderr and done.stderr.count("error: ") == 1
     allowed = int(limit * 1.15)
     done, kept = predicted(built, large, tmp_path / "kept.nii", "--ram", f"{allowed}M", "--largest-component")
     assert done.returncode == 0, done.stderr
@@ -133,7 +133,7 @@ def test_a_scan_too_large_for_its_cgroup_is_refused_where_the_kernel_would_kill(
     )
     command = [sys.executable, "-c", program, small_cgroup, "predict", scan, "-o", tmp_path / "mask.nii"]
     done = subprocess.run([*map(str, command), "--package", str(built)], capture_output=True, text=True, check=False)
-    assert done.returncode == 3 and done.stderr.count("\n") == 1, done.stderr
+    assert done.returncode == 3 and done.stderr.count("error: ") == 1, done.stderr
     assert not (tmp_path / "mask.nii").exists()
 
 
