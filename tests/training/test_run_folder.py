@@ -261,6 +261,7 @@ def test_metrics_are_read_and_written_byte_for_byte(tmp_path):
     run = Run.create(tmp_path / "run", run_config())
     run.write_text("metrics.json", METRICS)
     metrics = run.metrics()
+    assert metrics.validation is not None
     assert (metrics.steps, metrics.trained_parameters, metrics.validation.step) == (200, 600, 150)
     assert metrics.test is not None and metrics.test.cases["case_1"][1].dice is None
     assert metrics.test.summary.dice_by_class() == {"liver": 0.75, "spleen": None, "mean": 0.75}
