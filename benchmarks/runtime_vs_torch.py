@@ -173,7 +173,7 @@ def main() -> None:
         faster, smaller = theirs["seconds"] / ours["seconds"], theirs["peak_mb"] / ours["peak_mb"]
         print(f"ours: {ours['seconds']:.2f} s, {ours['peak_mb']:.0f} MB; torch and MONAI: {theirs['seconds']:.2f} s, "
               f"{theirs['peak_mb']:.0f} MB: {faster:.1f} times as fast, 1/{smaller:.1f} of the memory")  # fmt: skip
-        agreement = dice(masks["ours"], masks["monai"], Run.read(options.run).labels)
+        agreement = dice(masks["ours"], masks["monai"], Run.read(options.run).class_names)
         print("Dice of the two masks: " + ", ".join(f"{name} {value:.3f}" for name, value in agreement.items()))
 
 

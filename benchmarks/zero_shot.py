@@ -101,7 +101,7 @@ class Remembered:
 
 def segment(run: Run, infer: Callable[..., Any], volume: Volume, shown: list[ScanPrompts]) -> np.ndarray:
     """Labels [D, H, W] from the mean of the probabilities that each of the prompts gives."""
-    prepared, classes = preprocess(volume, run.plan), len(run.labels)
+    prepared, classes = preprocess(volume, run.plan), len(run.class_names)
     placed = [prompts.onto(prepared.geometry, scan=volume.geometry, classes=classes) for prompts in shown]
 
     def answers(window: Window, _: GridPrompts | None):

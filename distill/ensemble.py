@@ -107,9 +107,9 @@ def read_teacher(text: str) -> tuple[Run, float]:
 def check_teachers(runs: Sequence[Run], dataset: Dataset) -> None:
     """Raises BadInputError for teachers that know other classes or channels than the dataset."""
     for run in runs:
-        if run.labels != dataset.labels:
+        if run.class_names != dataset.labels:
             raise BadInputError(
-                f"{run.path}: this teacher knows {run.labels}, the dataset declares {dataset.labels}; "
+                f"{run.path}: this teacher knows {run.class_names}, the dataset declares {dataset.labels}; "
                 f"teacher and student must have the same classes"
             )
         if len(run.config.channels) != len(dataset.channels):

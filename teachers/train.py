@@ -120,11 +120,11 @@ def _first_run(path: Path, spec: NetworkSpec, pretrained: PublishedFile | None) 
 
 def _continue_from(first: Run, network: TeacherNetwork, class_names: dict[int, str]) -> None:
     """Fill the network from the best weights of ``first``, and say which layers another set of classes leaves."""
-    if first.labels == class_names:
+    if first.class_names == class_names:
         load_weights(network, first.weights)
         return
     anew = load_shared(network, first.weights)
-    learned = ", ".join(first.labels.values())
+    learned = ", ".join(first.class_names.values())
     console.print(
         f"{first.path}: its classes are {learned}; of its layers, {', '.join(anew) or 'none'} start anew here"
     )

@@ -58,7 +58,7 @@ class TrainingJob:
             network=self.network,
             objective=self.objective,
             plan=self.plan,
-            labels=dict(dataset.labels),
+            class_names=dict(dataset.labels),
             channels=tuple(dataset.channels),
             training=self.settings.model_dump(mode="json"),
             seed=self.config.seed,

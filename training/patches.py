@@ -110,8 +110,8 @@ class PatchBatches(Dataset):
         """First voxel of the patch: around a labelled voxel or anywhere, inside the scan where the scan is larger."""
         shape, patch = np.asarray(case.shape), np.asarray(self.patch)
         room = shape - patch
-        if case.anchors and rng.random() < self.foreground:
-            voxels = case.anchors[rng.choice(list(case.anchors))]
+        if case.class_locations and rng.random() < self.foreground:
+            voxels = case.class_locations[rng.choice(list(case.class_locations))]
             start = voxels[rng.integers(len(voxels))] - patch // 2
         else:
             start = rng.integers(0, np.maximum(room, 0) + 1)

@@ -39,7 +39,7 @@ class PreparedCase:
     image: np.ndarray
     labels: np.ndarray | None
     spacing: tuple[float, float, float]
-    anchors: dict[int, np.ndarray]  # class -> [N, 3] voxel indices
+    class_locations: dict[int, np.ndarray]  # class -> [N, 3] voxel indices
     floor: float  # lowest prepared intensity: what lies around the scan
     soft_targets: Targets | None = None
     scan: str = ""  # the same for cases that are masks of one scan, byte by byte; "": a scan of its own
@@ -51,8 +51,10 @@ class PreparedCase:
 
     def with_soft_targets(self, targets: Targets) -> "PreparedCase":
         """Patches of a case without a mask are then centred on what its teacher found."""
-        anchors = _anchors(np.asarray(targets).argmax(0)) if self.labels is None else self.anchors
-        return replace(self, soft_targets=targets, anchors=anchors)
+        class_locations = (
+            _class_locations(np.asarray(targets).argmax(0)) if self.labels is None else self.class_locations
+        )
+        return replace(self, soft_targets=targets, class_locations=class_locations)
 
 
 def few_labels(dataset: Dataset, count: int, *, seed: int) -> Dataset:
@@ -98,9 +100,9 @@ def prepare_case(case: Case, dataset: Dataset, plan: Plan, cache: Path) -> Prepa
     found = read_arrays(folder, stem, parts)
     image, labels = found["image"], found.get("labels")
     geometry = Geometry(affine=np.array(found["affine"]), shape=image.shape[1:])
-    anchors = {} if labels is None else _anchors(labels)
+    class_locations = {} if labels is None else _class_locations(labels)
     floor, scan = float(image.min()), scan_digest(case)
-    return PreparedCase(case.name, image, labels, geometry.spacing, anchors, floor, scan=scan)
+    return PreparedCase(case.name, image, labels, geometry.spacing, class_locations, floor, scan=scan)
 
 
 def prepare_cases(
@@ -114,7 +116,7 @@ def prepare_cases(
     return prepared
 
 
-def _anchors(labels: np.ndarray) -> dict[int, np.ndarray]:
+def _class_locations(labels: np.ndarray) -> dict[int, np.ndarray]:
     rng = np.random.default_rng(0)
     found = {}
     for value in np.unique(labels):

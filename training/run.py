@@ -69,8 +69,8 @@ class Run:
         return self.config.plan
 
     @property
-    def labels(self) -> dict[int, str]:
-        return self.config.labels
+    def class_names(self) -> dict[int, str]:
+        return self.config.class_names
 
     @property
     def weights(self) -> Path:
@@ -182,7 +182,7 @@ def newest_run(root: Path, stage: str, *, config: str | None = None) -> Run:
 
 def control_of(student: Run, root: Path) -> Run | None:
     """The finished lambda = 1 run with the student's network, plan, cases, seed, budget and start, if there is one."""
-    decisive = attrgetter("network", "plan", "cases", "seed", "training", "labels", "objective.pretrained")
+    decisive = attrgetter("network", "plan", "cases", "seed", "training", "class_names", "objective.pretrained")
     for run in finished_runs(root, "control"):
         if decisive(run.config) == decisive(student.config):
             return run

@@ -212,7 +212,7 @@ class CaseNames:
 class RunConfig:
     """The resolved configuration of one run: all that decides its result, and where its data lies.
 
-    ``stage`` is one of STAGES. ``labels`` are the class names by value, ``training`` the config section of that name.
+    ``stage`` is one of STAGES. ``class_names`` are by value, ``training`` the config section of that name.
     ``data`` and ``pretrained_path`` are where dataset and published checkpoint lay, ``user_config`` is the whole
     configuration file for later stages: these three are no part of the hash.
     """
@@ -221,7 +221,7 @@ class RunConfig:
     network: NetworkSpec
     objective: Objective
     plan: Plan
-    labels: dict[int, str]
+    class_names: dict[int, str]
     channels: tuple[str, ...]
     training: dict[str, Any]
     seed: int
@@ -259,7 +259,7 @@ class RunConfig:
             "network": network,
             "objective": objective,
             "plan": self.plan.to_dict(),
-            "labels": {str(value): name for value, name in self.labels.items()},
+            "labels": {str(value): name for value, name in self.class_names.items()},
             "channels": self.channels,
             "training": self.training,
             "seed": self.seed,
@@ -296,7 +296,7 @@ class RunConfig:
                 network=NetworkSpec.from_dict(values["network"]),
                 objective=Objective.from_dict(values["objective"]),
                 plan=Plan.from_dict(values["plan"]),
-                labels={int(value): name for value, name in values["labels"].items()},
+                class_names={int(value): name for value, name in values["labels"].items()},
                 channels=tuple(values["channels"]),
                 training=values.get("training", {}),
                 seed=values["seed"],
@@ -317,9 +317,9 @@ class RunConfig:
         """Raises BadInputError for values that cannot be a run's; ``channels`` are those that config.yaml lists."""
         network, path = self.network, self.pretrained_path
         expect(self.stage in STAGES, "stage", self.stage, f"one of {STAGES}")
-        names = [self.labels.get(value) for value in range(network.num_classes)]
-        classes = len(names) == len(self.labels) and all(isinstance(name, str) for name in names)
-        expect(classes, "labels", self.labels, f"the names of the classes 0 to {network.num_classes - 1}")
+        names = [self.class_names.get(value) for value in range(network.num_classes)]
+        classes = len(names) == len(self.class_names) and all(isinstance(name, str) for name in names)
+        expect(classes, "labels", self.class_names, f"the names of the classes 0 to {network.num_classes - 1}")
         count = _are_names(channels) and len(channels) == network.in_channels
         expect(count, "channels", channels, f"a list of {network.in_channels} name(s)")
         expect(_is_mapping(self.training), "training", self.training, "a mapping")

@@ -15,7 +15,7 @@ def check_taught_classes(cases: Sequence[PreparedCase], *, labels: Mapping[int, 
 
     Raises BadInputError, naming the dataset's folder `root`, when all of these masks are empty.
     """
-    held = {label for case in cases for label in case.anchors}
+    held = {label for case in cases for label in case.class_locations}
     absent = [name for label, name in labels.items() if label and label not in held]
     if cases and not held:
         raise BadInputError(

@@ -77,7 +77,7 @@ def _train(
     fabric = fabric_for(devices, job.settings.precision)
     fabric.launch()
     labelled, unlabelled, validation = prepare(job, cache=cache)
-    check_taught_classes(labelled, labels=run.labels, root=job.split.dataset.root)
+    check_taught_classes(labelled, labels=run.class_names, root=job.split.dataset.root)
     batches = PatchBatches(
         labelled,
         patch=job.plan.patch,
@@ -94,7 +94,9 @@ def _train(
         network,
         step,
         batches=batches,
-        validate=lambda model: grid_dice(model, validation, plan=job.plan, class_names=run.labels, prompts=prompts),
+        validate=lambda model: grid_dice(
+            model, validation, plan=job.plan, class_names=run.class_names, prompts=prompts
+        ),
         settings=job.settings,
         run=run,
         fabric=fabric,

@@ -63,7 +63,7 @@ def deploy(
     student = TrainedStudent(
         network=network,
         plan=run.plan,
-        class_names=run.labels,
+        class_names=run.class_names,
         in_channels=len(run.config.channels),
         calibration=_calibration(run, split, config, cache=runs / "cache"),
         prompt_kinds=prompt_kinds,
@@ -124,7 +124,7 @@ def _criteria(
         return _prompted_criteria(run, network, split, config)
     kind = "box" if "box" in prompt_kinds else "point"
     infer = make_predictor(network)
-    plan, num_classes = run.plan, len(run.labels)
+    plan, num_classes = run.plan, len(run.class_names)
     cases, prompts, prompted_masks = [], [], []
     with Bar("validation scans, torch", len(split.validation)) as bar:
         for case in split.validation:
@@ -135,7 +135,7 @@ def _criteria(
             if prompt_kinds:
                 grid = volume.geometry
                 prompts.append(
-                    prompts_from_truth(kind, truth, labels=run.labels, spacing=grid.spacing, frames=grid.frames)
+                    prompts_from_truth(kind, truth, labels=run.class_names, spacing=grid.spacing, frames=grid.frames)
                 )
                 prompted_masks.append(segment(volume, plan, infer, num_classes=num_classes, prompts=prompts[-1]))
             bar.advance(case.name)
@@ -154,8 +154,8 @@ def _prompted_criteria(run: Run, network: torch.nn.Module, split: DataSplit, con
         for case in split.validation:
             volume, truth = read_labelled_case(case, split.dataset)
             axis, spacing = slice_axis(run.plan, volume.geometry), volume.geometry.spacing
-            prompts = prompts_from_truth("boxes", truth, labels=run.labels, spacing=spacing, axis=axis)
-            mask = segment(volume, run.plan, infer, num_classes=len(run.labels), prompts=prompts)
+            prompts = prompts_from_truth("boxes", truth, labels=run.class_names, spacing=spacing, axis=axis)
+            mask = segment(volume, run.plan, infer, num_classes=len(run.class_names), prompts=prompts)
             cases.append(ValidationCase(case.name, volume, truth, mask, prompts))
             bar.advance(case.name)
     settings = config.deployment

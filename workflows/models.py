@@ -88,7 +88,7 @@ def load_run(path: Path, *, base: Path | None = None, threads: int | None = None
     return RunModel(
         path=path,
         plan=run.plan,
-        class_names=run.labels,
+        class_names=run.class_names,
         in_channels=len(run.config.channels),
         infer=make_predictor(network),
         channel_names=tuple(run.config.channels),

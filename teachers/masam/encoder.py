@@ -13,7 +13,7 @@ from .adapters import Adapter3D, FacT, SharedFactors
 Placement = Literal["before", "after", "both"]
 
 
-class AdaptedBlock(Block):
+class StackBlock(Block):
     """SAM's block with FacT in its attention and a 3-D adapter before the attention, after it, or both."""
 
     def __init__(

@@ -17,7 +17,7 @@ from ...sam.prompt_tensors import Prompts
 from ..base import TeacherNetwork
 from .adapters import SharedFactors
 from .decoder import Decoding, build_decoder, fused_blocks
-from .encoder import AdaptedBlock, Placement, StackEncoder
+from .encoder import Placement, StackBlock, StackEncoder
 
 # The authors' state-dict keys -> ours, for `sam.checkpoints.canonical_state`.
 AUTHORS_KEYS = (
@@ -145,7 +145,7 @@ def build_masam(
     size = get_backbone(backbone)
     factors = SharedFactors(size.dim, rank)
     make_block = partial(
-        AdaptedBlock,
+        StackBlock,
         factors=factors,
         adapters=adapters,
         adapter_channels=adapter_channels or size.adapter_channels,

@@ -51,7 +51,7 @@ def scan_of(place: Path) -> Path:
 
 def test_the_run_holds_no_weights_and_is_finished(place: Path):
     run = Run.read(place / "runs" / "sam")
-    assert run.finished and run.labels == {0: "background", 1: "object"}
+    assert run.finished and run.class_names == {0: "background", 1: "object"}
     assert run.metrics().trained_parameters == 0
     assert run.weights.stat().st_size < 0.1 * (place / "sam.pth").stat().st_size
     again = verb("teach", "--teacher", "published", "--weights", place / "sam.pth", "--runs", place / "runs", "--run",

@@ -159,8 +159,8 @@ def test_a_case_without_a_mask_gets_its_patches_where_the_teacher_sees_organs(tm
     made = fill(dataset, tmp_path / "cache")
     case = next(case for case in made if case.labels is None)
     found = np.asarray(case.soft_targets).argmax(0)
-    assert set(case.anchors) == set(np.unique(found)) - {0}
-    for value, voxels in case.anchors.items():
+    assert set(case.class_locations) == set(np.unique(found)) - {0}
+    for value, voxels in case.class_locations.items():
         assert (found[tuple(voxels.T)] == value).all()
 
 

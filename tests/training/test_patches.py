@@ -18,8 +18,8 @@ def case(shape=(12, 20, 24), teacher=False) -> PreparedCase:
     probabilities = None
     if teacher:
         probabilities = np.stack([255 * (labels == 0), 255 * (labels == 1)]).astype(np.uint8)
-    anchors = {1: np.argwhere(labels == 1)}
-    return PreparedCase("a", position[None], labels, (1.0, 1.0, 1.0), anchors, 0.0, probabilities)
+    class_locations = {1: np.argwhere(labels == 1)}
+    return PreparedCase("a", position[None], labels, (1.0, 1.0, 1.0), class_locations, 0.0, probabilities)
 
 
 def batches(cases, **changes) -> PatchBatches:
@@ -94,8 +94,8 @@ def organs(scan: str, count: int) -> list[PreparedCase]:
     for number in range(count):
         labels = np.zeros(whole.shape, np.uint8)
         labels[4:8, 8:12, 4 * number : 4 * number + 4] = 1
-        anchors = {1: np.argwhere(labels)}
-        cases.append(replace(whole, name=f"{scan}_{number}", labels=labels, anchors=anchors, scan=scan))
+        class_locations = {1: np.argwhere(labels)}
+        cases.append(replace(whole, name=f"{scan}_{number}", labels=labels, class_locations=class_locations, scan=scan))
     return cases
 
 
