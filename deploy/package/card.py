@@ -16,7 +16,7 @@ GPU, PyTorch or network connection is needed.
 _LIMITS = """## Limits
 
 - Every voxel gets one of the classes above, whatever the scan shows: a scan of another body part or another modality \
-is segmented without a warning.
+is segmented all the same, with a warning where its values or its modality are unlike the training data's.
 - int8 was measured on one kind of CPU. Run `verify` on each machine it is used on.
 - The sample is one scan of the dataset, voxels and geometry only. Whoever passes the package on passes it on.
 """

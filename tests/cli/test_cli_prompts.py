@@ -192,7 +192,7 @@ def test_scores_with_prompts_from_the_truth_say_so(painter, data, tmp_path):
     assert without["prompts_from_truth"] is None
     assert without["summary"]["mean"]["dice"] == 0 < 0.3 < scores["summary"]["mean"]["dice"]
     done = run_cli("evaluate", painter, "--data", data, "--prompt-from-truth", "guess", in_process=True)
-    assert done.exit_code == 2 and "choose point or box" in done.output
+    assert done.exit_code == 2 and "choose point, box or boxes" in done.output
 
 
 TINY = {
