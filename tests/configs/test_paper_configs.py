@@ -103,7 +103,7 @@ def test_its_networks_exist_at_full_size(name: str):
     build_student(student.name, patch=student.plan.patch, **shared, **student.options)
 
 
-@pytest.mark.parametrize("name", sorted(LAID_OUT))
+@pytest.mark.parametrize("name", sorted(LAID_OUT.keys() - {"phantom-published"}))  # which trains nothing
 def test_two_steps_of_its_teacher_and_its_student(name: str, tmp_path: Path):
     config = small(name)
     lay_out = LAID_OUT[name]

@@ -57,7 +57,8 @@ def test_a_named_student_learns_a_phantom_patch(name: str):
     model = build_student(name, in_channels=1, num_classes=7, patch=plan.patch)
     with torch.no_grad():
         before = dice(model(image), truth)
-    learn(model, 40, 1e-3, lambda step: (image, None, truth))
+    steps = 80 if name == "litemedsam" else 40  # its tokens of 4 pixels are 4 times as many
+    learn(model, steps, 1e-3, lambda step: (image, None, truth))
     with torch.no_grad():
         after = dice(model(image), truth)
     assert before < 0.2 and after > 0.5, (before, after)
