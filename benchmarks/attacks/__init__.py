@@ -1,0 +1,1 @@
+"""What `benchmarks/attack.py` does to samkd, a module for each kind of attack."""
