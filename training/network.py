@@ -10,7 +10,8 @@ class Network(Protocol):
     """A torch module for patches: image ``[B, C, *patch]``, and prompts, to logits ``[B, K, *patch]``.
 
     Background is class 0. ``prompt_kinds`` are those of volumes.prompts.KINDS; it is empty for a network that takes no
-    prompts, whose ``prompts`` are then always None. Every network segments without prompts.
+    prompts, whose ``prompts`` are then always None. Every network segments without
+    prompts, but a published model as it is, which then finds nothing.
     """
 
     in_channels: int

@@ -14,6 +14,7 @@ from ...sam.base import INVALID, Encoder, PromptEncoder
 from ...sam.build import build_image_encoder
 from ...sam.channels import to_three
 from ...sam.checkpoints import LoadReport, load_published
+from ...sam.image_shape import require_image
 from ...sam.mask_decoder import AnyMaskDecoder, build_mask_decoder, decode
 from ...sam.presets import EncoderSize, get_encoder_size
 from ...sam.prompt_encoder import build_prompt_encoder
@@ -85,13 +86,7 @@ class SmallSAM(nn.Module):
 
         UsageError for another shape.
         """
-        expected = (self.in_channels, *self.patch[1:])
-        if image.ndim != 5 or (image.shape[1], *image.shape[3:]) != expected:
-            channels, height, width = expected
-            raise UsageError(
-                f"this student got an image of shape {tuple(image.shape)}, "
-                f"expected [B, {channels}, D, {height}, {width}]"
-            )
+        require_image(image, network="this student", channels=self.in_channels, patch=self.patch)
         depth = image.shape[2]
         if self.slices == "channels":
             before = torch.cat([image[:, :, :1], image[:, :, :-1]], dim=2)

@@ -10,6 +10,7 @@ from torch.nn.functional import interpolate
 from ...errors import UsageError
 from ...sam.base import BOTTOM_RIGHT, INVALID, TOP_LEFT, PromptEncoder
 from ...sam.channels import to_three
+from ...sam.image_shape import require_image
 from ...sam.mask_decoder import MaskDecoder, decode
 from ...sam.presets import Backbone, get_backbone
 from ...sam.prompt_encoder import build_prompt_encoder
@@ -71,12 +72,7 @@ class MASAM(TeacherNetwork):
 
     def forward(self, image: Tensor, prompts: Prompts | None = None) -> Tensor:
         """image [B, C, D, H, W] -> logits [B, K, D, H, W]. UsageError for another C, H or W, or other prompts."""
-        expected = (self.in_channels, *self.patch[1:])
-        if image.ndim != 5 or (image.shape[1], *image.shape[3:]) != expected:
-            channels, height, width = expected
-            raise UsageError(
-                f"MA-SAM got an image of shape {tuple(image.shape)}, expected [B, {channels}, D, {height}, {width}]"
-            )
+        require_image(image, network="MA-SAM", channels=self.in_channels, patch=self.patch)
         depth = image.shape[2]
         if prompts is not None:
             prompts.check("MA-SAM", cases=len(image), classes=self.num_classes)

@@ -12,6 +12,7 @@ from ...errors import UsageError
 from ...sam.base import Encoder, PromptEncoder
 from ...sam.channels import to_three
 from ...sam.checkpoints import LoadReport, canonical_state, read_state
+from ...sam.image_shape import require_image
 from ...sam.mask_decoder import AnyMaskDecoder, decode
 from ...sam.presets import EncoderSize, get_encoder_size
 from ...sam.prompt_encoder import build_prompt_encoder
@@ -66,12 +67,7 @@ class MedSA(TeacherNetwork):
 
     def forward(self, image: Tensor, prompts: Prompts | None = None) -> Tensor:
         """image [B, C, D, H, W], any D -> logits [B, K, D, H, W]. UsageError for another shape of either."""
-        expected = (self.in_channels, *self.patch[1:])
-        if image.ndim != 5 or (image.shape[1], *image.shape[3:]) != expected:
-            channels, height, width = expected
-            raise UsageError(
-                f"medsa got an image of shape {tuple(image.shape)}, expected [B, {channels}, D, {height}, {width}]"
-            )
+        require_image(image, network="medsa", channels=self.in_channels, patch=self.patch)
         batch, depth = image.shape[0], image.shape[2]
         groups = self._groups(prompts, batch)
         slices = self.to_three(image.transpose(1, 2).flatten(0, 1)).expand(-1, 3, -1, -1)

@@ -11,6 +11,7 @@ from ...errors import UsageError
 from ...sam.base import BOTTOM_RIGHT, INVALID, TOP_LEFT, Encoder, PromptEncoder
 from ...sam.build import build_image_encoder
 from ...sam.checkpoints import NOTHING, LoadReport, load_published
+from ...sam.image_shape import require_image
 from ...sam.mask_decoder import AnyMaskDecoder, build_mask_decoder, decode
 from ...sam.presets import EfficientViTSize, EncoderSize, get_encoder_size
 from ...sam.prompt_encoder import build_prompt_encoder
@@ -84,13 +85,7 @@ class PublishedSAM(TeacherNetwork):
 
     def encode(self, image: Tensor) -> Tensor:
         """image [B, C, D, H, W] -> embedding [B, E, D, h, w]. UsageError for another shape."""
-        expected = (self.in_channels, *self.patch[1:])
-        if image.ndim != 5 or (image.shape[1], *image.shape[3:]) != expected:
-            channels, height, width = expected
-            raise UsageError(
-                f"this published model got an image of shape {tuple(image.shape)}, "
-                f"expected [B, {channels}, D, {height}, {width}]"
-            )
+        require_image(image, network="this published model", channels=self.in_channels, patch=self.patch)
         slices = image.transpose(1, 2).flatten(0, 1).expand(-1, 3, -1, -1)
         if self.convention != "medsam":
             mean, std = (slices.new_tensor(values)[:, None, None] for values in (PIXEL_MEAN, PIXEL_STD))

@@ -6,8 +6,8 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from ...errors import UsageError
 from ...sam.checkpoints import LoadReport, load_published
+from ...sam.image_shape import require_image
 from ..base import TeacherNetwork
 from ..freezing import adapter_names
 from .decoder import AggregationDecoder
@@ -56,9 +56,7 @@ class Teacher3D(TeacherNetwork):
 
     def encode(self, image: Tensor) -> list[Tensor]:
         """image [B, C, D, H, W] -> the encoder's four features, shallow to deep. UsageError for another shape."""
-        if image.ndim != 5 or tuple(image.shape[1:]) != (self.in_channels, *self.patch):
-            expected = ", ".join(map(str, (self.in_channels, *self.patch)))
-            raise UsageError(f"{self.title} got an image of shape {tuple(image.shape)}, expected [B, {expected}]")
+        require_image(image, network=self.title, channels=self.in_channels, patch=self.patch, any_depth=False)
         return self.image_encoder(image)
 
     def freeze_base(self) -> None:
