@@ -10,8 +10,8 @@ STRANGE: tuple[Any, ...] = (
 )
 
 
-def mutated(data: bytes, rng: random.Random) -> bytes:
-    """Bits flipped, bytes overwritten, cut out, doubled or inserted, or the end cut off."""
+def mutated(data: bytes, rng: random.Random, *, least: int = 0) -> bytes:
+    """Bits flipped, bytes overwritten, cut out, doubled or inserted, or the end cut off, behind `least` bytes."""
     damaged = bytearray(data)
     for _ in range(rng.choice((1, 1, 1, 2, 5))):
         if not damaged:
@@ -27,8 +27,8 @@ def mutated(data: bytes, rng: random.Random) -> bytes:
             damaged[at:at] = damaged[at : at + size]
         elif kind == 4:
             damaged[at:at] = rng.choice((bytes(size), b"\xff" * size))
-        else:
-            del damaged[at:]
+        elif at:
+            del damaged[max(at, least) :]
     return bytes(damaged)
 
 

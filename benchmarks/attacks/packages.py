@@ -86,7 +86,8 @@ def zipped(material: Material, work: Path, *, count: int, seed: int) -> Tally:
 
 def executing(material: Material, work: Path) -> Tally:
     """A package whose own runtime, and whose neighbours by the names of modules, are programs: none may run."""
-    from samkd.deploy.runtime.integrity import digest, render, sha256
+    from samkd.deploy.runtime.integrity import digest, render
+    from samkd.volumes.files import file_digest
 
     tally = Tally("package: code in it")
     package = copied(material.package, work / "package")
@@ -99,7 +100,7 @@ def executing(material: Material, work: Path) -> Tally:
     for name in ("numpy.py", "sitecustomize.py", "nibabel.py", "openvino.py"):
         (package / name).write_text(program)
     manifest = json.loads((package / "manifest.json").read_bytes())
-    manifest["files"]["runtime.pyz"] = {"bytes": archive.stat().st_size, "sha256": sha256(archive)}
+    manifest["files"]["runtime.pyz"] = {"bytes": archive.stat().st_size, "sha256": file_digest(archive)}
     (package / "manifest.json").write_bytes(render({**manifest, "digest": digest(manifest)}))
     verbs = {
         "verify": ("verify", package),

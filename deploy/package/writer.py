@@ -6,8 +6,8 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from ...volumes.files import atomic_folder, atomic_path, make_folder
-from ..runtime.integrity import check_names, digest, render, sha256
+from ...volumes.files import atomic_folder, atomic_path, file_digest, make_folder
+from ..runtime.integrity import check_names, digest, render
 from ..runtime.manifest import MANIFEST, FileEntry, Manifest
 from ..runtime.manifest_rules import check_values
 from ..runtime.signature import SIGNATURE
@@ -51,7 +51,7 @@ def finish(
     """
     if signer is not None:
         manifest = replace(manifest, signer=signer.public)
-    model = {path.name: sha256(path) for path in sorted(folder.glob("model.*"))}
+    model = {path.name: file_digest(path) for path in sorted(folder.glob("model.*"))}
     bill = bill_of_materials(manifest.name, samkd=manifest.samkd, model=model, libraries=libraries)
     pins = [f"{device_names.get(name, name)}=={manifest.versions[name]}" for name in libraries]
     (folder / "MODEL_CARD.md").write_text(model_card(manifest), encoding="utf-8")
@@ -63,7 +63,7 @@ def finish(
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     names = {path.relative_to(folder).as_posix(): path for path in files}
     check_names(list(names), folder)
-    entries = {name: FileEntry(path.stat().st_size, sha256(path)) for name, path in names.items()}
+    entries = {name: FileEntry(path.stat().st_size, file_digest(path)) for name, path in names.items()}
     manifest = replace(manifest, files=entries)
     check_values(manifest.to_json(), source=folder)
     raw = render(replace(manifest, digest=digest(manifest.to_json())).to_json())

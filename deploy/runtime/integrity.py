@@ -28,11 +28,6 @@ def digest(manifest: dict[str, Any]) -> str:
     return hashlib.sha256(render({key: value for key, value in manifest.items() if key != "digest"})).hexdigest()
 
 
-def sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def read_manifest(
     raw: bytes, source: Path, *, signature: bytes | None = None, trust: Path | None = None
 ) -> dict[str, Any]:

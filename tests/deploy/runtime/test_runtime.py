@@ -151,13 +151,14 @@ def test_tampered_package_is_exit_4_and_writes_no_mask(package, scans, tmp_path,
 
 
 def reseal_expected(package, change):
-    from samkd.deploy.runtime.integrity import digest, render, sha256
+    from samkd.deploy.runtime.integrity import digest, render
+    from samkd.volumes.files import file_digest
 
     path = package / "sample/expected.nii.gz"
     labels, geometry = read_labels(path)
     write_labels(path, change(labels), geometry, like=package / "sample/scan.nii.gz")
     manifest = json.loads((package / "manifest.json").read_text())
-    manifest["files"]["sample/expected.nii.gz"] = {"bytes": path.stat().st_size, "sha256": sha256(path)}
+    manifest["files"]["sample/expected.nii.gz"] = {"bytes": path.stat().st_size, "sha256": file_digest(path)}
     (package / "manifest.json").write_bytes(render({**manifest, "digest": digest(manifest)}))
 
 
