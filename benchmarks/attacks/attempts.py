@@ -4,11 +4,11 @@ The parent has imported what the verbs import, so that a child is there in milli
 that no thread is lost in the fork.
 """
 
+import fcntl
 import os
 import resource
 import signal
 import sys
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 SECONDS = 20.0  # a refusal that takes longer counts as a hang
+_PIPE = 1 << 20  # bytes that a child may write
 KILLED = -int(signal.SIGKILL)
 CLEAR = (0, 2, 3, 4, 5, 6)  # the exit codes that samkd promises
 
@@ -107,18 +108,21 @@ def child(
 ) -> Outcome:
     """Run a function in a child; `kill_after` seconds it is killed, and no file may grow beyond `file_bytes`."""
     started = time.perf_counter()
-    with tempfile.TemporaryFile() as output:
-        process = os.fork()
-        if process == 0:
-            _be_child(run, output.fileno(), file_bytes, threads)
-        limit = seconds if kill_after is None else kill_after
-        status = _waited(process, limit)
-        hung = status is None
-        if status is None:
-            os.kill(process, signal.SIGKILL)
-            _, status = os.waitpid(process, 0)
-        output.seek(0)
-        text = output.read().decode(errors="replace")
+    reading, writing = os.pipe()  # not a file, which `file_bytes` would limit, too
+    fcntl.fcntl(writing, fcntl.F_SETPIPE_SZ, _PIPE)
+    process = os.fork()
+    if process == 0:
+        _be_child(run, writing, file_bytes, threads)
+    os.close(writing)
+    limit = seconds if kill_after is None else kill_after
+    status = _waited(process, limit)
+    hung = status is None
+    if status is None:
+        os.kill(process, signal.SIGKILL)
+        _, status = os.waitpid(process, 0)
+    os.set_blocking(reading, False)  # a child of the child may still hold the other end
+    with os.fdopen(reading, "rb") as output:
+        text = (output.read(_PIPE) or b"").decode(errors="replace")
     code = os.waitstatus_to_exitcode(status)
     return Outcome(code, text, time.perf_counter() - started, hung=hung and kill_after is None)
 

@@ -100,6 +100,8 @@ def full_disks(material: Material, work: Path, *, levels: int, seed: int) -> Tal
             limit = int(10 ** rng.uniform(1.5, 7))
             outcome = command(target, file_bytes=limit)
             judge(tally, outcome, f"{name}, files up to {limit} bytes")
+            if outcome.code == 0:
+                continue
             again = command(target)
             if again.code != 0:
                 tally.add("lost", f"{name}, with room again: {again.output.strip()[-200:]}")
