@@ -7,7 +7,7 @@ from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 if TYPE_CHECKING:
     from ..deploy.runtime.manifest import Manifest
@@ -251,7 +251,8 @@ def print_runs(rows: "Sequence[RunSummary]", *, root: Path) -> None:
     if not rows:
         print(f"{root}: holds no run; `samkd teach` makes one")
         return
-    table = Table("run", "network", "state", "Dice", "MB", "from", "into")
+    columns = ("run", "network", "state", "Dice", "MB", "from", "into")
+    table = Table(*(Column(name, overflow="fold") for name in columns))  # a name that is cut cannot be copied
     for row in rows:
         steps = f"{row.step} steps" if row.steps in (None, row.step) else f"{row.step} of {row.steps} steps"
         dice = row.validation_dice if row.test_dice is None else row.test_dice
