@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from .plan_schema import PlanSettings, Strict
+from .teacher_options import check_options
 
 
 class Augmentation(Strict):
@@ -123,7 +124,7 @@ class TeacherConfig(Strict):
     backbone: str = "vit_tiny_p8"
     """The size of the image encoder, one of those that `samkd info` lists."""
     options: dict[str, Any] = Field(default={})
-    """Options of this architecture's own builder, for example `adapter: code` of autosam."""
+    """Options of this architecture, for example `adapter: code` of autosam; each teacher's own table lists them."""
     hold_encoder: bool = False
     """If true, a teacher that starts from a run keeps its image encoder; only prompt encoder and mask decoder learn."""
     prompts: PromptTraining = PromptTraining()
@@ -132,6 +133,11 @@ class TeacherConfig(Strict):
     """How a raw scan becomes its input."""
     training: Training
     """Its budget and optimiser."""
+
+    @model_validator(mode="after")
+    def options_fit_the_teacher(self):
+        check_options(self.name, self.options)
+        return self
 
 
 class Distillation(Strict):

@@ -1,8 +1,9 @@
 """Medical SAM Adapter (Wu et al. 2025, arXiv 2304.12620), built as in the paper on SAM's own blocks."""
 
 from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -20,10 +21,12 @@ from ...sam.prompt_tensors import Prompts
 from ...sam.slice_prompts import SlicePrompts
 from ...volumes.prompts import KINDS
 from ..base import TeacherNetwork
-from .adapters import Combination, Conditioning, check_choice
+from ..freezing import freeze
+from .adapters import Combination, Conditioning, Places, check_choice
 from .decoder import adapted_decoder
 from .encoder import adapted_encoder, lora_encoder
 
+ClassTokens = Literal["trained", "frozen"]
 CLASS_PARTS = ("mask_decoder.mask_tokens.", "mask_decoder.output_hypernetworks_mlps.")
 
 
@@ -37,7 +40,7 @@ class MedSA(TeacherNetwork):
 
     One input channel is repeated to SAM's three, other numbers go through a learned 1 x 1 convolution. `freeze_base`
     leaves the adapters trainable, the code of prompts on other slices, and the class tokens with their hypernetworks;
-    SAM is frozen, its prompt encoder too.
+    SAM is frozen, its prompt encoder too. With `class_tokens` "frozen" the adapters alone learn, as in the paper.
     """
 
     prompt_kinds = KINDS
@@ -53,8 +56,10 @@ class MedSA(TeacherNetwork):
         along_depth: bool,
         in_channels: int,
         patch: tuple[int, int, int],
+        class_tokens: ClassTokens = "trained",
     ) -> None:
         super().__init__()
+        self.class_tokens = class_tokens
         self.image_encoder = image_encoder
         self.prompt_encoder = prompt_encoder
         self.slice_prompts = slice_prompts
@@ -84,6 +89,15 @@ class MedSA(TeacherNetwork):
         full = interpolate(low.flatten(0, 1), tuple(self.patch[1:]), mode="bilinear", align_corners=False)
         full = full.unflatten(0, (batch, -1))
         return torch.cat([torch.zeros_like(full[:, :1]), full], dim=1)
+
+    def freeze_to_adapters(self) -> None:
+        """Freeze all but the adapters, and what belongs to the classes unless that is frozen, too."""
+        super().freeze_to_adapters()
+        if self.class_tokens == "frozen":
+            frozen = (*CLASS_PARTS, "slice_prompts.")
+            learning = {name for name, parameter in self.named_parameters() if parameter.requires_grad}
+            self.saved_frozen = frozenset(name for name in learning if name.startswith(frozen))
+            freeze(self, keep=learning - self.saved_frozen)
 
     def _groups(self, prompts: Prompts | None, batch: int) -> list[list[tuple[int, int]]]:
         """The (case, class) pairs that have a prompt; those of one group have as many points and all or none a box."""
@@ -165,16 +179,24 @@ def build_medsa(
     scale: float = 0.05,
     sd_trans: Combination | None = None,
     conditioning: Conditioning = "hyper",
+    hyper_width: int | None = None,
+    adapters: Places = "both",
+    layers: Sequence[int] | None = None,
+    class_tokens: ClassTokens = "trained",
     zero_init: bool = True,
     checkpointing: bool = False,
 ) -> MedSA:
     """Med-SA for a patch (D, H, W) of 1 or 3 channels and `num_classes` classes, background included.
 
     `rank` is that of all adapters, `scale` the paper's s of those parallel to an MLP. `sd_trans` says how space and
-    depth come together: "add" (the default), "concatenate", "cross" (attention), or "none" for slices on their own.
-    `conditioning` is how the decoder's first adapter knows the prompt: "hyper" (HyP-Adpt), "add" or "concatenate".
-    `adapter="lora"` is a control: LoRA in the image encoder instead of its adapters, and no depth branch, which would
-    have no adapter to enter by.
+    depth come together: "add" (the default: both enter the adapter), "add_output" (the paper's: depth is added to the
+    attention's output), "concatenate", "concatenate_halves" (without parameters), "cross" (attention), or "none" for
+    slices on their own. `conditioning` is how the decoder's first adapter knows the prompt: "hyper" (HyP-Adpt), "add",
+    "concatenate", or "none". `hyper_width` is the fixed length of HyP-Adpt's inner embeddings (the paper's Table 7a
+    grows as with 64); without it is the rank. The encoder's `adapters` are behind the attention, parallel to the MLP
+    ("mlp") or both, in all blocks or in `layers` first to last, counted from 1. `class_tokens` are "trained" along, or
+    "frozen" at SAM's first mask. `adapter="lora"` is a control: LoRA in the image encoder instead of its adapters, and
+    no depth branch, which would have no adapter to enter by.
 
     UsageError: other channels, no foreground class, an unknown choice, a rank below 1, or a height or width that the
     backbone's token size does not divide.
@@ -185,25 +207,60 @@ def build_medsa(
         raise UsageError(f"medsa got num_classes={num_classes}: give at least 2, the background and a foreground class")
     if rank < 1:
         raise UsageError(f"medsa's option rank is {rank}: give 1 or more; the paper's is 64")
-    check_choice("adapter", adapter, ("bottleneck", "lora"))
-    if adapter == "lora" and sd_trans not in (None, "none"):
+    check_choice("class_tokens", class_tokens, get_args(ClassTokens))
+    if hyper_width is not None and (hyper_width < 1 or conditioning != "hyper"):
         raise UsageError(
-            f"medsa with adapter='lora' has no adapter by which the depth branch {sd_trans!r} could enter: "
-            "leave sd_trans out, or use adapter='bottleneck'"
+            f"medsa's option hyper_width is {hyper_width} with conditioning={conditioning!r}: give 1 or more, with "
+            "conditioning='hyper'"
         )
-    combination: Combination = sd_trans or ("add" if adapter == "bottleneck" else "none")
+    combination = _combination(sd_trans, adapter=adapter, adapters=adapters, layers=layers)
     size = get_encoder_size(backbone)
     image_size = (patch[1], patch[2])
     shared: dict[str, Any] = {"rank": rank, "zero_init": zero_init}
     encoder: dict[str, Any] = {"image_size": image_size, "checkpointing": checkpointing, **shared}
+    if adapter == "lora":
+        image_encoder = lora_encoder(size, **encoder)
+    else:
+        blocks = (layers[0], layers[1]) if layers else None
+        image_encoder = adapted_encoder(
+            size, scale=scale, combination=combination, places=adapters, layers=blocks, **encoder
+        )
     return MedSA(
-        image_encoder=lora_encoder(size, **encoder)
-        if adapter == "lora"
-        else adapted_encoder(size, scale=scale, combination=combination, **encoder),
+        image_encoder=image_encoder,
         prompt_encoder=build_prompt_encoder(size, image_size=image_size),
         slice_prompts=SlicePrompts(size.out_chans),
-        mask_decoder=adapted_decoder(size, masks=num_classes - 1, scale=scale, conditioning=conditioning, **shared),
+        mask_decoder=adapted_decoder(
+            size,
+            masks=num_classes - 1,
+            scale=scale,
+            conditioning=conditioning,
+            hyper_width=hyper_width,
+            **shared,
+        ),
         along_depth=combination != "none",
         in_channels=in_channels,
         patch=patch,
+        class_tokens=class_tokens,
     )
+
+
+def _combination(
+    sd_trans: Combination | None, *, adapter: str, adapters: Places, layers: Sequence[int] | None
+) -> Combination:
+    """How space and depth come together. UsageError for choices that leave the depth branch no place to enter by."""
+    check_choice("adapter", adapter, ("bottleneck", "lora"))
+    check_choice("adapters", adapters, get_args(Places))
+    if layers is not None and len(layers) != 2:
+        raise UsageError(f"medsa's option layers is {list(layers)}: give the first and the last block")
+    lora = adapter == "lora"
+    if lora and (adapters != "both" or layers is not None):
+        raise UsageError("medsa with adapter='lora' has no other adapters: leave the options adapters and layers out")
+    enters = not lora and adapters != "mlp"
+    if not enters and sd_trans not in (None, "none") and (lora or sd_trans != "add_output"):
+        choice = f"adapter={adapter!r}" if lora else f"adapters={adapters!r}"
+        raise UsageError(
+            f"medsa with {choice} has no adapter by which "
+            f"the depth branch {sd_trans!r} could enter: leave sd_trans out, or use adapter='bottleneck' with "
+            "adapters='both'"
+        )
+    return sd_trans or ("add" if enters else "none")
