@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from .plan_schema import PlanSettings, Strict
+from .plan_schema import PlanSettings, Strict, added
 from .teacher_options import check_options
 
 
@@ -29,6 +29,8 @@ class Augmentation(Strict):
     """The probability of rotate, tilt, scale and shear together, and that of translate."""
     brightness: Annotated[float, Field(ge=0)] = 0.0
     """The largest amount that is added to a patch, in units of the preprocessed intensity."""
+    intensity_scale: Annotated[float, Field(ge=0, lt=1)] = added(0.0)
+    """A patch's intensities are multiplied by a factor in [1 - intensity_scale, 1 + intensity_scale]."""
     contrast: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """A patch's contrast is multiplied by a factor in [1 - contrast, 1 + contrast]."""
     noise: Annotated[float, Field(ge=0)] = 0.0
@@ -46,8 +48,10 @@ class Augmentation(Strict):
 class Training(Strict):
     """Budget and optimiser of one run: linear warm-up, then the decay of the learning rate."""
 
-    steps: Annotated[int, Field(ge=1)]
-    """The number of optimiser steps."""
+    steps: Annotated[int, Field(ge=0)] = 0
+    """The number of optimiser steps; 0 where `epochs` says it."""
+    epochs: Annotated[int, Field(ge=0)] = added(0)
+    """The number of passes over the labelled training cases, a patch of each, in place of `steps`."""
     batch: Annotated[int, Field(ge=1)] = 2
     """The number of patches in one batch."""
     accumulate: Annotated[int, Field(ge=1)] = 1
@@ -68,16 +72,22 @@ class Training(Strict):
     """The fraction of the learning rate at which the decay `exponential` ends."""
     warmup: Annotated[int, Field(ge=0)] = 10
     """The number of steps in which the learning rate rises linearly."""
+    schedule_steps: Annotated[int, Field(ge=1)] | None = added(None)
+    """The step at which the decay would end, where training ends earlier or later; null is the last step."""
     clip_norm: Annotated[float, Field(gt=0)] = 1.0
     """The gradient is shortened to this norm when it is longer."""
     dice_weight: Annotated[float, Field(ge=0)] = 1.0
     """The weight of the Dice loss in L_seg."""
     cross_entropy_weight: Annotated[float, Field(ge=0)] = 1.0
     """The weight of the cross-entropy in L_seg."""
+    focal_weight: Annotated[float, Field(ge=0)] = added(0.0)
+    """The weight of SAM's focal loss in L_seg; SAM has 20 against 1 for Dice."""
+    iou_weight: Annotated[float, Field(ge=0)] = added(0.0)
+    """The weight of the squared error of the IoU that medsa's mask decoder predicts for its own masks."""
     foreground: Annotated[float, Field(ge=0, le=1)] = 0.5
     """The fraction of the patches that are centred on a labelled voxel."""
     validate_every: Annotated[int, Field(ge=1)] = 100
-    """The number of steps from one validation to the next; the weights with the best Dice are kept."""
+    """The number of steps from one validation to the next; the weights with the best Dice are kept, or the last."""
     patience: Annotated[int, Field(ge=0)] = 0
     """Training stops after so many validations without a better Dice; 0 never stops it early."""
     ema: Annotated[float, Field(ge=0, lt=1)] = 0.0
@@ -86,6 +96,12 @@ class Training(Strict):
     """The arithmetic of training: float32, or bfloat16 where autocast allows it."""
     augmentation: Augmentation = Augmentation()
     """Random changes of the training patches."""
+
+    @model_validator(mode="after")
+    def one_length(self):
+        if (self.steps > 0) == (self.epochs > 0):
+            raise ValueError(f"steps {self.steps} and epochs {self.epochs}: give one of the two, 1 or more")
+        return self
 
 
 class PromptTraining(Strict):
@@ -151,6 +167,10 @@ class Distillation(Strict):
     """The extra weight of voxels where the teachers' classes meet."""
     embedding: Annotated[float, Field(ge=0)] = 0.0
     """The weight of the distance between the student's and the teacher's image embeddings; it needs `--online`."""
+    over_classes: Literal["sum", "mean"] = added("sum")
+    """Whether a voxel's distance is the sum over the classes or their mean, which is K times less for K classes."""
+    hard_masks: bool = added(False)
+    """If true, the teachers' likeliest class takes the place of their probabilities."""
 
     @model_validator(mode="after")
     def temperature_fits_the_loss(self):
@@ -207,8 +227,8 @@ class SplitCases(Strict):
 
     train: Annotated[tuple[str, ...], Field(min_length=1)]
     """The names of the cases that training uses."""
-    validation: Annotated[tuple[str, ...], Field(min_length=1)]
-    """The names of the cases that choose the best weights and that the gate judges on."""
+    validation: tuple[str, ...] = ()
+    """The names of the cases that choose the best weights and that the gate judges on; none leaves it to the config."""
     test: tuple[str, ...] = ()
     """The names of the cases that are scored at the end."""
 
@@ -249,8 +269,8 @@ class Config(Strict):
     """The built-in phantom to make where no dataset is named."""
     seed: int = 0
     """The seed of the validation cases, the initial weights and the patches."""
-    validation: Annotated[float, Field(gt=0, lt=1)] = 0.15
-    """The fraction of the training cases that become validation cases."""
+    validation: Annotated[float, Field(ge=0, lt=1)] = 0.15
+    """The fraction of the training cases that become validation cases; 0 trains on all and keeps the last weights."""
     split: Split | None = None
     """How cases are cut; null keeps the dataset's own test cases and draws the validation cases one by one."""
     modality: Literal["CT", "MR"] | None = None

