@@ -107,28 +107,45 @@ class Training(Strict):
 class PromptTraining(Strict):
     """Which prompts a network is trained with, drawn from the label maps of its training patches."""
 
-    kind: Literal["none", "point", "points", "box"] = "none"
-    """One point per class, several points that correct the mask in turn, or a box per class."""
+    kind: Literal["none", "point", "points", "box", "mixed"] = "none"
+    """One point per class, several that correct the mask in turn, a box per class, or points and boxes by turns."""
     count: Annotated[int, Field(ge=1)] = 1
-    """The largest number of points per class; it belongs to the kind `points`."""
-    share: Annotated[float, Field(ge=0, lt=1)] = 0.5
-    """The probability that a step has prompts; never 1, because a network must segment without any as well."""
+    """The largest number of points per class; it belongs to the kinds `points` and `mixed`."""
+    share: Annotated[float, Field(ge=0, le=1)] = 0.5
+    """The probability that a step has prompts; at 1 the network does not learn to segment without any."""
     overlap: Annotated[float, Field(gt=0, le=1)] = 1.0
-    """The fraction of the tight box that a drawn box covers; it belongs to the kind `box`."""
+    """The fraction of the tight box that a drawn box covers; it belongs to the kinds `box` and `mixed`."""
     relax: Annotated[float, Field(ge=0, le=1)] = 0.0
-    """A drawn box's sides are longer by this fraction; it belongs to the kind `box`."""
+    """A drawn box's sides are longer by this fraction; it belongs to the kinds `box` and `mixed`."""
+    per_slice: bool = added(False)
+    """If true, every slice that holds a class has points or a box of its own (medsa's option `slice_prompts: own`)."""
+    positive: bool = added(False)
+    """If true, all points lie inside the class and none corrects the mask; it belongs to `points` and `mixed`."""
+    whole_case: bool = added(False)
+    """If true, a box is that of the whole case, cut at the patch, as it is in validation; it belongs to `box`."""
 
     @property
     def drawn(self) -> str:
-        """The kind of one prompt: "points" are several of the kind "point"."""
-        return "point" if self.kind == "points" else self.kind
+        """The kind of one prompt: "points" are several of the kind "point", and "mixed" is validated with a point."""
+        return "point" if self.kind in ("points", "mixed") else self.kind
+
+    @property
+    def kinds(self) -> frozenset[str]:
+        """All kinds that a network sees."""
+        return frozenset({"point", "box"} if self.kind == "mixed" else {self.drawn} - {"none"})
 
     @model_validator(mode="after")
     def options_fit_the_kind(self):
-        if (self.count > 1) != (self.kind == "points"):
+        if self.kind != "mixed" and (self.count > 1) != (self.kind == "points"):
             raise ValueError(f"kind {self.kind!r} with count {self.count}: kind 'points' has a count of 2 or more")
-        if (self.overlap < 1 or self.relax > 0) and self.kind != "box":
+        if (self.overlap < 1 or self.relax > 0) and self.kind not in ("box", "mixed"):
             raise ValueError(f"kind {self.kind!r} takes neither overlap nor relax; they belong to kind 'box'")
+        if self.positive and self.kind not in ("points", "mixed"):
+            raise ValueError(f"kind {self.kind!r} takes no positive; it belongs to kind 'points'")
+        if self.whole_case and (self.kind != "box" or self.per_slice):
+            raise ValueError(f"kind {self.kind!r} takes no whole_case; it belongs to kind 'box' without per_slice")
+        if self.per_slice and self.kind == "none":
+            raise ValueError("kind 'none' takes no per_slice; choose a kind of prompts")
         return self
 
 

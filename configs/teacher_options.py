@@ -63,6 +63,8 @@ class MedsaOptions(TeacherOptions):
     """Whether class tokens, their hypernetworks and the codes of distant slices learn, or the adapters alone."""
     iou_head: bool = False
     """If true, the decoder learns to predict the IoU of its masks, by the training's `iou_weight`."""
+    slice_prompts: Literal["codes", "own"] = "codes"
+    """Whether a prompt is known on all slices, by codes of the distance, or on its own slice alone as in the paper."""
     zero_init: bool = True
     """If true, adapters change nothing at the start."""
     checkpointing: bool = False

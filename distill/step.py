@@ -62,7 +62,7 @@ class DistillationStep:
             soft_targets = self.soft_targets(batch, None)
             assert soft_targets is not None
             labels = torch.cat([labels, soft_targets[len(labels) :].argmax(1).to(labels)])
-        return self.prompts.draw(model, image, labels, number)
+        return self.prompts.draw(model, image, labels, number, boxes=batch.get("boxes"))
 
     def soft_targets(self, batch: dict[str, Tensor], prompts: Prompts | None) -> Tensor | None:
         """The teachers' probabilities [B, K, *patch]: computed, or the batch's; None in a step without teachers."""

@@ -50,7 +50,7 @@ class SupervisedStep:
     def __call__(self, model: torch.nn.Module, batch: dict[str, Tensor], number: int) -> dict[str, Tensor]:
         image, labels = batch["image"], batch["labels"]
         if self.prompts and self.prompts.is_prompted(number):
-            logits = model(image, self.prompts.draw(model, image, labels, number))
+            logits = model(image, self.prompts.draw(model, image, labels, number, boxes=batch.get("boxes")))
         else:
             logits = model(image)
         loss = segmentation_loss(

@@ -96,6 +96,7 @@ def _train(
         seed=job.config.seed,
         rank=fabric.global_rank,
         unlabelled=unlabelled,
+        boxed_classes=prompts.num_classes if prompts and prompts.settings.whole_case else 0,
     )
 
     def validate(model: torch.nn.Module) -> dict[str, float]:

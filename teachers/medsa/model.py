@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 from ...errors import UsageError
-from ...sam.base import Encoder, PromptEncoder
+from ...sam.base import TOP_LEFT, Encoder, PromptEncoder
 from ...sam.channels import to_three
 from ...sam.checkpoints import LoadReport, canonical_state, read_state
 from ...sam.image_shape import require_image
@@ -60,10 +60,12 @@ class MedSA(TeacherNetwork):
         patch: tuple[int, int, int],
         class_tokens: ClassTokens = "trained",
         records_iou: bool = False,
+        prompts_per_slice: bool = False,
     ) -> None:
         super().__init__()
         self.class_tokens = class_tokens
         self.records_iou = records_iou
+        self.prompts_per_slice = prompts_per_slice
         self.predicted_iou: Tensor | None = None
         self.image_encoder = image_encoder
         self.prompt_encoder = prompt_encoder
@@ -119,6 +121,8 @@ class MedSA(TeacherNetwork):
             return []
         prompts.check("medsa", cases=batch, classes=self.num_classes)
         groups = defaultdict(list)
+        if self.prompts_per_slice:
+            return self._groups_of_own_slices(prompts)
         counts, boxed = (prompts.labels >= 0).sum(-1).tolist(), (~prompts.boxes.isnan().any(-1)).tolist()
         most = self.prompt_encoder.max_points
         for row in range(batch):
@@ -133,6 +137,22 @@ class MedSA(TeacherNetwork):
                     groups[points, box].append((row, index))
         return list(groups.values())
 
+    def _groups_of_own_slices(self, prompts: Prompts) -> list[list[tuple[int, int]]]:
+        """The (case, class) pairs that have a prompt: with a box, with boxes of single slices, with points alone."""
+        boxed = ~prompts.boxes.isnan().any(-1)
+        pointed = (prompts.labels >= 0).any(-1)
+        most = self.prompt_encoder.max_points
+        slices = prompts.points[..., 0].round()[..., None, :] == prompts.points[..., 0].round()[..., None]
+        fullest = int((slices & (prompts.labels >= 0)[..., None, :]).sum(-1).max()) + 2 * bool(boxed.any())
+        if most is not None and fullest > most:
+            raise UsageError(
+                f"a slice has {fullest} points, a box counting for two: EfficientSAM's prompts hold {most}; give "
+                "fewer, or use another backbone"
+            )
+        cornered = (prompts.labels >= TOP_LEFT).any(-1)
+        pairs = (boxed, cornered & ~boxed, pointed & ~boxed & ~cornered)
+        return [[(row, index) for row, index in pair.nonzero().tolist()] for pair in pairs if pair.any()]
+
     def _prompted(
         self, embedding: Tensor, prompts: Prompts | None, pairs: list[tuple[int, int]]
     ) -> tuple[dict[tuple[int, int], Tensor], dict[tuple[int, int], Tensor]]:
@@ -140,13 +160,26 @@ class MedSA(TeacherNetwork):
         assert prompts is not None
         rows, classes = torch.tensor(pairs, device=embedding.device).unbind(1)
         labels, boxes = prompts.labels[rows, classes], prompts.boxes[rows, classes]
+        box = None if boxes.isnan().any() else boxes
+        depth = embedding.shape[1]
+        if self.prompts_per_slice:
+            with torch.autocast(embedding.device.type, enabled=False):
+                tokens = self.slice_prompts.of_own_slice(
+                    self.prompt_encoder, prompts.points[rows, classes], labels, box, depth
+                )
+            return self._decoded_pairs(embedding, tokens, pairs)
         given = labels >= 0
         points = prompts.points[rows, classes][given].unflatten(0, (len(pairs), -1))
         labels = labels[given].unflatten(0, (len(pairs), -1))
         with torch.autocast(embedding.device.type, enabled=False):  # bfloat16 would move the clicks
-            tokens = self.slice_prompts(
-                self.prompt_encoder, points, labels, None if boxes.isnan().any() else boxes, embedding.shape[1]
-            )
+            tokens = self.slice_prompts(self.prompt_encoder, points, labels, box, depth)
+        return self._decoded_pairs(embedding, tokens, pairs)
+
+    def _decoded_pairs(
+        self, embedding: Tensor, tokens: Tensor, pairs: list[tuple[int, int]]
+    ) -> tuple[dict[tuple[int, int], Tensor], dict[tuple[int, int], Tensor]]:
+        """embedding [B, D, C, h, w], tokens [pairs * D, T, C] -> map and predicted IoU of each (case, class) pair."""
+        rows = torch.tensor(pairs, device=embedding.device)[:, 0]
         logits, iou = self._decode(embedding[rows].flatten(0, 1), tokens)
         logits, iou = logits.unflatten(0, (len(pairs), -1)), iou.unflatten(0, (len(pairs), -1))
         return (
@@ -204,6 +237,7 @@ def build_medsa(
     layers: Sequence[int] | None = None,
     class_tokens: ClassTokens = "trained",
     iou_head: bool = False,
+    slice_prompts: Literal["codes", "own"] = "codes",
     zero_init: bool = True,
     checkpointing: bool = False,
 ) -> MedSA:
@@ -217,8 +251,9 @@ def build_medsa(
     grows as with 64); without it is the rank. The encoder's `adapters` are behind the attention, parallel to the MLP
     ("mlp") or both, in all blocks or in `layers` first to last, counted from 1. `class_tokens` are "trained" along, or
     "frozen" at SAM's first mask. With `iou_head` the decoder's prediction of its masks' IoU learns (training's
-    `iou_weight`). `adapter="lora"` is a control: LoRA in the image encoder instead of its adapters, and
-    no depth branch, which would have no adapter to enter by.
+    `iou_weight`). With `slice_prompts` "codes" a prompt is known on all slices by codes of the distance, with "own" on
+    its own slice alone, as in the paper, where every slice has one. `adapter="lora"` is a control: LoRA in the image
+    encoder instead of its adapters, and no depth branch, which would have no adapter to enter by.
 
     UsageError: other channels, no foreground class, an unknown choice, a rank below 1, or a height or width that the
     backbone's token size does not divide.
@@ -230,6 +265,7 @@ def build_medsa(
     if rank < 1:
         raise UsageError(f"medsa's option rank is {rank}: give 1 or more; the paper's is 64")
     check_choice("class_tokens", class_tokens, get_args(ClassTokens))
+    check_choice("slice_prompts", slice_prompts, ("codes", "own"))
     if hyper_width is not None and (hyper_width < 1 or conditioning != "hyper"):
         raise UsageError(
             f"medsa's option hyper_width is {hyper_width} with conditioning={conditioning!r}: give 1 or more, with "
@@ -264,6 +300,7 @@ def build_medsa(
         patch=patch,
         class_tokens=class_tokens,
         records_iou=iou_head,
+        prompts_per_slice=slice_prompts == "own",
     )
 
 
