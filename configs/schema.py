@@ -1,5 +1,6 @@
 """What a config may say: every key with its type, default and meaning; those of a plan stand in plan_schema."""
 
+import re
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
@@ -251,7 +252,7 @@ class SplitCases(Strict):
 
 
 class Split(Strict):
-    """How the labelled training cases are cut, by patient: a fraction or one of k folds for test, or all by name."""
+    """How the labelled training cases are cut: a fraction of the patients or one of k folds for test, or by name."""
 
     patient: str | None = None
     """A regular expression whose first group in a case's name is the patient; null takes the whole name."""
@@ -263,11 +264,21 @@ class Split(Strict):
     """The fold that is the test set, from 0 to folds - 1."""
     cases: SplitCases | None = None
     """Every part by name."""
+    test_names: str | None = None
+    """A regular expression: the cases with a name in which it is found are the test set, all others are not."""
+    only: str | None = None
+    """A regular expression: cases with a name in which it is not found are left out, before all else."""
 
     @model_validator(mode="after")
     def one_way(self):
-        if sum((self.test > 0, self.folds is not None, self.cases is not None)) > 1:
-            raise ValueError("give one of test, folds and cases")
+        ways = (self.test > 0, self.folds is not None, self.cases is not None, self.test_names is not None)
+        if sum(ways) > 1:
+            raise ValueError("give one of test, folds, cases and test_names")
+        for key in ("test_names", "only"):
+            try:
+                re.compile(getattr(self, key) or "")
+            except re.error as error:
+                raise ValueError(f"{key} is no regular expression ({error})") from None
         if self.fold >= (self.folds or 1):
             raise ValueError(f"fold {self.fold} with folds {self.folds}: expected 0 to folds - 1")
         return self
@@ -290,6 +301,8 @@ class Config(Strict):
     """The fraction of the training cases that become validation cases; 0 trains on all and keeps the last weights."""
     split: Split | None = None
     """How cases are cut; null keeps the dataset's own test cases and draws the validation cases one by one."""
+    skip_empty: bool = False
+    """If true, training cases with a mask that holds none of the classes are left out; so are such test cases."""
     modality: Literal["CT", "MR"] | None = None
     """The modality to use of a dataset that holds both (AMOS22)."""
     labelled: Annotated[int, Field(ge=2)] | None = None
