@@ -96,12 +96,15 @@ def _measure(
     ensemble: Ensemble, config: Config, dataset: Dataset, *, cache: Path, online: bool
 ) -> dict[str, dict[str, float]]:
     """The Dice of each teacher on the student's validation cases; said first, for one no better than its student
-    teaches little. Raises UsageError for teachers that cannot be asked `online`.
+    teaches little. Without validation cases nothing is measured. Raises UsageError for teachers that cannot be asked
+    `online`.
     """
     plan = student_plan(config)
     if online:
         ensemble.check_online(plan)
     split = DataSplit.of(dataset, validation=config.validation, seed=config.seed)
+    if not split.validation:
+        return {}
     dice = validation_dice(ensemble, split.validation, dataset, plan=plan, cache=cache)
     validation = {case.name for case in split.validation}
     seen = [len(validation & teacher.trained_on) for teacher in ensemble.teachers]
