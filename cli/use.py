@@ -5,8 +5,9 @@ from typing import Annotated
 
 import typer
 
+from ..errors import UsageError
 from .options import Base, Modality, Split, Trust
-from .tables import print_dice
+from .tables import show_text
 
 
 def predict(
@@ -59,9 +60,21 @@ def predict(
 
 
 def evaluate(
-    model: Annotated[Path, typer.Argument(help="A package, a run folder, or a folder of masks named like the scans.")],
-    data: Annotated[Path, typer.Option(help="The dataset's folder, with labelled test cases.")],
-    out: Annotated[Path | None, typer.Option("--output", "-o", help="Also write every score as JSON.")] = None,
+    models: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="MODEL", help="A package, a run folder, or a folder of masks named like the scans; see --compare."
+        ),
+    ],
+    data: Annotated[Path | None, typer.Option(help="The dataset's folder, with labelled test cases.")] = None,
+    out: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--output",
+            "-o",
+            help="Also write the result (repeatable): every score as .json or .csv, the table of means as .md or .tex.",
+        ),
+    ] = None,
     truth: Annotated[
         str | None,
         typer.Option(
@@ -75,15 +88,48 @@ def evaluate(
     config_name: Annotated[
         str | None,
         typer.Option(
-            "--config", "-c", help="The config whose `classes` say how the model's classes are made of the dataset's."
+            "--config",
+            "-c",
+            help="The config whose `classes` say how the model's classes are made of the dataset's, and whose "
+            "`evaluation` how masks are scored.",
         ),
     ] = None,
+    override: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="Override a rule of scoring: evaluation.tolerance_mm=5 (repeatable)."),
+    ] = None,
+    cases: Annotated[bool, typer.Option("--cases", help="Also print a row for every case.")] = False,
+    compare: Annotated[
+        bool,
+        typer.Option(
+            "--compare",
+            help="Compare finished results, each a run folder or a JSON file of -o, by paired differences; no --data.",
+        ),
+    ] = False,
     trust: Trust = None,
 ) -> None:
-    """Score a model on the labelled test cases: whole volumes, empty slices included."""
-    from ..volumes.files import write_json
+    """Score a model on the labelled test cases: whole volumes, empty slices included; or --compare results."""
+    from ..evaluation.result_files import check_ending, write_result, write_tables
+    from ..evaluation.score_tables import score_table, unit_table
+
+    for path in out or []:
+        check_ending(path)
+    if compare:
+        from ..workflows.compare import compare as compare_results
+
+        if any((data, truth, split, modality, base, config_name, cases, trust)):
+            raise UsageError("--compare takes results, --set and -o alone; they are scored already")
+        tables = compare_results(models, overrides=override)
+        for path in out or []:
+            write_tables(path, tables)
+        for table in tables:
+            show_text(table)
+        return
+    if data is None or len(models) != 1:
+        raise UsageError("give one model and --data, the folder of the dataset to score it on")
     from ..workflows.evaluate import evaluate as score
 
+    (model,) = models
     scores = score(
         model,
         data,
@@ -93,11 +139,15 @@ def evaluate(
         base=base,
         config_name=config_name,
         trust=trust,
+        overrides=override,
     )
-    if out is not None:
-        write_json(out, scores.to_json() | {"prompts_from_truth": truth})
     prompted = f", shown a {truth} from the truth for every class" if truth else ""
-    print_dice({model.name: scores.summary}, title=f"{model} on {len(scores.cases)} test scans{prompted}")
+    title = f"{model} on {len(scores.cases)} test scans{prompted}"
+    for path in out or []:
+        write_result(path, scores, title=title, more={"prompts_from_truth": truth})
+    show_text(score_table(scores, title=title))
+    if cases:
+        show_text(unit_table(scores, title=title))
 
 
 def verify(package: Annotated[Path, typer.Argument(help="A package (folder or zip).")], trust: Trust = None) -> None:
