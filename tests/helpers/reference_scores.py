@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy.ndimage import binary_erosion, gaussian_filter
-from scipy.spatial import cKDTree
+from scipy.spatial import KDTree
 
 Values = dict[str, float]  # by metric; "hd95 pooled" and "subvoxel ..." are those of other rules
 
@@ -56,7 +56,7 @@ def pathological_pairs() -> list[Pair]:
     one, other = empty(12, 20, 16), empty(12, 20, 16)
     one[0, 0, 0] = other[-1, -1, -1] = True
     full, cube = np.ones((12, 20, 16), bool), box((12, 20, 16), (3, 9), (4, 12), (5, 11))
-    shell = cube & ~binary_erosion(cube)
+    shell = cube & np.logical_not(binary_erosion(cube))
     z, y, x = np.indices(full.shape)
     disc = np.hypot(*(np.indices((40, 40)) - 20)) < 12
     ring = disc & (np.hypot(*(np.indices((40, 40)) - 20)) > 8)
@@ -66,7 +66,7 @@ def pathological_pairs() -> list[Pair]:
     add("one voxel in a full image", one, full, (1, 2, 3))
     add("full images", full, full, (3, 1, 1))
     add("a cube and its shell", cube, shell, (2, 1, 1))
-    add("a shell and its hollow", shell, binary_erosion(cube), (2, 1, 1))
+    add("a shell and its hollow", shell, np.asarray(binary_erosion(cube)), (2, 1, 1))
     add("one slice further", np.roll(cube, 1, 0), cube, (10, 0.3, 0.3))
     add("ten slices thick", cube, cube | np.roll(cube, 2, 2), (0.3, 10, 10))
     add("a line", box(full.shape, (5, 6), (2, 18), (7, 8)), cube, (1, 1, 4))
@@ -80,7 +80,8 @@ def pathological_pairs() -> list[Pair]:
     add("nested discs", np.hypot(*(np.indices((40, 40)) - 20)) < 18, disc, (0.7, 2.3))
     add("one pixel and a disc", box((40, 40), (0, 1), (39, 40)), disc, (1, 5))
     add("two lines", box((40, 40), (3, 4), (0, 40)), box((40, 40), (0, 40), (3, 4)), (1, 1.5))
-    add("a frame of one pixel", ~binary_erosion(np.ones((40, 40), bool)), np.ones((40, 40), bool), (1, 2))
+    whole = np.ones((40, 40), bool)
+    add("a frame of one pixel", np.logical_not(binary_erosion(whole)), whole, (1, 2))
     return pairs
 
 
@@ -96,29 +97,30 @@ def by_monai(pair: Pair, tolerance: float) -> Values:
         return torch.from_numpy(np.stack([~mask, mask])[None]).float()
 
     masks = one_hot(pair.prediction), one_hot(pair.truth)
-    mm, voxels = {"spacing": pair.spacing}, {"spacing": (1.0,) * len(pair.spacing)}
+    mm, voxels = list(pair.spacing), [1.0] * len(pair.spacing)
 
-    def nsd(**options: bool) -> float:
-        return float(compute_surface_dice(*masks, class_thresholds=[tolerance], **mm, **options))
+    def nsd(subvoxel: bool) -> float:
+        surface = compute_surface_dice(*masks, class_thresholds=[tolerance], spacing=mm, use_subvoxels=subvoxel)
+        return float(surface)
 
     return {
         "dice": float(compute_dice(*masks, include_background=False)),
         "iou": float(compute_iou(*masks, include_background=False)),
-        "hd95_mm": float(compute_hausdorff_distance(*masks, percentile=95, **mm)),
-        "hd95_voxels": float(compute_hausdorff_distance(*masks, percentile=95, **voxels)),
-        "asd_mm": float(compute_average_surface_distance(*masks, symmetric=True, **mm)),
-        "nsd": nsd(),
-        "subvoxel nsd": nsd(use_subvoxels=True),
+        "hd95_mm": float(compute_hausdorff_distance(*masks, percentile=95, spacing=mm)),
+        "hd95_voxels": float(compute_hausdorff_distance(*masks, percentile=95, spacing=voxels)),
+        "asd_mm": float(compute_average_surface_distance(*masks, symmetric=True, spacing=mm)),
+        "nsd": nsd(False),
+        "subvoxel nsd": nsd(True),
     }
 
 
 def by_scipy(pair: Pair, tolerance: float) -> Values:
     """Nearest neighbours in a k-d tree of surface voxels, instead of a distance transform."""
-    voxels = [np.argwhere(mask & ~binary_erosion(mask)) for mask in (pair.prediction, pair.truth)]
+    voxels = [np.argwhere(mask & np.logical_not(binary_erosion(mask))) for mask in (pair.prediction, pair.truth)]
 
     def both(spacing: Sequence[float]) -> list[np.ndarray]:
         places = [points * np.array(spacing) for points in voxels]
-        return [np.asarray(cKDTree(places[1 - side]).query(places[side])[0]) for side in (0, 1)]
+        return [np.asarray(KDTree(places[1 - side]).query(places[side])[0]) for side in (0, 1)]
 
     mm, units = both(pair.spacing), both((1.0,) * len(pair.spacing))
     together = np.concatenate(mm)
