@@ -54,7 +54,7 @@ def differences(random: int) -> None:
 
 
 def ct_sized(number: int) -> Masks:
-    """Prediction and truth [100, 256, 256] with 14 organs, ellipsoids with uneven surfaces, the prediction a bit off."""
+    """Prediction and truth [100, 256, 256] with 14 organs: uneven ellipsoids, the prediction a bit off."""
     rng = np.random.default_rng(number)
     uneven = zoom(rng.normal(0, 0.15, (6, 12, 12)).astype(np.float32), np.array(SHAPE) / (6, 12, 12), order=1)
     sides, masks = np.array(SHAPE), (np.zeros(SHAPE, np.uint8), np.zeros(SHAPE, np.uint8))
@@ -70,9 +70,7 @@ def ct_sized(number: int) -> Masks:
 
 
 def with_samkd(masks: Masks) -> list[list[float]]:
-    rows: tuple[ClassScore, ...] = score_case(
-        masks[0], masks[1], spacing=SPACING, labels=LABELS, tolerance_mm=TOLERANCE
-    )
+    rows = score_case(masks[0], masks[1], spacing=SPACING, labels=LABELS, tolerance_mm=TOLERANCE)
     return [[_value(getattr(row, metric)) for metric in SCORES] for row in rows]
 
 

@@ -41,6 +41,19 @@ def write_result(path: Path, scores: CaseScores, *, title: str, more: Mapping[st
         write_json(path, scores.to_json() | {"statistics": statistics} | dict(more))
 
 
+def write_repetitions(
+    path: Path, repetitions: Sequence[CaseScores], table: TextTable, *, more: Mapping[str, Any]
+) -> None:
+    """Write scores of several draws: as JSON every one of them and what `more` says, else their `table`.
+
+    Raises UsageError and OutputError.
+    """
+    if path.suffix.lower() in ("", ".json"):
+        write_json(path, {"repetitions": [scores.to_json() for scores in repetitions], **more})
+    else:
+        write_tables(path, [table])
+
+
 def write_tables(path: Path, tables: Sequence[TextTable]) -> None:
     """Write tables one below the other, as .json, .csv, .md or .tex. Raises UsageError and OutputError."""
     check_ending(path)

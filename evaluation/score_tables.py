@@ -1,7 +1,9 @@
 """Scores as tables: of one result with its deviations, of several side by side, and of their paired differences."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import combinations
+
+import numpy as np
 
 from .paired_comparison import PairedDifference, paired_difference
 from .records import CaseScores, ClassScore
@@ -36,6 +38,23 @@ def score_table(scores: CaseScores, *, title: str, intervals: bool = False) -> T
             row += [str(counts.cases), str(counts.missed), str(counts.invented)]
         rows.append(tuple(row))
     return TextTable(title, (*columns, "cases", "missed", "invented"), tuple(rows))
+
+
+def repetition_table(repetitions: Sequence[CaseScores], *, title: str) -> TextTable:
+    """A row per class and their mean: each metric's mean over the repetitions, and its deviation between them."""
+    metrics = repetitions[0].rules.metrics
+    names = (*repetitions[0].summary.per_class, "mean")
+    rows = []
+    for name in names:
+        row = [name]
+        for metric in metrics:
+            values = [scores.summary.by_class(metric)[name] for scores in repetitions]
+            known = np.array([value for value in values if value is not None], float)
+            deviation = float(known.std(ddof=1)) if len(known) > 1 else None
+            mean = float(known.mean()) if len(known) else None
+            row.append(_with_deviation(MetricStatistics(cases=len(known), mean=mean, deviation=deviation), metric))
+        rows.append((*row, str(len(repetitions))))
+    return TextTable(title, ("class", *(TITLES[metric] for metric in metrics), "repetitions"), tuple(rows))
 
 
 def unit_table(scores: CaseScores, *, title: str) -> TextTable:

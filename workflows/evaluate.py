@@ -18,7 +18,7 @@ from ..evaluation.rules import ScoringRules
 from ..evaluation.scores import case_scores, score_scan
 from ..training.metrics import scoring_rules
 from ..training.progress import Bar, console
-from ..training.prompt_sampling import prompts_from_truth
+from ..training.prompt_protocol import PromptProtocol, keep_prompted, parse_protocol
 from ..training.run import Run
 from ..volumes.alignment import onto
 from ..volumes.datasets.parallel import in_threads
@@ -45,12 +45,14 @@ def evaluate(
     config_name: str | None = None,
     trust: Path | None = None,
     overrides: list[str] | None = None,
+    repetition: int = 0,
 ) -> CaseScores:
     """Scores of a package, a run, or a folder of masks named like the scans, on a dataset's labelled test cases.
 
     The test cases of a `split` (a run's splits.json) take their place. `modality` ("CT" or "MR") keeps one of the two
-    in a dataset that holds both. With `prompt_from_truth` ("point", "box", or "boxes" for one on each slice) the
-    network is shown where each class is: scores of a user who knows. `base` is the published file that a run adapts,
+    in a dataset that holds both. With `prompt_from_truth` ("point", "boxes" for one on each slice, or any other
+    spelling of training.prompt_protocol.parse_protocol) the network is shown where each class is: scores of a user who
+    knows. A `repetition`, from 0, has draws of its own. `base` is the published file that a run adapts,
     where it has moved. The config of that name says which classes of the dataset are the model's. With `trust`, a
     public key (PEM), its owner must have signed a package.
 
@@ -60,26 +62,26 @@ def evaluate(
     Raises BadInputError when the model's classes are not the dataset's, UsageError for options that this kind of model
     does not take.
     """
-    if prompt_from_truth not in (None, "point", "box", "boxes"):
-        raise UsageError(f"--prompt-from-truth {prompt_from_truth!r}: choose point, box or boxes")
+    protocol = parse_protocol(prompt_from_truth) if prompt_from_truth else None
+    protocol = protocol and protocol.repeated(repetition)
     config = load_config(config_name) if config_name else None
     loaded = None if _is_mask_folder(model) else load_model(model, base=base, trust=trust)
     settings = parse_evaluation(_evaluation_of(model, loaded, config), overrides or [])
     dataset = _test_dataset(data, config, split=split, modality=modality)
     cases = labelled_test(dataset)
     if loaded is None:
-        if prompt_from_truth or base or trust:
+        if protocol or base or trust:
             raise UsageError(f"{model}: a folder of masks takes neither prompts nor --weights nor --trust")
         rules = scoring_rules(settings, dataset.labels.values())
         return _scores(partial(_read_mask, model), cases, dataset, rules=rules, one_by_one=False)
     warn_unchecked(loaded)
     dataset = _with_classes_of(loaded, dataset, config)
     rules = scoring_rules(settings, dataset.labels.values())
-    if prompt_from_truth:
-        loaded.accept(frozenset({prompt_from_truth.removesuffix("es")}))
+    if protocol:
+        loaded.accept(frozenset({protocol.kind}))
     elif loaded.prompts_required:
         raise UsageError(f"{model}: this model segments only what it is shown; give --prompt-from-truth boxes")
-    segment = partial(_segment, loaded, prompt_from_truth)
+    segment = partial(_segment, loaded, protocol)
     return _scores(segment, cases, dataset, rules=rules, one_by_one=True)
 
 
@@ -123,24 +125,27 @@ def _read_mask(folder: Path, case: Case, volume: Volume, truth: np.ndarray) -> n
     return placed
 
 
-def _segment(model: Model, kind: str | None, case: Case, volume: Volume, truth: np.ndarray) -> np.ndarray:
-    """The model's mask of a scan, shown a prompt of that kind for each class of the truth; warns of a doubtful mask."""
+def _segment(
+    model: Model, protocol: PromptProtocol | None, case: Case, volume: Volume, truth: np.ndarray
+) -> np.ndarray:
+    """The model's mask of a scan, shown what the protocol draws from the truth; warns of a doubtful mask."""
     prompts, grid = None, volume.geometry
-    if kind:
-        names = model.class_names
-        prompts = prompts_from_truth(
-            kind,
+    if protocol:
+        prompts = protocol.prompts(
             truth,
-            labels=names,
+            name=case.name,
+            labels=model.class_names,
             spacing=grid.spacing,
             axis=slice_axis(model.plan, grid),
             frames=grid.frames,
         )
     with about(case.image.place):
         preprocessed = model.preprocess(volume)
-        labels = model.segment_preprocessed(preprocessed, volume.geometry, prompts=prompts)
-    for flag in scan_flags(model, case.image, preprocessed, labels, volume.geometry):
+        labels = model.segment_preprocessed(preprocessed, grid, prompts=prompts)
+    for flag in scan_flags(model, case.image, preprocessed, labels, grid):
         console.print(f"warning: {case.image.place}: {flag}", markup=False, highlight=False, soft_wrap=True)
+    if protocol and prompts and protocol.keep is not None:
+        labels = keep_prompted(labels, prompts, protocol.keep, spacing=grid.spacing)
     return labels
 
 
