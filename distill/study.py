@@ -6,6 +6,7 @@ from pathlib import Path
 
 from ..configs.schema import Config
 from ..evaluation.chart import line_chart, svg_file
+from ..evaluation.paired_comparison import PairedDifference, paired_difference
 from ..training.progress import console
 from ..training.run import Run
 from ..training.run_config import digest
@@ -13,7 +14,6 @@ from ..training.split import DataSplit
 from ..volumes.datasets.registry import Dataset
 from ..volumes.files import atomic_path
 from .ensemble import Ensemble, EnsembleMember, check_teachers
-from .paired_comparison import PairedDifference, paired_difference
 from .soft_targets import validation_dice
 from .train import CACHE_LIMIT, distill, student_plan
 
