@@ -108,11 +108,11 @@ class TwoWayBlock(nn.Module):
         if not self.first:
             tokens = tokens + token_positions
         tokens = self.norm1(tokens + self.self_attn(tokens, tokens, tokens))
-        found = self.cross_attn_token_to_image(tokens + token_positions, image + image_positions, image)
-        tokens = self.norm2(tokens + found)
+        attended = self.cross_attn_token_to_image(tokens + token_positions, image + image_positions, image)
+        tokens = self.norm2(tokens + attended)
         tokens = self.norm3(tokens + self.mlp(tokens))
-        found = self.cross_attn_image_to_token(image + image_positions, tokens + token_positions, tokens)
-        return tokens, self.norm4(image + found)
+        attended = self.cross_attn_image_to_token(image + image_positions, tokens + token_positions, tokens)
+        return tokens, self.norm4(image + attended)
 
 
 class TwoWayTransformer(nn.Module):
@@ -130,8 +130,8 @@ class TwoWayTransformer(nn.Module):
         token_positions = tokens
         for layer in self.layers:
             tokens, image = layer(tokens, image, (token_positions, image_positions))
-        found = self.final_attn_token_to_image(tokens + token_positions, image + image_positions, image)
-        return self.norm_final_attn(tokens + found), image
+        attended = self.final_attn_token_to_image(tokens + token_positions, image + image_positions, image)
+        return self.norm_final_attn(tokens + attended), image
 
 
 def upscaling(channels: int, widths: tuple[int, ...]) -> nn.ModuleList:

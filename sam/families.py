@@ -18,10 +18,10 @@ MARKS = {
 
 def family(state: Mapping[str, Tensor]) -> str | None:
     """SAM, MobileSAM, LiteMedSAM or EfficientSAM; None if it is none of them."""
-    found = [name for name, mark in MARKS.items() if any(mark.match(key) for key in state)]
-    if found == ["MobileSAM"] and _stem_kernel(state) == TINY_VITS["litemedsam"].stem_kernel:
+    families = [name for name, mark in MARKS.items() if any(mark.match(key) for key in state)]
+    if families == ["MobileSAM"] and _stem_kernel(state) == TINY_VITS["litemedsam"].stem_kernel:
         return "LiteMedSAM"
-    return found[0] if len(found) == 1 else None
+    return families[0] if len(families) == 1 else None
 
 
 def recognise(state: Mapping[str, Tensor]) -> str:

@@ -31,9 +31,9 @@ class Prompts:
 
     def check(self, network: str, *, cases: int, classes: int) -> None:
         """UsageError unless these are prompts for so many cases, and for all of `classes` but the background."""
-        found, expected = tuple(self.labels.shape[:2]), (cases, classes - 1)
-        if found != expected or tuple(self.boxes.shape[:2]) != expected:
+        shape, expected = tuple(self.labels.shape[:2]), (cases, classes - 1)
+        if shape != expected or tuple(self.boxes.shape[:2]) != expected:
             raise UsageError(
-                f"{network} got prompts for {found} cases and classes, expected {expected}: "
+                f"{network} got prompts for {shape} cases and classes, expected {expected}: "
                 "one row per case of the batch, one per foreground class"
             )

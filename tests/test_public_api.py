@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -37,9 +38,16 @@ def test_an_unknown_name_is_an_attribute_error():
         _ = samkd.segmentation  # type: ignore[attr-defined]
 
 
-def test_public_errors_are_the_ones_raised(tmp_path):
+@pytest.mark.parametrize("spelling", [str, Path])
+def test_public_errors_are_the_ones_raised_and_strings_are_paths(tmp_path, spelling):
     with pytest.raises(samkd.SamkdError, match="not a run folder"):
-        samkd.load_model(tmp_path)
+        samkd.load_model(spelling(tmp_path))
+    options = samkd.PredictOptions(
+        scans=[spelling(tmp_path)], output=spelling("mask.nii.gz"), report=spelling("r.json")
+    )
+    with pytest.raises(samkd.SamkdError, match=f"{tmp_path}: .*no scan"):
+        samkd.predict(spelling(tmp_path), options)
+    assert (options.output, options.report) == (Path("mask.nii.gz"), Path("r.json"))
 
 
 def test_the_device_has_the_names_that_it_can_have(tmp_path):

@@ -97,9 +97,9 @@ def prepare_case(case: Case, dataset: Dataset, plan: Plan, cache: Path) -> Prepa
         if mask is not None:
             made["labels"] = preprocess_labels(mask, volume.geometry, plan)
         write_arrays(folder, stem, made)
-    found = read_arrays(folder, stem, parts)
-    image, labels = found["image"], found.get("labels")
-    geometry = Geometry(affine=np.array(found["affine"]), shape=image.shape[1:])
+    arrays = read_arrays(folder, stem, parts)
+    image, labels = arrays["image"], arrays.get("labels")
+    geometry = Geometry(affine=np.array(arrays["affine"]), shape=image.shape[1:])
     class_locations = {} if labels is None else _class_locations(labels)
     floor, scan = float(image.min()), scan_digest(case)
     return PreparedCase(case.name, image, labels, geometry.spacing, class_locations, floor, scan=scan)
@@ -118,11 +118,11 @@ def prepare_cases(
 
 def _class_locations(labels: np.ndarray) -> dict[int, np.ndarray]:
     rng = np.random.default_rng(0)
-    found = {}
+    locations = {}
     for value in np.unique(labels):
         if value:
             voxels = np.argwhere(labels == value)
             if len(voxels) > ANCHORS:
                 voxels = voxels[rng.choice(len(voxels), ANCHORS, replace=False)]
-            found[int(value)] = voxels
-    return found
+            locations[int(value)] = voxels
+    return locations

@@ -151,23 +151,23 @@ def prompts_from_truth(
     assert kind in ("point", "box", "boxes"), kind
     axes = image_axes(truth.shape, frames=frames)
     margins = [(int(number in axes),) * 2 for number in range(3)]
-    found = {}
+    classes = {}
     for value in labels:
         inside = truth == value
         if value and inside.any():
             low, high = tight_box(inside)
             if kind == "box":
-                found[value] = ClassPrompts(boxes=(_corners(low, high),))
+                classes[value] = ClassPrompts(boxes=(_corners(low, high),))
                 continue
             if kind == "boxes":
-                found[value] = ClassPrompts(boxes=slice_boxes(inside, axis=axis))
+                classes[value] = ClassPrompts(boxes=slice_boxes(inside, axis=axis))
                 continue
             part = np.pad(inside[tuple(slice(a, b + 1) for a, b in zip(low, high, strict=True))], margins)
             images = part[:, None] if frames else part[None]
             depth = np.concatenate([np.asarray(distance_transform_edt(one, sampling=spacing)) for one in images])
             d, h, w = np.array(np.unravel_index(depth.argmax(), depth.shape)) - np.array(margins)[:, 0] + low
-            found[value] = ClassPrompts(points=((float(w), float(h), float(d), 1),))
-    return ScanPrompts(found, "voxel")
+            classes[value] = ClassPrompts(points=((float(w), float(h), float(d), 1),))
+    return ScanPrompts(classes, "voxel")
 
 
 def tight_box(inside: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

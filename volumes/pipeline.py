@@ -13,7 +13,7 @@ from ..errors import BadInputError, UsageError
 from .geometry import Geometry, Volume
 from .plan import Plan
 from .preprocess import preprocess, restore_slabs
-from .prompts import GridPrompts, ScanPrompts, require_kinds
+from .prompts import GridPrompts, ScanPrompts, require_prompt_kinds
 from .sliding_window import Window
 
 FAST_OVERLAP = 0.25  # of neighbouring patches, as a fraction of the patch
@@ -107,7 +107,7 @@ class Model:
 
     def accept(self, kinds: frozenset[str] = frozenset()) -> None:
         """Raises UsageError for a network without prompts, and for prompts of kinds that it would ignore."""
-        require_kinds(self.path, takes=self.prompt_kinds, kinds=kinds)
+        require_prompt_kinds(self.path, prompt_kinds=self.prompt_kinds, kinds=kinds)
 
     def require_prompts(self, prompts: ScanPrompts | None) -> None:
         """Raises UsageError for no prompts at all where the network finds nothing without."""

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, NoReturn, get_args
 
 from ..errors import BadInputError, SamkdError, UsageError
-from .prompts import ClassPrompts, ScanPrompts, Space, require_kinds
+from .prompts import ClassPrompts, ScanPrompts, Space, require_prompt_kinds
 
 
 @dataclass(frozen=True)
@@ -37,11 +37,16 @@ class Request:
     def given(self) -> bool:
         return bool(self.points or self.boxes or self.name or self.file)
 
-    def accepted(self, model: object, *, labels: Mapping[int, str], takes: frozenset[str]) -> ScanPrompts:
-        """The prompts for a model that `takes` kinds of prompts; raises what `resolve` and require_kinds raise."""
-        require_kinds(model, takes=takes)
-        prompts = self.resolve(labels)
-        require_kinds(model, takes=takes, kinds=prompts.kinds)
+    def prompts_for(
+        self, model: object, *, class_names: Mapping[int, str], prompt_kinds: frozenset[str]
+    ) -> ScanPrompts:
+        """The prompts for a model of these classes that takes these kinds of prompts.
+
+        Raises what `resolve` and require_prompt_kinds raise.
+        """
+        require_prompt_kinds(model, prompt_kinds=prompt_kinds)
+        prompts = self.resolve(class_names)
+        require_prompt_kinds(model, prompt_kinds=prompt_kinds, kinds=prompts.kinds)
         return prompts
 
     def resolve(self, labels: Mapping[int, str]) -> ScanPrompts:
@@ -84,14 +89,14 @@ def parse_prompts(text: str | bytes, labels: Mapping[int, str], *, source: str) 
     classes = content.get("classes")
     if not isinstance(classes, dict) or not classes:
         parser.fail(f'"classes" is {json.dumps(classes)}; expected {{"class name": {{"points": [...]}}}}')
-    found = {}
+    prompts_by_class = {}
     for name, entry in classes.items():
         parser.keys(entry, {"points", "boxes"}, f"class {name!r}")
         points, boxes = entry.get("points", []), entry.get("boxes", [])
         if not isinstance(points, list) or not isinstance(boxes, list) or not points + boxes:
             parser.fail(f"class {name!r} has {json.dumps(entry)}; expected a list of points, of boxes, or both")
-        found[parser.value(name)] = parser.prompts(points, boxes, space)
-    return ScanPrompts(found, space)
+        prompts_by_class[parser.value(name)] = parser.prompts(points, boxes, space)
+    return ScanPrompts(prompts_by_class, space)
 
 
 class _Parser:

@@ -20,17 +20,17 @@ KINDS = frozenset({"point", "outside point", "box"})  # what a network may take;
 _SLACK = 1e-3  # voxels: a point on the very face of the scan lies in it
 
 
-def require_kinds(model: object, *, takes: frozenset[str], kinds: frozenset[str] = frozenset()) -> None:
+def require_prompt_kinds(model: object, *, prompt_kinds: frozenset[str], kinds: frozenset[str] = frozenset()) -> None:
     """UsageError for a model that takes no prompts, and for prompts of kinds (of KINDS) that it would ignore."""
-    if not takes:
+    if not prompt_kinds:
         raise UsageError(
             f"{model}: this network takes no prompts; leave them out, or use a teacher that does, or a student "
             "that was trained with `student.prompts`"
         )
-    if unused := kinds - takes:
+    if unused := kinds - prompt_kinds:
         raise UsageError(
             f"{model}: this network takes no prompt of the kind {', '.join(sorted(unused))}; it takes "
-            f"{', '.join(sorted(takes))}"
+            f"{', '.join(sorted(prompt_kinds))}"
         )
 
 
@@ -55,9 +55,9 @@ class ScanPrompts:
     @property
     def kinds(self) -> frozenset[str]:
         """Those of KINDS that are among these prompts."""
-        found = {"box" for prompts in self.classes.values() if prompts.boxes}
+        kinds = {"box" for prompts in self.classes.values() if prompts.boxes}
         labels = {point[3] for prompts in self.classes.values() for point in prompts.points}
-        return frozenset(found | {"point" if label else "outside point" for label in labels})
+        return frozenset(kinds | {"point" if label else "outside point" for label in labels})
 
     def onto(self, grid: Geometry, *, scan: Geometry, classes: int) -> GridPrompts:
         """The prompts in voxels (d, h, w) of `grid`, which covers the extent of `scan`; `classes` is K.

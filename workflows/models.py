@@ -18,7 +18,13 @@ def is_package(path: Path) -> bool:
     return path.suffix == ".zip" or (path / "manifest.json").exists()
 
 
-def load_model(path: Path, *, base: Path | None = None, trust: Path | None = None, threads: int | None = None) -> Model:
+def load_model(
+    path: str | Path,
+    *,
+    base: str | Path | None = None,
+    trust: str | Path | None = None,
+    threads: int | None = None,
+) -> Model:
     """A package (folder or zip) or a run folder, ready to segment.
 
     `base` is the published file that a run adapts, where it has moved; `trust` the public key (PEM) whose owner must
@@ -27,15 +33,16 @@ def load_model(path: Path, *, base: Path | None = None, trust: Path | None = Non
     Raises UsageError for a `base` that the model does not adapt and for `trust` with a run folder, which nobody signs;
     BadInputError, IntegrityError and MissingExtraError for what cannot be opened.
     """
+    path = Path(path)
     if is_package(path):
         if base is not None:
             raise UsageError(f"{path}: a package holds all its weights; leave --weights out")
         from ..deploy.runtime.package import Package
 
-        return Package.open(path, trust=trust, threads=threads)
+        return Package.open(path, trust=None if trust is None else Path(trust), threads=threads)
     if trust is not None:
         raise UsageError(f"{path}: only packages are signed; leave --trust out")
-    return load_run(path, base=base, threads=threads)
+    return load_run(path, base=None if base is None else Path(base), threads=threads)
 
 
 def checked_manifest(package: Path, *, trust: Path | None = None, threads: int | None = None) -> Manifest:

@@ -8,11 +8,11 @@ from .models import load_model
 
 
 def predict(
-    model: Path,
+    model: str | Path,
     options: PredictOptions,
     *,
-    base: Path | None = None,
-    trust: Path | None = None,
+    base: str | Path | None = None,
+    trust: str | Path | None = None,
     threads: int | None = None,
 ) -> int:
     """Segment scans with a package or a run and return the exit code; what is printed is what runtime.pyz prints.

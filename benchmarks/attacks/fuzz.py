@@ -44,7 +44,7 @@ def formats(material: Material) -> list[Format]:
         return volume.array, volume.geometry.affine
 
     def prompts(path: Path) -> None:
-        Request(file=path).accepted(path, labels={0: "background", 1: "liver"}, takes=KINDS)
+        Request(file=path).prompts_for(path, class_names={0: "background", 1: "liver"}, prompt_kinds=KINDS)
 
     folder = material.formats
     dicom = [

@@ -81,10 +81,10 @@ def _predict(options: argparse.Namespace) -> int:
 
 
 def _prompt(options: argparse.Namespace) -> int:
-    found = find_scans([options.scan])
+    sources = find_scans([options.scan])
     package = _open(options)
     warn_unchecked(package)
-    scans = group_channels(found, channels=package.in_channels)
+    scans = group_channels(sources, channels=package.in_channels)
     if len(scans) > 1:
         raise UsageError(f"{options.scan}: {len(scans)} scans, but prompts belong to one")
     (mask,) = mask_paths(scans, options.output)

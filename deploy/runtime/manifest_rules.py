@@ -91,15 +91,15 @@ def _at(values: Any, place: str) -> Iterator[tuple[str, Any]]:
 
     Nothing where something before the last key is not there or has no keys: its own rule has judged that.
     """
-    found = [("", values)]
+    places = [("", values)]
     for key in place.split(".") if place else []:
-        found = [
+        places = [
             (f"{above}.{name}" if above else name, value)
-            for above, parent in found
+            for above, parent in places
             if parent is not _MISSING
             for name, value in _children(parent, key)
         ]
-    yield from found
+    yield from places
 
 
 def _children(parent: Any, key: str) -> Iterator[tuple[str, Any]]:

@@ -40,7 +40,7 @@ from .report import run_report, volumes_ml
 
 @dataclass(frozen=True, kw_only=True)
 class PredictOptions:
-    """What a user can say to `predict`, on either command line."""
+    """What a user can say to `predict`, on either command line; strings are taken for paths, too."""
 
     scans: Sequence[Path]  # files and folders
     output: Path  # the mask, or a folder for the masks
@@ -50,6 +50,11 @@ class PredictOptions:
     ram: str | None = None  # limit for the whole process, such as "2G"
     fast: bool = False  # patches overlap less
     largest_component: bool = False  # of each class
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "scans", [Path(scan) for scan in self.scans])
+        object.__setattr__(self, "output", Path(self.output))
+        object.__setattr__(self, "report", self.report and Path(self.report))
 
 
 def predict(options: PredictOptions, open_model: Callable[[], Model]) -> int:
@@ -61,14 +66,14 @@ def predict(options: PredictOptions, open_model: Callable[[], Model]) -> int:
     cannot be used, a model that cannot be opened.
     """
     limit = parse_bytes(options.ram) if options.ram else None
-    found = find_scans(options.scans)
+    sources = find_scans(options.scans)
     started = time.perf_counter()
     model = open_model()
     warn_unchecked(model)
     if options.fast:
         model = model.faster()
     seconds_load = time.perf_counter() - started
-    scans = group_channels(found, channels=model.in_channels)
+    scans = group_channels(sources, channels=model.in_channels)
     masks = mask_paths(scans, options.output, seg_type=options.seg_type)
     _refuse_places(options, scans, masks)
     prompts = _prompts_for(model, options.prompts, scans)
@@ -182,7 +187,7 @@ def _prompts_for(model: Model, request: Request, scans: Sequence[Source]) -> Sca
         return None
     if len(scans) > 1:
         raise UsageError(f"{len(scans)} scans, but prompts belong to one; give them with that scan")
-    return request.accepted(model.path, labels=model.class_names, takes=model.prompt_kinds)
+    return request.prompts_for(model.path, class_names=model.class_names, prompt_kinds=model.prompt_kinds)
 
 
 def _tell(line: str) -> None:

@@ -18,11 +18,11 @@ def read_dataset(root: str | Path, *, modality: str | None = None) -> Dataset:
     every fault of the layout: classes, files that are missing or listed twice, cases in both training and test.
     """
     root = Path(root)
-    found = [layout for layout in LAYOUTS if layout.fits(root)] if root.is_dir() else []
-    if len(found) != 1:
-        state = "fits several layouts" if found else "is no dataset" if root.is_dir() else "is no folder"
-        listed = "".join(f"\n  - {layout.name}: {layout.wanted}" for layout in found or LAYOUTS)
-        ask = "Leave one of them in the folder:" if found else "Looked for:"
+    fitting = [layout for layout in LAYOUTS if layout.fits(root)] if root.is_dir() else []
+    if len(fitting) != 1:
+        state = "fits several layouts" if fitting else "is no dataset" if root.is_dir() else "is no folder"
+        listed = "".join(f"\n  - {layout.name}: {layout.wanted}" for layout in fitting or LAYOUTS)
+        ask = "Leave one of them in the folder:" if fitting else "Looked for:"
         raise BadInputError(f"{root}: {state}. {ask}{listed}")
-    dataset = found[0].read(root)
+    dataset = fitting[0].read(root)
     return of_modality(dataset, modality) if modality else dataset

@@ -57,9 +57,9 @@ def divide(
         labelled, tested = fold(labelled, folds=folds, index=index, seed=seed, patient=patient)
     elif test > 0:
         labelled, tested = split(labelled, validation=test, seed=seed, patient=patient)
-    train, held_out = split(labelled, validation=validation, seed=seed, patient=patient)
+    train, steers = split(labelled, validation=validation, seed=seed, patient=patient)
     unlabelled = tuple(case for case in dataset.training if case.label is None)
-    return _separate(replace(dataset, training=(*train, *unlabelled), validation=held_out, test=tested), patient)
+    return _separate(replace(dataset, training=(*train, *unlabelled), validation=steers, test=tested), patient)
 
 
 def assign(dataset: Dataset, names: Mapping[str, Sequence[str]], *, patient: str | None = None) -> Dataset:

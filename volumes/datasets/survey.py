@@ -20,8 +20,8 @@ def check_dataset(dataset: Dataset, *, on_case: Callable[[dict[str, Any]], None]
     """
     cases = [*(("training", case) for case in dataset.training), *(("test", case) for case in dataset.test)]
     rows = []
-    for (kind, case), found in zip(cases, in_threads(lambda job: _describe(job[1], dataset), cases), strict=True):
-        rows.append({"name": case.name, "split": kind, **found})
+    for (kind, case), description in zip(cases, in_threads(lambda job: _describe(job[1], dataset), cases), strict=True):
+        rows.append({"name": case.name, "split": kind, **description})
         if on_case is not None:
             on_case(rows[-1])
     return rows
@@ -30,21 +30,23 @@ def check_dataset(dataset: Dataset, *, on_case: Callable[[dict[str, Any]], None]
 def ranges(dataset: Dataset, rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[float]]]:
     """What the readable cases among the rows of check_dataset have, by title: voxels, spacing, intensity, classes."""
     read = [row for row in rows if row["shape"]]
-    found = [
+    distributions = [
         (f"{title}, {name}", [row[key][axis] for row in read])
         for title, key in (("voxels", "shape"), ("spacing, mm", "spacing"))
         for axis, name in enumerate("dhw")
     ]
     for channel in dataset.channels:
         for level in ("p0.5", "p50", "p99.5"):
-            found.append((f"{channel}, {level} of intensity", [row["intensity"][channel][level] for row in read]))
-    found = [(title, values) for title, values in found if values]
+            distributions.append(
+                (f"{channel}, {level} of intensity", [row["intensity"][channel][level] for row in read])
+            )
+    distributions = [(title, values) for title, values in distributions if values]
     counted = [row["label_voxels"] for row in rows if row["label_voxels"]]
     for name in list(dataset.labels.values())[1:]:
         present = [voxels[name] for voxels in counted if voxels[name]]
         title = f"{name}, voxels ({len(present)} of {len(counted)} masks)"
-        found += [(title, present or [0])] if counted else []
-    return found
+        distributions += [(title, present or [0])] if counted else []
+    return distributions
 
 
 def absent_classes(dataset: Dataset, rows: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -15,13 +15,13 @@ def decoded(values: np.ndarray, codes: Sequence[Code], path: Path) -> np.ndarray
     class, in `codes`. Raises BadInputError, naming the file, for any that stands for none.
     """
     colours = values.ndim > 0 and isinstance(codes[0], tuple)
-    found = values.astype(np.int64)
+    numbers = values.astype(np.int64)
     if colours:
-        found = (found[..., 0] << 16) | (found[..., 1] << 8) | found[..., 2]
+        numbers = (numbers[..., 0] << 16) | (numbers[..., 1] << 8) | numbers[..., 2]
     known = np.array([(c[0] << 16) | (c[1] << 8) | c[2] if isinstance(c, tuple) else c for c in codes])
     order = np.argsort(known)
-    at = np.minimum(np.searchsorted(known[order], found), len(codes) - 1)
-    strange = np.unique(found[known[order][at] != found]).tolist()
+    at = np.minimum(np.searchsorted(known[order], numbers), len(codes) - 1)
+    strange = np.unique(numbers[known[order][at] != numbers]).tolist()
     if strange:
         named = [(v >> 16, v >> 8 & 255, v & 255) for v in strange] if colours else strange
         more = f" and {len(named) - 5} more" if len(named) > 5 else ""

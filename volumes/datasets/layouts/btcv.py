@@ -45,14 +45,14 @@ def _cases(folder: Path, faults: list[str], *, labelled: bool) -> tuple[Case, ..
 
 
 def _numbered(folder: Path, prefix: str, faults: list[str]) -> dict[str, Path]:
-    found: dict[str, Path] = {}
+    by_number: dict[str, Path] = {}
     for path in filter(is_nifti, visible_entries(folder)):
         number = bare_name(path).removeprefix(prefix)
-        if bare_name(path) != f"{prefix}{number}" or len(number) != 4 or not number.isdigit() or number in found:
+        if bare_name(path) != f"{prefix}{number}" or len(number) != 4 or not number.isdigit() or number in by_number:
             faults.append(f"{folder.parent.name}/{folder.name}/{path.name} is not named {prefix}NNNN, once")
         else:
-            found[number] = path
-    return found
+            by_number[number] = path
+    return by_number
 
 
 LAYOUT = Layout("BTCV", "Training/img/imgNNNN.nii.gz and Training/label/labelNNNN.nii.gz", _fits, _read)

@@ -36,7 +36,7 @@ def _read(root: Path) -> Dataset:
     first = next((case.image.files[0] for case in (*training, *test)), None)
     channels = picture_channels(first) if first and pictures else ("scan",)
     declared = root / "labels.json"
-    labels, codes = read_classes(declared) if declared.exists() else _found((*training, *test), faults)
+    labels, codes = read_classes(declared) if declared.exists() else _classes_in((*training, *test), faults)
     layout = PICTURES if pictures else VOLUMES
     dataset = Dataset(root.resolve().name, root, layout.name, labels, channels, training, test, codes=codes)
     return sound(dataset, faults, source=root)
@@ -71,18 +71,18 @@ def _cases(folder: Path, pictures: bool, faults: list[str]) -> tuple[Case, ...]:
 
 
 def _by_name(folder: Path, pictures: bool, faults: list[str]) -> dict[str, Path]:
-    found: dict[str, Path] = {}
+    masks_by_name: dict[str, Path] = {}
     for path in [entry for entry in visible_entries(folder) if is_picture(entry) or is_nifti(entry)]:
         if is_picture(path) != pictures:
             faults.append(f"{folder.name}/{path.name}: pictures and NIfTI files are mixed; keep one kind")
-        elif bare_name(path) in found:
-            faults.append(f"{folder.name}/{path.name} has the name of {found[bare_name(path)].name}")
+        elif bare_name(path) in masks_by_name:
+            faults.append(f"{folder.name}/{path.name} has the name of {masks_by_name[bare_name(path)].name}")
         else:
-            found[bare_name(path)] = path
-    return found
+            masks_by_name[bare_name(path)] = path
+    return masks_by_name
 
 
-def _found(cases: tuple[Case, ...], faults: list[str]) -> tuple[dict[int, str], tuple[Code, ...] | None]:
+def _classes_in(cases: tuple[Case, ...], faults: list[str]) -> tuple[dict[int, str], tuple[Code, ...] | None]:
     """Classes after the numbers in all masks; 0 is the background, whether it occurs or not."""
 
     def numbers(mask: Source) -> tuple[set[int], str | None]:
@@ -92,8 +92,8 @@ def _found(cases: tuple[Case, ...], faults: list[str]) -> tuple[dict[int, str], 
             return set(), str(error)
 
     values: set[int] = {0}
-    for found, fault in in_threads(numbers, [case.label for case in cases if case.label]):
-        values |= found
+    for present, fault in in_threads(numbers, [case.label for case in cases if case.label]):
+        values |= present
         faults += [fault] if fault else []
     if len(values) > _MOST:
         faults.append(

@@ -79,19 +79,19 @@ def _cases(root: Path, part: str, ending: str, channels: tuple[str, ...], faults
     labels = _files(root / f"labels{part}", ending, faults)
     # A picture holds all its channels in one file.
     wanted = [0] if is_picture(Path(f"a{ending}")) else list(range(len(channels)))
-    for name, found in sorted(files.items()):
-        if sorted(found) != wanted:
-            faults.append(f"images{part}: {name} has the channels {sorted(found)}; expected {wanted}")
+    for name, by_channel in sorted(files.items()):
+        if sorted(by_channel) != wanted:
+            faults.append(f"images{part}: {name} has the channels {sorted(by_channel)}; expected {wanted}")
         if part == "Tr" and name not in labels:
             faults.append(f"labelsTr/{name}{ending} does not exist")
     for name in sorted(labels.keys() - files.keys()):
         faults.append(f"labels{part}/{labels[name].name} has no scan in images{part}")
     return tuple(
         Case(
-            Source(name, tuple(path for _, path in sorted(found.items()))),
+            Source(name, tuple(path for _, path in sorted(by_channel.items()))),
             Source(name, (labels[name],)) if name in labels else None,
         )
-        for name, found in sorted(files.items())
+        for name, by_channel in sorted(files.items())
     )
 
 

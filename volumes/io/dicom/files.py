@@ -262,10 +262,10 @@ def _plane(header: Any, groups: Sequence[Any], path: Path, frame: int) -> Plane:
 
     def numbers(keyword: str, macro: str, count: int) -> np.ndarray:
         value = look(keyword, macro)
-        found = np.asarray([] if value is None or value == "" else value, np.float64).ravel()
-        if len(found) != count or not np.isfinite(found).all():
-            raise BadInputError(f"{path}: has {len(found)} numbers as {keyword}; expected {count}. Export it again.")
-        return found
+        numbers = np.asarray([] if value is None or value == "" else value, np.float64).ravel()
+        if len(numbers) != count or not np.isfinite(numbers).all():
+            raise BadInputError(f"{path}: has {len(numbers)} numbers as {keyword}; expected {count}. Export it again.")
+        return numbers
 
     rows, columns = int(header.get("Rows") or 0), int(header.get("Columns") or 0)
     if rows < 1 or columns < 1:

@@ -34,8 +34,8 @@ def read_pixels(ordered: Sequence[Plane]) -> np.ndarray:
     for path, indices in groupby(by_file, key=lambda index: ordered[index].file):
         with sound(path):
             places = list(indices)
-            found = _stored(path, [ordered[index] for index in places])
-            for index, stored in zip(places, found, strict=True):
+            arrays = _stored(path, [ordered[index] for index in places])
+            for index, stored in zip(places, arrays, strict=True):
                 plane = ordered[index]
                 if values is None:  # only now, when a whole slice of that size was really there
                     values = np.empty((len(ordered), *plane.size), np.float32)
@@ -56,8 +56,8 @@ def _stored(path: Path, wanted: Sequence[Plane]) -> Iterator[np.ndarray]:
     if "PixelData" not in dataset:
         raise BadInputError(f"{path}: holds no whole pixel data: it is cut off, or no image. Copy it again.")
     frames = [plane.frame for plane in wanted]
-    found = _DECODER.frames(path, frames, plugin) if plugin else _decoded(dataset, frames, plugin)
-    for plane, stored in zip(wanted, found, strict=True):
+    arrays = _DECODER.frames(path, frames, plugin) if plugin else _decoded(dataset, frames, plugin)
+    for plane, stored in zip(wanted, arrays, strict=True):
         if stored.shape != plane.size or stored.dtype.kind not in "iu":
             raise BadInputError(f"{path}: its pixels are {stored.shape}, its header says {plane.size}.")
         if plane.inverted:

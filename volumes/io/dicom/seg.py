@@ -94,10 +94,10 @@ def _load_highdicom() -> Any:
 
 def _sources(files: Sequence[Path]) -> dict[Path, Any]:
     """The headers, whole, of the files that a DICOM-SEG would refer to."""
-    found = {}
+    headers = {}
     for path in files:
         with sound(path):
-            found[path] = header = read_dicom(path, stop_before_pixels=True)
+            headers[path] = header = read_dicom(path, stop_before_pixels=True)
             for name in _MAY_BE_BLANK:
                 if name not in header:
                     setattr(header, name, None)
@@ -106,9 +106,9 @@ def _sources(files: Sequence[Path]) -> dict[Path, Any]:
                     f"{path}: its {', '.join(missing)} are blank, and DICOM-SEG refers to slices by them. Write NIfTI "
                     "(.nii.gz), or take the series as it came from the scanner."
                 )
-    if len({str(header.SOPInstanceUID) for header in found.values()}) < len(found):
+    if len({str(header.SOPInstanceUID) for header in headers.values()}) < len(headers):
         raise BadInputError(f"{files[0].parent}: two of its files have one SOPInstanceUID. Write NIfTI (.nii.gz).")
-    return found
+    return headers
 
 
 def _segmentation(sources: Sequence[Any], frames: np.ndarray, names: Mapping[int, str], kind: str) -> Any:
@@ -136,16 +136,16 @@ def _segmentation(sources: Sequence[Any], frames: np.ndarray, names: Mapping[int
 
 def _description(number: int, name: str, algorithm: Any) -> Any:
     highdicom = _load_highdicom()
-    found = organ(name)
+    code = organ(name)
     description = highdicom.seg.SegmentDescription(
         segment_number=number,
         segment_label=name[:64],
-        segmented_property_category=found.category,
-        segmented_property_type=found.type,
+        segmented_property_category=code.category,
+        segmented_property_type=code.type,
         algorithm_type="AUTOMATIC",
         algorithm_identification=algorithm,
     )
-    if found.side is not None:
-        side = highdicom.sr.CodedConcept.from_code(found.side)
+    if code.side is not None:
+        side = highdicom.sr.CodedConcept.from_code(code.side)
         description.SegmentedPropertyTypeCodeSequence[0].SegmentedPropertyTypeModifierCodeSequence = [side]
     return description

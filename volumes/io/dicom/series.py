@@ -46,11 +46,11 @@ def find_series(root: str | Path) -> dict[str, tuple[Path, ...]]:
             others[path] = kind
     _warn_of_passed_over(root, unread, others, {path.parent for headers in groups.values() for path in headers})
     _refuse_scan_in_several_series(list(groups.values()))
-    found = sorted(list(headers) for headers in groups.values())
-    folders = [files[0].parent.resolve().name for files in found]
+    file_lists = sorted(list(headers) for headers in groups.values())
+    folders = [files[0].parent.resolve().name for files in file_lists]
     numbers = Counter()
     series = {}
-    for folder, files in zip(folders, found, strict=True):
+    for folder, files in zip(folders, file_lists, strict=True):
         numbers[folder] += 1
         name = folder if folders.count(folder) == 1 else f"{folder}-{numbers[folder]}"
         series[name] = tuple(files)
@@ -146,25 +146,25 @@ def assemble(files: Sequence[Path]) -> tuple[list[Plane], Geometry]:
     if len(keys) != 1:
         listed = ", ".join(str(path) for path in keys.values())
         raise BadInputError(f"{files[0].parent}: holds {len(keys)} series, for example {listed}; expected one.")
-    found = [plane for path, header in headers for plane in planes(header, path)]
-    first = _refuse_odd(found)
+    stack = [plane for path, header in headers for plane in planes(header, path)]
+    first = _refuse_odd(stack)
     normal = np.cross(*first.axes)
-    found.sort(key=lambda plane: float(plane.position @ normal))
-    step = _step(found, normal)
-    columns = [step, first.axes[1] * first.spacing[0], first.axes[0] * first.spacing[1], found[0].position]
+    stack.sort(key=lambda plane: float(plane.position @ normal))
+    step = _step(stack, normal)
+    columns = [step, first.axes[1] * first.spacing[0], first.axes[0] * first.spacing[1], stack[0].position]
     affine = np.vstack([np.stack(columns, axis=1), [0, 0, 0, 1]])
-    return found, Geometry(_TO_RAS @ affine, (len(found), *first.size))
+    return stack, Geometry(_TO_RAS @ affine, (len(stack), *first.size))
 
 
-def _refuse_odd(found: Sequence[Plane]) -> Plane:
+def _refuse_odd(stack: Sequence[Plane]) -> Plane:
     """A plane like most others; all must have its size, spacing and orientation."""
 
     def traits(plane: Plane) -> tuple:
         return plane.size, tuple(np.round(plane.spacing, 3)), tuple(np.round(plane.axes, 2).ravel() + 0.0)
 
-    usual, _ = Counter(map(traits, found)).most_common(1)[0]
-    first = next(plane for plane in found if traits(plane) == usual)
-    for plane in found:
+    usual, _ = Counter(map(traits, stack)).most_common(1)[0]
+    first = next(plane for plane in stack if traits(plane) == usual)
+    for plane in stack:
         where = f"{plane.file}: this slice"
         if plane.size != first.size:
             raise BadInputError(
