@@ -51,16 +51,9 @@ class PredictionMember:
 
     @classmethod
     def of(cls, folder: PredictionFolder, dataset: Dataset, *, weight: float = 1.0) -> "PredictionMember":
-        """Raises BadInputError when a training case has no prediction, or classes.json cannot be used."""
+        """Raises BadInputError where its classes cannot be matched with the dataset's; check looks at its cases."""
         classes = TeacherClasses.read(folder.path, dataset.labels)
-        member = cls(folder, classes, _digest(folder, classes, (*dataset.training, *dataset.validation)), weight)
-        if absent := member.lacks(dataset.training):
-            more = f" and {len(absent) - 5} more" if len(absent) > 5 else ""
-            raise BadInputError(
-                f"{folder.path}: no prediction of {', '.join(absent[:5])}{more}; a teacher needs one for each of the "
-                f"{len(dataset.training)} training cases, named like the case. Predict these, too."
-            )
-        return member
+        return cls(folder, classes, _digest(folder, classes, (*dataset.training, *dataset.validation)), weight)
 
     @property
     def name(self) -> str:
@@ -76,7 +69,16 @@ class PredictionMember:
         return [case.name for case in cases if files_of(case.name, self.folder.files) is None]
 
     def check(self, cases: Sequence[Case], dataset: Dataset) -> None:
-        """Read every prediction once, before any training. Raises BadInputError for the first that cannot be used."""
+        """Read the predictions of all cases that it is to teach, once, before any training.
+
+        Raises BadInputError, naming them, where cases have none, and for the first that cannot be used.
+        """
+        if absent := self.lacks(cases):
+            more = f" and {len(absent) - 5} more" if len(absent) > 5 else ""
+            raise BadInputError(
+                f"{self.folder.path}: no prediction of {', '.join(absent[:5])}{more}; a teacher needs one for each of "
+                f"the {len(cases)} training cases, named like the case. Predict these, too."
+            )
         with Bar(f"predictions in {self.name}", len(cases)) as bar:
             for case in cases:
                 prediction, path = self._read(case.name)

@@ -84,6 +84,12 @@ def dice(a, b) -> float:
     return 2 * np.count_nonzero(a & b) / (np.count_nonzero(a) + np.count_nonzero(b))
 
 
+def test_all_that_is_sound_passes_the_check(dataset, tmp_path):
+    write_label_map(tmp_path, "a", LABELS, OWN)
+    write_nnunet(tmp_path, "b", LABELS, OWN, names=NAMES, order="SAR")
+    member(tmp_path, dataset).check(dataset.training, dataset)
+
+
 def test_a_label_map_lands_where_the_students_labels_lie(dataset, tmp_path):
     write_label_map(tmp_path, "a", LABELS, OWN)
     values = targets(tmp_path, dataset)
@@ -312,14 +318,14 @@ def of_another_case(folder):
         (table_of_a_list, r"class of the predictions"),
         (nothing, r"neither a run folder .* nor a folder of predictions; expected CASE.nii.gz"),
         (foreign, r"nor a folder of predictions.*a.nrrd: is named like NRRD"),
-        (of_another_case, r"no prediction of a; a teacher needs one for each of the 1 training cases"),
+        (of_another_case, r"no prediction of a; a teacher needs one for each of the 1 training cases, named like"),
     ],
 )
 def test_a_folder_that_cannot_teach_is_refused(dataset, tmp_path, write, said):
-    folder = tmp_path / "predictions"
+    folder, case = tmp_path / "predictions", dataset.training[0]
     write(folder)
     with pytest.raises(BadInputError, match=said):
-        targets(folder, dataset)
+        member(folder, dataset).check([case], dataset)
 
 
 def test_an_announced_size_is_checked_before_it_is_unpacked(dataset, tmp_path):
