@@ -24,6 +24,13 @@ from ..volumes.resample import resample
 from ..volumes.sliding_window import sliding_window
 from .networks import load_network
 
+# What a network was shown in training, by the config's prompts.kind, in the words of prompts.KINDS.
+TRAINED_KINDS = {
+    "point": frozenset({"point"}),
+    "points": frozenset({"point", "outside point"}),
+    "box": frozenset({"box"}),
+}
+
 
 @dataclass(frozen=True, eq=False)
 class EnsembleMember:
@@ -36,6 +43,7 @@ class EnsembleMember:
     weight: float = 1.0
     trained_on: frozenset[str] = frozenset()  # names of its labelled training cases
     prompts_required: bool = False  # whether it finds nothing but what a prompt shows
+    prompt_kinds: frozenset[str] = frozenset()  # those of prompts.KINDS that it was made to take; empty for none
 
     @classmethod
     def of(cls, run: Run, *, weight: float = 1.0, base: Path | None = None) -> "EnsembleMember":
@@ -51,6 +59,7 @@ class EnsembleMember:
             weight=weight,
             trained_on=cases,
             prompts_required=run.config.network.name == PUBLISHED,
+            prompt_kinds=_prompt_kinds(run),
         )
 
     @cached_property
@@ -60,14 +69,12 @@ class EnsembleMember:
     def probabilities(self, volume: Volume, student_grid: Geometry, prompts: ScanPrompts | None = None) -> np.ndarray:
         """Sliding window with the teacher's own plan, then linear resampling: float32 [K, *student_grid.shape].
 
-        `prompts` are for a teacher that finds nothing without; another one is not shown them.
+        `prompts` are for a teacher that takes them.
         """
         prepared = preprocess(volume, self.plan)
         classes = int(self.network.num_classes)  # type: ignore[arg-type]
         infer = make_predictor(self.network)
-        placed = None
-        if self.prompts_required and prompts is not None:
-            placed = prompts.onto(prepared.geometry, scan=volume.geometry, classes=classes)
+        placed = prompts and prompts.onto(prepared.geometry, scan=volume.geometry, classes=classes)
         found = sliding_window(
             prepared.array, self.plan.patch, self.plan.overlap, infer, num_classes=classes, prompts=placed
         )
@@ -86,6 +93,13 @@ class EnsembleMember:
         shown = prompts if network.prompt_kinds else None
         with torch.no_grad():
             return network(image, shown).float().softmax(1)
+
+
+def _prompt_kinds(run: Run) -> frozenset[str]:
+    """The kinds of prompts that a run was trained with; of a published model as it is, those that it takes."""
+    if run.config.network.name == PUBLISHED:
+        return frozenset({"point", "box"})
+    return TRAINED_KINDS.get(str((run.config.objective.prompts or {}).get("kind")), frozenset())
 
 
 def read_teacher(text: str) -> tuple[Run, float]:
@@ -140,8 +154,10 @@ class Ensemble:
         return any(teacher.prompts_required for teacher in self.teachers)
 
     def probabilities(self, volume: Volume, student_grid: Geometry, prompts: ScanPrompts | None = None) -> np.ndarray:
-        """float32 [K, *student_grid.shape] for a whole scan; `prompts` as in EnsembleMember.probabilities."""
-        return self.mean([teacher.probabilities(volume, student_grid, prompts) for teacher in self.teachers])
+        """float32 [K, *student_grid.shape] for a whole scan; teachers that find nothing without are shown `prompts`."""
+        needed = [prompts if teacher.prompts_required else None for teacher in self.teachers]
+        teachers = zip(self.teachers, needed, strict=True)
+        return self.mean([teacher.probabilities(volume, student_grid, shown) for teacher, shown in teachers])
 
     def mean(self, found: Sequence[np.ndarray]) -> np.ndarray:
         """The weighted mean of what the teachers found, in their order."""
