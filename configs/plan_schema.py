@@ -96,7 +96,7 @@ class PlanSettings(Strict):
     """The intensity rules, which are applied one after the other."""
     patch: Triple
     """The size of the network's input in voxels along d, h and w."""
-    overlap: Annotated[float, Field(ge=0, lt=1)] = 0.5
+    overlap: Annotated[float, Field(ge=0, le=0.9)] = 0.5
     """The part of a patch by which the sliding window's neighbouring patches overlap."""
 
     @model_validator(mode="after")

@@ -72,6 +72,11 @@ def read_state(path: str | Path) -> dict[str, Tensor]:
         state = state["model"]
     if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
         raise BadInputError(f"{path}: expected a flat mapping of names to tensors, as SAM's published files hold")
+    if broken := [name for name, value in state.items() if value.is_floating_point() and not value.isfinite().all()]:
+        raise IntegrityError(
+            f"{path}: {len(broken)} of its tensors hold values that are no finite number, for example {broken[0]}; the "
+            "file is damaged or its training failed: download it again"
+        )
     return dict(state)
 
 

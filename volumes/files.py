@@ -202,6 +202,12 @@ def regular_file(path: str | Path) -> Path:
     return path
 
 
+def size_of(path: Path) -> int:
+    """Bytes of a file, or of all files in a folder."""
+    files = path.rglob("*") if path.is_dir() else [path]
+    return sum(file.stat().st_size for file in files if file.is_file())
+
+
 def make_folder(path: str | Path) -> Path:
     """Create a folder and its parents; one that exists is fine. Raises OutputError."""
     path = Path(path)
@@ -220,5 +226,32 @@ def is_hidden(path: Path) -> bool:
 
 
 def visible_entries(folder: Path) -> list[Path]:
-    """The files and folders in a folder, links followed, by name, without the hidden ones; [] where it is no folder."""
-    return sorted(path for path in folder.iterdir() if not is_hidden(path)) if folder.is_dir() else []
+    """The files and folders in a folder, links followed, by name, without the hidden ones; [] where it is no folder.
+
+    Raises BadInputError for a link that leads nowhere: what it stood for would be missing without a word.
+    """
+    entries = sorted(path for path in folder.iterdir() if not is_hidden(path)) if folder.is_dir() else []
+    for path in entries:
+        if path.is_symlink() and not path.exists():
+            raise BadInputError(f"{path}: is a link that leads nowhere. Restore what it points to, or remove the link.")
+    return entries
+
+
+def visible_files(folder: Path) -> list[Path]:
+    """The files in a folder and in all folders below it, links followed, by path, without the hidden ones.
+
+    A folder to which several paths lead, or one that holds a link to itself, is entered once; pipes and devices are
+    no files. Raises what visible_entries raises.
+    """
+    files, waiting, entered = [], [folder], set()
+    while waiting:
+        below = waiting.pop(0)
+        if below.resolve() in entered:
+            continue
+        entered.add(below.resolve())
+        for path in visible_entries(below):
+            if path.is_dir():
+                waiting.append(path)
+            elif path.is_file():
+                files.append(path)
+    return sorted(files)

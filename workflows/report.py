@@ -17,7 +17,7 @@ from ..evaluation.scores import score_case, summarise
 from ..training.predictor import make_predictor
 from ..training.run import Run, control_of
 from ..volumes.datasets.registry import Case, Dataset, read_labelled_case
-from ..volumes.files import is_leftover, temporary_folder
+from ..volumes.files import is_leftover, size_of, temporary_folder
 from ..volumes.geometry import reorient
 from ..volumes.io.nifti import read_labels
 from ..volumes.io.scans import as_nifti
@@ -91,12 +91,6 @@ def newest_package(runs: Path) -> Path:
     if not manifests:
         raise BadInputError(f"{runs}: no package here; run `samkd deploy` first or name one")
     return manifests[-1].parent
-
-
-def size_of(path: Path) -> int:
-    """Bytes of a file, or of all files in a folder."""
-    files = path.rglob("*") if path.is_dir() else [path]
-    return sum(file.stat().st_size for file in files if file.is_file())
 
 
 def points(run: Run, key: str) -> list[tuple[float, float]]:

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 SECONDS = 20.0  # a refusal that takes longer counts as a hang
+TRAINING = 900.0  # what trains, packs or converts may take, beside other work on the machine
 _PIPE = 1 << 20  # bytes that a child may write
 KILLED = -int(signal.SIGKILL)
 CLEAR = (0, 2, 3, 4, 5, 6)  # the exit codes that samkd promises

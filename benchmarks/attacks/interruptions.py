@@ -6,11 +6,12 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from .attempts import KILLED, Outcome, Tally, judge, samkd
+from .attempts import KILLED, TRAINING, Outcome, Tally, judge, samkd
 from .material import Material, distill, teach
 from .packages import _scan
 
 THREADS = 2
+KILLS = "kills: teach and distill"
 
 
 def digest_of(run: Path) -> str:
@@ -29,7 +30,7 @@ def kills(material: Material, work: Path, *, count: int, seed: int) -> Tally:
     """`count` kills of teach and distill on two threads, at random moments, in chains of up to five: each chain must
     end with the weights of a run that nobody stopped.
     """
-    tally, rng = Tally("kills: teach and distill"), random.Random(f"{seed} kills")
+    tally, rng = Tally(KILLS), random.Random(f"{seed} kills")
     stages: dict[str, Callable[..., Outcome]] = {
         "teach": lambda run, **how: teach(material, run, threads=THREADS, **how),
         "distill": lambda run, **how: distill(material, run, work / "runs", threads=THREADS, **how),
@@ -79,7 +80,7 @@ def full_disks(material: Material, work: Path, *, levels: int, seed: int) -> Tal
         return samkd(
             *("deploy", material.student, "--data", material.data, "--out", run, "--precision", "fp32"),
             *("--max-drop", "1"),
-            seconds=300,
+            seconds=TRAINING,
             **how,
         )
 
@@ -90,7 +91,7 @@ def full_disks(material: Material, work: Path, *, levels: int, seed: int) -> Tal
         "predict": lambda run, **how: samkd(
             "predict", material.package, "-i", _scan(material), "-o", run / "mask.nii.gz", "--threads", 1, **how
         ),
-        "convert": lambda run, **how: samkd("convert", material.data, run, seconds=300, **how),
+        "convert": lambda run, **how: samkd("convert", material.data, run, seconds=TRAINING, **how),
     }
     for name, command in commands.items():
         for _ in range(levels):

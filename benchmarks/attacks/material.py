@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .attempts import samkd
+from .attempts import TRAINING, samkd
 
 SETTINGS = (
     *("phantom.training=4", "phantom.test=1", "student.plan.spacing=[14,14,14]", "student.plan.patch=[64,32,32]"),
@@ -51,14 +51,14 @@ def options() -> list[str]:
 
 
 def teach(material: Material, run: Path, **how):
-    return samkd("teach", *options(), "--run", run, "--runs", material.folder, seconds=300, **how)
+    return samkd("teach", *options(), "--run", run, "--runs", material.folder, seconds=TRAINING, **how)
 
 
 def distill(material: Material, run: Path, runs: Path, **how):
     return samkd(
         *("distill", *options(), "--data", material.data, "--teacher", material.teacher),
         *("--run", run, "--runs", runs),
-        seconds=300,
+        seconds=TRAINING,
         **how,
     )
 
@@ -75,10 +75,10 @@ def make(folder: Path) -> Material:
             lambda: samkd(
                 *("deploy", material.student, "--data", material.data, "--out", material.package),
                 *("--precision", "fp32", "--max-drop", "1"),
-                seconds=300,
+                seconds=TRAINING,
             ),
         ),
-        (material.nnunet, lambda: samkd("convert", material.data, material.nnunet, seconds=300)),
+        (material.nnunet, lambda: samkd("convert", material.data, material.nnunet, seconds=TRAINING)),
     )
     for path, make_it in steps:
         if not path.exists():

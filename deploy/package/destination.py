@@ -6,7 +6,7 @@ from pathlib import Path
 from ...errors import BadInputError, IntegrityError, OutputError
 from ...volumes.files import is_hidden
 from ..runtime.manifest import Manifest
-from ..runtime.private_copy import listed, read_sealed, unnamed
+from ..runtime.private_copy import altered, listed, read_sealed, unnamed
 
 
 def zip_beside(destination: Path) -> Path:
@@ -27,8 +27,19 @@ def require_replaceable(destination: Path) -> None:
                 f"{destination}: holds what is no part of the package there and would be lost: {listed(strangers)}. "
                 "Move it away, or name another folder."
             )
+        _require_as_packed(destination)
     if os.path.lexists(zipped):
         _package_at(zipped, is_right_kind=zipped.is_file())
+        _require_as_packed(zipped)
+
+
+def _require_as_packed(package: Path) -> None:
+    """Refuse a package whose files somebody changed: a note in its card would be lost. Raises OutputError."""
+    if changed := altered(package):
+        raise OutputError(
+            f"{package}: was changed since it was packed ({listed(changed)}), and what was written there would be "
+            "lost. Move it away, or name another folder for the package."
+        )
 
 
 def _package_at(path: Path, *, is_right_kind: bool) -> Manifest:

@@ -13,6 +13,7 @@ import zipfile
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from io import BufferedWriter
 from pathlib import Path
 from typing import IO, Any, Protocol
 
@@ -22,6 +23,10 @@ from .manifest import MANIFEST, Manifest
 from .signature import LENGTH, SIGNATURE
 
 _CHUNK = 1 << 20
+_ZIP_END, _ZIP_END_MARK = struct.Struct("<4s4H2LH"), b"PK\5\6"  # end of central directory (APPNOTE.TXT 4.3.16)
+_ZIP64_LOCATOR, _ZIP64_MARK = struct.Struct("<4sLQL"), b"PK\6\7"  # says that an entry or the list is larger than 4 GB
+_MOST_COMMENT = 1 << 16
+_MOST_DIRECTORY = 1 << 20  # bytes; that of a package with the most files takes a fifth of it
 _LISTED = 5  # names of files that are no part of a package
 _NOT_FOLLOWED = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
 
@@ -59,6 +64,23 @@ def read_sealed(path: Path) -> Manifest:
     with _opened(path) as files:
         values = _sealed_values(files, path)
     return Manifest.from_json(values, source=path)
+
+
+def altered(path: Path) -> list[str]:
+    """The files of a package, a folder or its zip, that are missing or not what was packed, by name.
+
+    Raises BadInputError when there is no package, IntegrityError for a manifest that was changed or a broken zip.
+    """
+    with _opened(path) as files:
+        declared: dict[str, dict[str, Any]] = _sealed_values(files, path)["files"]
+        return [name for name, entry in declared.items() if not _is_as_packed(files, name, entry)]
+
+
+def _is_as_packed(files: _Files, name: str, entry: Mapping[str, Any]) -> bool:
+    if not files.has(name):
+        return False
+    with files.open(name) as stream:
+        return _written(stream, None, most=entry["bytes"]) == (entry["bytes"], entry["sha256"])
 
 
 def _sealed_values(files: _Files, path: Path, *, trust: Path | None = None) -> dict[str, Any]:
@@ -106,6 +128,7 @@ def _opened(path: Path) -> Iterator[_Files]:
         elif not zipfile.is_zipfile(path):
             raise BadInputError(f"{path}: is no package. Name the folder or the zip of one.")
         else:
+            _require_short_directory(path)
             with zipfile.ZipFile(path) as packed:
                 yield _Zip(packed, path)
     except SamkdError:
@@ -114,6 +137,23 @@ def _opened(path: Path) -> Iterator[_Files]:
         raise IntegrityError(f"{path}: the zip is damaged ({error}). Copy it again.") from error
     except OSError as error:
         raise IntegrityError(f"{error.filename or path}: cannot be read ({error.strerror or error}).") from error
+
+
+def _require_short_directory(archive: Path) -> None:
+    """Refuse a zip whose list of entries is longer than a package's can be, before zipfile reads it into memory.
+
+    The end of a zip says how long the list is, and zipfile believes it. Raises IntegrityError.
+    """
+    with archive.open("rb") as file:
+        file.seek(max(0, archive.stat().st_size - _ZIP_END.size - _ZIP64_LOCATOR.size - _MOST_COMMENT))
+        tail = file.read()
+    at = tail.rfind(_ZIP_END_MARK)
+    if at < 0 or len(tail) < at + _ZIP_END.size:
+        raise IntegrityError(f"{archive}: the zip is damaged (no end of its list). Copy it again.")
+    length = _ZIP_END.unpack_from(tail, at)[5]
+    is_zip64 = tail[:at].rfind(_ZIP64_MARK, max(0, at - _ZIP64_LOCATOR.size)) >= 0
+    if is_zip64 or length > _MOST_DIRECTORY:
+        raise IntegrityError(f"{archive}: its list of entries is longer than that of any package. Copy it again.")
 
 
 class _Folder:
@@ -187,24 +227,30 @@ def _whole(files: _Files, name: str, limit: int) -> bytes:
 
 
 def _copy(stream: IO[bytes], target: Path, *, most: int) -> tuple[int, str]:
-    """Write what a stream gives, at most `most` bytes and one, and return how many they are and their sha256.
-
-    Raises OutputError.
-    """
-    checksum, size = hashlib.sha256(), 0
+    """Write what a stream gives to a new file, and return what `_written` does. Raises OutputError."""
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         file = target.open("xb")
     except OSError as error:
         raise _no_room(target, error) from error
     with file:
-        while chunk := stream.read(min(_CHUNK, most + 1 - size)):
-            checksum.update(chunk)
-            size += len(chunk)
+        return _written(stream, file, most=most)
+
+
+def _written(stream: IO[bytes], file: BufferedWriter | None, *, most: int) -> tuple[int, str]:
+    """How many bytes a stream gives, at most `most` and one, and their sha256; they are written to `file`, if any.
+
+    Raises OutputError.
+    """
+    checksum, size = hashlib.sha256(), 0
+    while chunk := stream.read(min(_CHUNK, most + 1 - size)):
+        checksum.update(chunk)
+        size += len(chunk)
+        if file is not None:
             try:
                 file.write(chunk)
             except OSError as error:
-                raise _no_room(target, error) from error
+                raise _no_room(Path(file.name), error) from error
     return size, checksum.hexdigest()
 
 

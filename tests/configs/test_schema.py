@@ -27,7 +27,7 @@ def test_overrides_are_typed_and_reach_nested_keys():
 
 def test_all_faults_are_reported_at_once_with_a_suggestion():
     with pytest.raises(UsageError) as caught:
-        load_config("phantom", ["student.training.stepz=7", "lambda=2", "teacher.plan.overlap=1.5"])
+        load_config("phantom", ["student.training.stepz=7", "lambda=2", "teacher.plan.overlap=0.95"])
     message = str(caught.value)
     assert caught.value.exit_code == 2
     assert "student.training.stepz: unknown key; did you mean 'steps'?" in message

@@ -186,6 +186,18 @@ def test_truncated_file(tmp_path: Path, suffix: str, keep: float):
         read_state(path)
 
 
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_no_numbers(tmp_path: Path, suffix: str, value: float):
+    path = tmp_path / f"weights{suffix}"
+    state = published()
+    name = next(iter(state))
+    state[name].view(-1)[0] = value
+    save_file(state, path) if suffix == ".safetensors" else torch.save(state, path)
+    with pytest.raises(IntegrityError, match=rf"1 of its tensors .* for example {re.escape(name)}"):
+        read_state(path)
+
+
 class Evil:
     def __init__(self, marker: Path) -> None:
         self.marker = marker

@@ -103,9 +103,7 @@ def _scans_in(path: Path) -> list[Source]:
     if path.name == FRAMES and path.is_dir():
         return [video(path)]
     scans = []
-    for entry in sorted(path.glob("*")):
-        if entry.name.startswith("."):
-            continue
+    for entry in visible_entries(path):
         if is_picture(entry) or is_nifti(entry):
             scans.append(Source(bare_name(entry), (entry,)))
         elif (entry / FRAMES).is_dir():

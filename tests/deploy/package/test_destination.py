@@ -96,6 +96,27 @@ def test_files_in_a_package_folder_that_are_not_its_own_are_named(package):
     refused(package, r"would be lost: a0, a1, a2, a3, notes\.txt and 2 more\. Move")
 
 
+@pytest.mark.parametrize("name", ["MODEL_CARD.md", "runtime.pyz"])
+@pytest.mark.parametrize("how", ["written on", "removed"])
+def test_a_package_with_a_file_that_somebody_changed_is_not_replaced(package, name, how):
+    if how == "removed":
+        (package / name).unlink()
+    else:
+        with (package / name).open("ab") as file:
+            file.write(b"checked on our own scans: the spleen is too large")
+    refused(package, rf"was changed since it was packed \({name}\)")
+
+
+def test_a_zip_with_a_file_that_somebody_changed_is_not_replaced(package):
+    archive = package.with_name("student.zip")
+    with zipfile.ZipFile(archive) as packed:
+        content = {name: packed.read(name) for name in packed.namelist()}
+    with zipfile.ZipFile(archive, "w") as packed:
+        for name, data in content.items():
+            packed.writestr(name, data + b"mine" if name == "runtime.pyz" else data)
+    refused(package, r"student\.zip: was changed since it was packed \(runtime\.pyz\)")
+
+
 def test_a_hidden_folder_in_a_package_is_not_replaced(package):
     (package / ".git").mkdir()
     refused(package, r"would be lost: \.git\.")

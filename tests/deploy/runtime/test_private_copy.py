@@ -160,6 +160,26 @@ def test_methods_that_take_memory_at_will_are_refused(package, tmp_path, method)
         Package.open(tmp_path / "odd.zip")
 
 
+@pytest.mark.parametrize("kind", ["many entries", "zip64", "a long list claimed", "cut"])
+def test_the_list_of_a_zip_is_judged_before_it_is_read(package, tmp_path, kind, monkeypatch):
+    """zipfile would hold half a kilobyte in memory for each of the entries."""
+    archive = tmp_path / "package.zip"
+    with zipfile.ZipFile(archive, "w") as packed:
+        for number in range(70_000 if kind == "zip64" else 30_000 if kind == "many entries" else 1):
+            packed.writestr(f"{number}", b"")
+    raw = archive.read_bytes()
+    if kind == "cut":
+        archive.write_bytes(raw[:-3])
+    elif kind == "a long list claimed":
+        archive.write_bytes(raw[:-10] + (1 << 30).to_bytes(4, "little") + raw[-6:])
+    reading = []
+    monkeypatch.setattr(zipfile.ZipFile, "__init__", lambda *_args, **_options: reading.append(1))
+    match = "is no package" if kind == "cut" else "longer than that of any package"
+    with pytest.raises(BadInputError if kind == "cut" else IntegrityError, match=match):
+        Package.open(archive)
+    assert not reading
+
+
 def test_more_than_a_package_may_hold(package):
     values = json.loads((package / "manifest.json").read_text())
     values["files"]["padding.bin"] = {"bytes": 2 << 30, "sha256": "0" * 64}

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ....errors import BadInputError
-from ...files import is_hidden, visible_entries
+from ...files import visible_entries, visible_files
 from ...io.foreign_formats import is_foreign, passed_over
 from ...io.mask_codes import Code
 from ...io.scans import bare_name
@@ -36,7 +36,7 @@ def sound(dataset: Dataset, faults: Sequence[str], *, source: Path) -> Dataset:
     """The dataset, if it has no fault and a case. Raises one BadInputError with every fault."""
     faults = [*faults, *_repeated((*dataset.training, *dataset.test))]
     if not faults and not dataset.training and not dataset.test:
-        foreign = [path for path in sorted(source.rglob("*")) if is_foreign(path) and not is_hidden(path)]
+        foreign = [path for path in visible_files(source) if is_foreign(path)]
         where = f"; {passed_over(source, foreign)}" if foreign else ""
         faults.append(f"lists no case, neither for training nor for test{where}")
     if faults:

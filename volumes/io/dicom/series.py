@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from ....errors import BadInputError
+from ...files import visible_files
 from ...geometry import Geometry, Volume
 from .files import Plane, is_dicom, left_out, planes, read_header, series_key, sound
 from .pixels import read_pixels
@@ -47,7 +48,7 @@ def find_series(root: str | Path) -> dict[str, tuple[Path, ...]]:
     _warn_of_passed_over(root, unread, others, {path.parent for headers in groups.values() for path in headers})
     _refuse_scan_in_several_series(list(groups.values()))
     file_lists = sorted(list(headers) for headers in groups.values())
-    folders = [files[0].parent.resolve().name for files in file_lists]
+    folders = [_name_of(files[0].parent) for files in file_lists]
     numbers = Counter()
     series = {}
     for folder, files in zip(folders, file_lists, strict=True):
@@ -57,12 +58,16 @@ def find_series(root: str | Path) -> dict[str, tuple[Path, ...]]:
     return series
 
 
+def _name_of(folder: Path) -> str:
+    """The name by which a folder was reached, a link's its own; that of the folder itself for "." and ".."."""
+    return folder.name if folder.name not in ("", "..") else folder.resolve().name
+
+
 def _candidates(root: Path) -> list[Path]:
     """The files, in a folder and the folders in it, that may be DICOM: not hidden, and of no other known format."""
     if root.is_file():
         return [root]
-    paths = (path for path in sorted(root.rglob("*")) if path.suffix.lower() not in _OTHER and path.is_file())
-    return [path for path in paths if not any(part.startswith(".") for part in path.relative_to(root).parts)]
+    return [path for path in visible_files(root) if path.suffix.lower() not in _OTHER]
 
 
 def _warn_of_passed_over(root: Path, unread: Sequence[Path], others: Mapping[Path, str], scans: set[Path]) -> None:
@@ -70,7 +75,7 @@ def _warn_of_passed_over(root: Path, unread: Sequence[Path], others: Mapping[Pat
 
     Where there are none, all count, unless the folder holds other formats: then it is no DICOM folder.
     """
-    if not scans and root.is_dir() and any(path.suffix.lower() in _OTHER for path in root.rglob("*")):
+    if not scans and root.is_dir() and any(path.suffix.lower() in _OTHER for path in visible_files(root)):
         return
     lost = [path for path in unread if not scans or path.parent in scans]
     for paths, what in ((lost, "no DICOM that can be read"), (list(others), "DICOM but no slices of a scan")):

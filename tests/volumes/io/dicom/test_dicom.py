@@ -132,6 +132,25 @@ def test_nested_series_are_named_by_folders_alone(tmp_path):
         read_series(tmp_path / "scans" / "two")
 
 
+def test_series_behind_links_are_read_and_named_by_the_links(tmp_path):
+    write_series(tmp_path / "store" / "1.2.3", values())
+    (tmp_path / "scans").mkdir()
+    for name in ("before", "after"):  # two links to one folder are one series
+        (tmp_path / "scans" / name).symlink_to(tmp_path / "store" / "1.2.3")
+    (tmp_path / "scans" / "again").symlink_to(tmp_path / "scans")
+    assert {name: len(files) for name, files in find_series(tmp_path / "scans").items()} == {"after": 6}
+    assert [source.mask_name for source in sources(tmp_path / "scans")] == ["after.nii.gz"]
+    np.testing.assert_array_equal(read_series(tmp_path / "scans").array[0], values() - 1024.0)
+
+
+def test_a_slice_that_is_a_link_to_nowhere_is_said(tmp_path):
+    last = sorted(write_series(tmp_path, values()))[-1]
+    last.unlink()
+    last.symlink_to("elsewhere")
+    with pytest.raises(BadInputError, match="is a link that leads nowhere"):
+        find_series(tmp_path)
+
+
 def test_blank_uids_are_tolerated_and_what_is_no_slice_is_passed_over(tmp_path):
     files = write_series(tmp_path, values())
     report, scout, shot = tmp_path / "report", tmp_path / "scout", tmp_path / "shot"
