@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
+from .evaluation_schema import Evaluation
 from .plan_schema import PlanSettings, Strict, added
 from .teacher_options import check_options
 
@@ -321,3 +322,5 @@ class Config(Strict):
     """The weight of L_seg in L = lambda * L_seg + (1 - lambda) * L_mse; 1 is training without a teacher."""
     deployment: Deployment = Deployment()
     """The package."""
+    evaluation: Evaluation = Evaluation()
+    """The scores that verbs print, and their rules."""

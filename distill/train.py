@@ -24,7 +24,7 @@ from ..volumes.datasets.registry import Case, Dataset
 from ..volumes.files import file_digest
 from ..volumes.plan import Plan
 from .embedding import EmbeddingMatch
-from .ensemble import Ensemble
+from .ensemble import Ensemble, EnsembleMember
 from .losses import distance_of
 from .soft_targets import cached_targets
 from .step import DistillationStep
@@ -143,7 +143,7 @@ def distillation_job(
         )
     teaching = Teaching(
         teachers=tuple(
-            TeacherRecord(member.name, member.sha256, share)
+            TeacherRecord(member.name, member.sha256, share, predictions=not isinstance(member, EnsembleMember))
             for member, share in zip(teachers.teachers, teachers.shares, strict=True)
         ),
         distillation=distillation.model_dump(mode="json"),
@@ -182,7 +182,7 @@ def distillation_job(
 def match_embeddings(student: Student, teachers: Ensemble, plan: Plan) -> EmbeddingMatch:
     """The distance of embeddings on patches of the student's plan; UsageError as in EmbeddingMatch."""
     members = [
-        (member.name, member.network, share) for member, share in zip(teachers.teachers, teachers.shares, strict=True)
+        (member.name, member.network, share) for member, share in zip(teachers.runs, teachers.shares, strict=True)
     ]
     return EmbeddingMatch(student, members, torch.zeros(1, int(student.in_channels), *plan.patch))
 

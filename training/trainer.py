@@ -11,7 +11,8 @@ from lightning.fabric.strategies.ddp import DDPStrategy
 
 from ..errors import UsageError
 from ..evaluation.records import ClassScore
-from ..evaluation.scores import case_scores, score_case
+from ..evaluation.rules import DEFAULT_RULES, ScoringRules
+from ..evaluation.scores import case_scores, score_scan
 from ..sam.checkpoints import LoadReport
 from ..volumes.datasets.registry import Case, Dataset, read_labelled_case
 from ..volumes.pipeline import segment
@@ -20,7 +21,7 @@ from .checkpoint import load_weights
 from .job import TrainingJob
 from .lock import one_at_a_time
 from .loop import TrainingResult, fit
-from .metrics import BestValidation, RunMetrics
+from .metrics import BestValidation, RunMetrics, scoring_rules
 from .patches import PatchBatches
 from .predictor import make_predictor
 from .prepared import PreparedCase, prepare_cases
@@ -53,6 +54,7 @@ def run_job(job: TrainingJob, *, runs: Path, run: Path | None = None, devices: i
             f"training.patience is {job.settings.patience}, but there are no validation cases to wait for: set it to "
             "0, or validation above 0"
         )
+    scoring_rules(job.config.evaluation, job.split.dataset.labels.values())
     run_config = job.run_config()
     torch.manual_seed(job.config.seed)
     network = job.build()
@@ -157,7 +159,9 @@ def prepare(job: TrainingJob, *, cache: Path) -> tuple[list[PreparedCase], list[
 def score_run(run: Run, network: torch.nn.Module, job: TrainingJob, result: TrainingResult) -> None:
     """Score the best weights on the whole test scans and write ``metrics.json``, with which the run is finished."""
     load_weights(network, run.weights)
-    cases = score_scans(network, job.split.test, job.split.dataset, plan=job.plan, title=f"{job.title}: test scans")
+    rules = scoring_rules(job.config.evaluation, job.split.dataset.labels.values())
+    title = f"{job.title}: test scans"
+    cases = score_scans(network, job.split.test, job.split.dataset, plan=job.plan, title=title, rules=rules)
     metrics = RunMetrics(
         steps=result.steps,
         seconds=round(result.seconds, 1),
@@ -165,13 +169,19 @@ def score_run(run: Run, network: torch.nn.Module, job: TrainingJob, result: Trai
         parameters=sum(parameter.numel() for parameter in network.parameters()),
         trained_parameters=sum(p.numel() for p in network.parameters() if p.requires_grad),
         validation=None if result.best_dice is None else BestValidation(dice=result.best_dice, step=result.best_step),
-        test=case_scores(cases) if cases else None,
+        test=case_scores(cases, rules=rules) if cases else None,
     )
     run.write_json("metrics.json", metrics.to_json())
 
 
 def score_scans(
-    network: torch.nn.Module, cases: Sequence[Case], dataset: Dataset, *, plan: Plan, title: str
+    network: torch.nn.Module,
+    cases: Sequence[Case],
+    dataset: Dataset,
+    *,
+    plan: Plan,
+    title: str,
+    rules: ScoringRules = DEFAULT_RULES,
 ) -> dict[str, tuple[ClassScore, ...]]:
     """Scores of a torch network on whole scans, on their own grids, by case name."""
     predictor = make_predictor(network)
@@ -180,9 +190,6 @@ def score_scans(
         for case in cases:
             volume, truth = read_labelled_case(case, dataset)
             prediction = segment(volume, plan, predictor, num_classes=len(dataset.labels))
-            grid = volume.geometry
-            rows[case.name] = score_case(
-                prediction, truth, spacing=grid.spacing, labels=dataset.labels, frames=grid.frames
-            )
+            rows |= score_scan(case.name, prediction, truth, grid=volume.geometry, labels=dataset.labels, rules=rules)
             bar.advance(case.name)
     return rows
