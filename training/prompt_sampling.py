@@ -28,7 +28,7 @@ _STREAM = 0x70726F6D70747321  # keeps these random numbers apart from those of t
 
 
 def kinds_in_training(prompts: Mapping[str, Any] | None) -> frozenset[str]:
-    """The kinds of prompts (of volumes.prompts.KINDS) that a network was shown in training, which it has learned to use.
+    """The kinds of prompts (of volumes.prompts.KINDS) that a network was shown in training, and so learned to use.
 
     `prompts` is the config section of that name as a run's objective keeps it, None without prompts.
     """
