@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 STUDENTS = {
     "swinunetr-tiny": "swinunetr.model:build_tiny",
     "swinunetr-small": "swinunetr.model:build_small",
+    "swinunetr-base": "swinunetr.model:build_base",
     "segresnet": "segresnet.model:SegResNet",
     "mobilesam": "small_sam.model:build_mobilesam",
     "litemedsam": "small_sam.model:build_litemedsam",

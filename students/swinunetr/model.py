@@ -7,7 +7,7 @@ from ...errors import UsageError
 from .inference import InferenceSwinUNETR
 from .window_attention import FastWindowAttention
 
-TINY, SMALL = 12, 24  # feature sizes
+TINY, SMALL, BASE = 12, 24, 48  # feature sizes
 DIVISOR = 32  # patch embedding and four patch mergings, each halving the grid
 
 
@@ -56,3 +56,8 @@ def build_tiny(*, in_channels: int, num_classes: int, patch: tuple[int, int, int
 def build_small(*, in_channels: int, num_classes: int, patch: tuple[int, int, int]) -> SwinUNETR:
     """Twice as wide as the tiny one: 24 features at the first level. UsageError as in SwinUNETR."""
     return SwinUNETR(in_channels=in_channels, num_classes=num_classes, patch=patch, feature_size=SMALL)
+
+
+def build_base(*, in_channels: int, num_classes: int, patch: tuple[int, int, int]) -> SwinUNETR:
+    """SwinUNETR as published: 48 features at the first level, 62 M parameters. UsageError as in SwinUNETR."""
+    return SwinUNETR(in_channels=in_channels, num_classes=num_classes, patch=patch, feature_size=BASE)

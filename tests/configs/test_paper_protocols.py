@@ -102,6 +102,7 @@ def test_3dsam_adapter_has_32_tokens_a_side_whatever_the_patch(name: str):
         )
     assert network.get_submodule("image_encoder").cells == (32, 32, 32)
     assert (teacher.prompts.kind, teacher.prompts.count, teacher.prompts.positive) == ("points", 10, True)
+    assert load_config(name).evaluation.tolerance_mm == 5
 
 
 def test_the_lines_of_the_papers_that_were_not_there():

@@ -77,7 +77,9 @@ def test_can_be_exported_without_the_training_path(grad: bool):
 
 
 @pytest.mark.skipif(not COUNTS.is_file(), reason=f"no {COUNTS}")
-@pytest.mark.parametrize(("name", "feature_size"), [("swinunetr-tiny", 12), ("swinunetr-small", 24)])
+@pytest.mark.parametrize(
+    ("name", "feature_size"), [("swinunetr-tiny", 12), ("swinunetr-small", 24), ("swinunetr-base", 48)]
+)
 def test_parameter_counts(name: str, feature_size: int):
     expected = json.loads(COUNTS.read_text())[f"SwinUNETR feature_size={feature_size} in=1 out=14 @96^3"]
     model = build_student(name, in_channels=1, num_classes=14, patch=(96, 96, 96))
