@@ -66,8 +66,8 @@ def distill(
     teacher: Annotated[
         list[str] | None,
         typer.Option(
-            help="A run that teaches, of any stage (default: the newest teacher); repeat it to average several, "
-            "RUN=0.7 gives one a weight."
+            help="Who teaches: a run of any stage (default: the newest teacher), or a folder of predictions by any "
+            "tool, named like the cases; repeat it to average several, FOLDER=0.7 gives one a weight."
         ),
     ] = None,
     student: Annotated[str | None, typer.Option(help=f"The student: one of {', '.join(STUDENTS)}.")] = None,

@@ -43,10 +43,17 @@ class Pretrainable(Protocol):
 def run_job(job: TrainingJob, *, runs: Path, run: Path | None = None, devices: int = 1) -> Run:
     """Train, then score the best weights on every whole labelled test scan; ``metrics.json`` is written last.
 
+    Without validation cases the last weights are the best.
+
     The folder is ``run``, or one in ``runs`` named after the job. A finished run is returned as it is, an interrupted
     one continues. Raises UsageError for prompts that the network does not take and for a network without published
     weights, BadInputError for a checkpoint or folder that is not this job's, Stopped when interrupted.
     """
+    if job.settings.patience and not job.split.validation:
+        raise UsageError(
+            f"training.patience is {job.settings.patience}, but there are no validation cases to wait for: set it to "
+            "0, or validation above 0"
+        )
     scoring_rules(job.config.evaluation, job.split.dataset.labels.values())
     run_config = job.run_config()
     torch.manual_seed(job.config.seed)
@@ -91,14 +98,17 @@ def _train(
         seed=job.config.seed,
         rank=fabric.global_rank,
         unlabelled=unlabelled,
+        boxed_classes=prompts.num_classes if prompts and prompts.settings.whole_case else 0,
     )
+
+    def validate(model: torch.nn.Module) -> dict[str, float]:
+        return grid_dice(model, validation, plan=job.plan, class_names=run.class_names, prompts=prompts)
+
     result = fit(
         network,
         step,
         batches=batches,
-        validate=lambda model: grid_dice(
-            model, validation, plan=job.plan, class_names=run.class_names, prompts=prompts
-        ),
+        validate=validate if validation else None,
         settings=job.settings,
         run=run,
         fabric=fabric,
@@ -158,7 +168,7 @@ def score_run(run: Run, network: torch.nn.Module, job: TrainingJob, result: Trai
         skipped_steps=result.skipped,
         parameters=sum(parameter.numel() for parameter in network.parameters()),
         trained_parameters=sum(p.numel() for p in network.parameters() if p.requires_grad),
-        validation=BestValidation(dice=result.best_dice, step=result.best_step),
+        validation=None if result.best_dice is None else BestValidation(dice=result.best_dice, step=result.best_step),
         test=case_scores(cases, rules=rules) if cases else None,
     )
     run.write_json("metrics.json", metrics.to_json())
