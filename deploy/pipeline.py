@@ -156,7 +156,8 @@ def _fastest_geometry(
 def _same_conversion(target: Target, student: TrainedStudent, accepted: CandidateResult) -> Candidate:
     """The conversion of a student that is of the precision and quantization of the accepted one."""
     wanted = (accepted.precision, accepted.quantization)
-    candidates = target.candidates(_export_request(student, Precision(accepted.precision)))
+    request = replace(_export_request(student, Precision(accepted.precision)), quantization=accepted.quantization)
+    candidates = target.candidates(request)
     return next(each for each in candidates if (each.precision.value, each.quantization) == wanted)
 
 

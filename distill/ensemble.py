@@ -13,6 +13,7 @@ import torch
 from ..errors import BadInputError, UsageError
 from ..teachers import PUBLISHED
 from ..training.predictor import make_predictor
+from ..training.prompt_sampling import kinds_in_training
 from ..training.run import Run
 from ..volumes.datasets.registry import Case, Dataset
 from ..volumes.files import file_digest
@@ -30,7 +31,8 @@ class Member(Protocol):
     """What teaches: a run's network (EnsembleMember), or what lies in a folder (PredictionMember).
 
     ``weight`` is its part of the average, relative to those of the others; ``trained_on`` names its labelled training
-    cases as far as they are known; with ``prompts_required`` it finds nothing but what a prompt shows.
+    cases as far as they are known; with ``prompts_required`` it finds nothing but what a prompt shows. ``prompt_kinds``
+    are those of prompts.KINDS that it was made to take.
     """
 
     @property
@@ -47,6 +49,9 @@ class Member(Protocol):
 
     @property
     def prompts_required(self) -> bool: ...
+
+    @property
+    def prompt_kinds(self) -> frozenset[str]: ...
 
     @property
     def key(self) -> str:
@@ -79,6 +84,7 @@ class EnsembleMember:
     weight: float = 1.0
     trained_on: frozenset[str] = frozenset()  # names of its labelled training cases
     prompts_required: bool = False  # whether it finds nothing but what a prompt shows
+    prompt_kinds: frozenset[str] = frozenset()  # those of prompts.KINDS that it was made to take; empty for none
 
     @classmethod
     def of(cls, run: Run, *, weight: float = 1.0, base: Path | None = None) -> "EnsembleMember":
@@ -94,6 +100,7 @@ class EnsembleMember:
             weight=weight,
             trained_on=cases,
             prompts_required=run.config.network.name == PUBLISHED,
+            prompt_kinds=_prompt_kinds(run),
         )
 
     @cached_property
@@ -114,15 +121,12 @@ class EnsembleMember:
     ) -> np.ndarray:
         """Sliding window with the teacher's own plan, then linear resampling: float32 [K, *student_grid.shape].
 
-        `prompts` are for a teacher that finds nothing without; another one is not shown them. The name of the `case`
-        does not matter.
+        `prompts` are for a teacher that takes them. The name of the `case` does not matter.
         """
         prepared = preprocess(volume, self.plan)
         classes = int(self.network.num_classes)  # type: ignore[arg-type]
         infer = make_predictor(self.network)
-        placed = None
-        if self.prompts_required and prompts is not None:
-            placed = prompts.onto(prepared.geometry, scan=volume.geometry, classes=classes)
+        placed = prompts and prompts.onto(prepared.geometry, scan=volume.geometry, classes=classes)
         found = sliding_window(
             prepared.array, self.plan.patch, self.plan.overlap, infer, num_classes=classes, prompts=placed
         )
@@ -157,6 +161,13 @@ class EnsembleMember:
         shown = prompts if network.prompt_kinds else None
         with torch.no_grad():
             return network(image, shown).float().softmax(1)
+
+
+def _prompt_kinds(run: Run) -> frozenset[str]:
+    """The kinds of prompts that a run was trained with; of a published model as it is, those that it takes."""
+    if run.config.network.name == PUBLISHED:
+        return frozenset({"point", "box"})
+    return kinds_in_training(run.config.objective.prompts)
 
 
 def read_teacher(text: str) -> tuple[Run | PredictionFolder, float]:
@@ -228,14 +239,16 @@ class Ensemble:
     ) -> np.ndarray:
         """float32 [K, *student_grid.shape] for a whole scan, that of the case of this name, which files are found by.
 
-        `prompts` are for teachers that find nothing without; the others are not shown them.
+        Teachers that find nothing without prompts are shown `prompts`; the others are not.
         """
-        return self.mean([member.probabilities(volume, student_grid, prompts, case=case) for member in self.teachers])
+        needed = [prompts if member.prompts_required else None for member in self.teachers]
+        members = zip(self.teachers, needed, strict=True)
+        return self.mean([member.probabilities(volume, student_grid, shown, case=case) for member, shown in members])
 
-    def mean(self, found: Sequence[np.ndarray]) -> np.ndarray:
-        """The weighted mean of what the teachers found, in their order."""
-        mean = np.zeros_like(found[0])
-        for share, values in zip(self.shares, found, strict=True):
+    def mean(self, answers: Sequence[np.ndarray]) -> np.ndarray:
+        """The weighted mean of the teachers' answers, in their order."""
+        mean = np.zeros_like(answers[0])
+        for share, values in zip(self.shares, answers, strict=True):
             mean += np.float32(share) * values
         return mean
 
@@ -246,5 +259,5 @@ class Ensemble:
 
     def on_patches(self, image: torch.Tensor, prompts: Any = None) -> torch.Tensor:
         """Mean probabilities [B, K, *patch] for the student's patches [B, C, *patch]; see check_online."""
-        found = (share * t.on_patches(image, prompts) for share, t in zip(self.shares, self.runs, strict=True))
-        return torch.stack(list(found)).sum(0)
+        parts = (share * t.on_patches(image, prompts) for share, t in zip(self.shares, self.runs, strict=True))
+        return torch.stack(list(parts)).sum(0)

@@ -1,8 +1,9 @@
 """Prompts drawn from labels: for training, and for scores that say so. Prediction has only the user's own."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,7 +17,25 @@ from ..volumes.prompts import ClassPrompts, GridPrompts, PatchPrompts, ScanPromp
 from .network import Network
 from .prompts_per_slice import slice_boxes_as_points, slice_points, slice_prompts_of_a_user, with_slice_clicks
 
+# What a network was shown in training by its config's prompts.kind, in the words of volumes.prompts.KINDS.
+_SHOWN = {
+    "point": {"point"},
+    "points": {"point", "outside point"},
+    "box": {"box"},
+    "mixed": {"point", "outside point", "box"},
+}
 _STREAM = 0x70726F6D70747321  # keeps these random numbers apart from those of the patches
+
+
+def kinds_in_training(prompts: Mapping[str, Any] | None) -> frozenset[str]:
+    """The kinds of prompts (of volumes.prompts.KINDS) that a network was shown in training, and has learned to use.
+
+    `prompts` is the config section of that name as a run's objective keeps it, None without prompts.
+    """
+    if not prompts:
+        return frozenset()
+    shown = _SHOWN.get(prompts.get("kind", ""), set())
+    return frozenset(shown - {"outside point"} if prompts.get("positive") else shown)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -217,6 +236,17 @@ def prompts_from_truth(
             d, h, w = np.array(np.unravel_index(depth.argmax(), depth.shape)) - np.array(margins)[:, 0] + low
             classes[value] = ClassPrompts(points=((float(w), float(h), float(d), 1),))
     return ScanPrompts(classes, "voxel")
+
+
+def jittered_boxes(rng: np.random.Generator, boxes: np.ndarray, pixels: int, *, axis: int = 0) -> np.ndarray:
+    """Boxes [N, 6] (x0, y0, z0, x1, y1, z1, in voxels) with every edge moved by a whole number of pixels, at most
+    `pixels` in either direction; never inverted. The first and last slice along `axis` (of d, h, w) stay.
+    """
+    shift = rng.integers(-pixels, pixels + 1, boxes.shape)
+    shift[:, [2 - axis, 5 - axis]] = 0
+    moved = boxes + shift
+    low, high = np.minimum(moved[:, :3], moved[:, 3:]), np.maximum(moved[:, :3], moved[:, 3:])
+    return np.concatenate([low, high], axis=1)
 
 
 def tight_box(inside: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -28,7 +28,7 @@ class ExportRequest:
     """What is to be converted: a network for `patch` (D, H, W), and prepared patches [C, *patch] to calibrate int8.
 
     With `points` the network becomes two graphs, and the device's user may click: so often in a class of a patch, and
-    give a box.
+    give a box. With `quantization` the name of one scheme, int8 is made by that one alone.
     """
 
     network: nn.Module
@@ -37,6 +37,7 @@ class ExportRequest:
     calibration: Sequence[np.ndarray]
     precision: Precision
     points: int = 0
+    quantization: str | None = None
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,7 @@ def candidates(request: ExportRequest) -> Iterator[Candidate]:
     if request.precision is Precision.INT8:
         from .quantize_onnx import SCHEMES, quantize, weakest_layers
 
-        for scheme in SCHEMES:
+        for scheme in (each for each in SCHEMES if request.quantization in (None, each.name)):
             quantized = quantize(model, request.calibration, scheme)
             weakest = partial(weakest_layers, model, quantized)
             yield Candidate(request.precision, _writer(quantized, decoders), scheme.name, weakest)
