@@ -183,7 +183,7 @@ def test_scores_with_prompts_from_the_truth_say_so(painter, data, tmp_path):
         "evaluate", painter, "--data", data, "--prompt-from-truth", "box", "-o", tmp_path / "box.json", in_process=True
     )
     assert done.exit_code == 0, done.output
-    assert "shown a box from the truth" in done.text
+    assert "shown box from the truth" in done.text
     scores = json.loads((tmp_path / "box.json").read_text())
     assert scores["prompts_from_truth"] == "box"
     plain = run_cli("evaluate", painter, "--data", data, "-o", tmp_path / "plain.json", in_process=True)
@@ -191,8 +191,18 @@ def test_scores_with_prompts_from_the_truth_say_so(painter, data, tmp_path):
     without = json.loads((tmp_path / "plain.json").read_text())
     assert without["prompts_from_truth"] is None
     assert without["summary"]["mean"]["dice"] == 0 < 0.3 < scores["summary"]["mean"]["dice"]
+    draws = run_cli(
+        *("evaluate", painter, "--data", data, "--prompt-from-truth", "box,iou=0.5,keep=box", "--repeat", "2"),
+        *("-o", tmp_path / "draws.json"),
+        in_process=True,
+    )
+    assert draws.exit_code == 0 and "repetitions" in draws.stdout and "±" in draws.stdout, draws.output
+    one, two = json.loads((tmp_path / "draws.json").read_text())["repetitions"]
+    assert one["summary"]["mean"]["dice"] != two["summary"]["mean"]["dice"] < scores["summary"]["mean"]["dice"]
+    alone = run_cli("evaluate", painter, "--data", data, "--repeat", "2", in_process=True)
+    assert alone.exit_code == 2 and "needs --prompt-from-truth" in alone.text
     done = run_cli("evaluate", painter, "--data", data, "--prompt-from-truth", "guess", in_process=True)
-    assert done.exit_code == 2 and "choose point, box or boxes" in done.output
+    assert done.exit_code == 2 and "choose point, points:N, box" in done.text
 
 
 TINY = {

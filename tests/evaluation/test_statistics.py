@@ -8,9 +8,9 @@ import pytest
 
 from samkd.errors import BadInputError, UsageError
 from samkd.evaluation.records import ClassScore
-from samkd.evaluation.result_files import check_ending, read_result, write_result
+from samkd.evaluation.result_files import check_ending, read_result, write_repetitions, write_result
 from samkd.evaluation.rules import METRICS, ScoringRules
-from samkd.evaluation.score_tables import difference_table, score_table, unit_table
+from samkd.evaluation.score_tables import difference_table, repetition_table, score_table, unit_table
 from samkd.evaluation.scores import case_scores
 from samkd.evaluation.statistics import metric_statistics
 from samkd.evaluation.text_table import TextTable
@@ -72,6 +72,20 @@ def test_a_table_has_the_metrics_of_the_config_and_counts_misses():
     assert table.rows[1] == ("spleen", "0.250", "0.25", "1", "0", "0")
     assert table.rows[2][0] == "mean" and table.rows[2][3:] == ("2", "1", "0")
     assert unit_table(scores, title="t").rows == (("case_0", "0.375", "0.38"), ("case_1", "0.000", "0.00"))
+
+
+def test_repetitions_are_their_mean_and_their_deviation(tmp_path):
+    draws = [
+        result({"liver": [0.5, 0.7], "spleen": [None, None]}),
+        result({"liver": [0.7, 0.9], "spleen": [None, None]}),
+    ]
+    table = repetition_table(draws, title="t")
+    assert table.rows[0] == ("liver", "0.700 ± 0.141", "2") and table.rows[1] == ("spleen", "-", "2")
+    write_repetitions(tmp_path / "r.json", draws, table, more={"prompts_from_truth": "points:3"})
+    values = json.loads((tmp_path / "r.json").read_text())
+    assert len(values["repetitions"]) == 2 and values["prompts_from_truth"] == "points:3"
+    write_repetitions(tmp_path / "r.csv", draws, table, more={})
+    assert (tmp_path / "r.csv").read_text().splitlines()[1] == "liver,0.700 ± 0.141,2"
 
 
 def test_differences_of_every_two_results():

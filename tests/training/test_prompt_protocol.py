@@ -26,10 +26,8 @@ def voxels(prompts, value=1):
 @pytest.mark.parametrize("kind", ["point", "box", "boxes"])
 def test_the_plain_spellings_are_what_they_were(kind):
     assert shown(kind) == prompts_from_truth(kind, TRUTH, labels=LABELS, spacing=SPACING)
-    assert (
-        shown(kind, TRUTH.swapaxes(0, 1), axis=1).kinds
-        == prompts_from_truth(kind, TRUTH.swapaxes(0, 1), labels=LABELS, spacing=SPACING, axis=1).kinds
-    )
+    turned = TRUTH.swapaxes(0, 1)
+    assert shown(kind, turned, axis=1) == prompts_from_truth(kind, turned, labels=LABELS, spacing=SPACING, axis=1)
 
 
 @pytest.mark.parametrize("place", PLACES)
