@@ -25,7 +25,7 @@ from samkd.distill.networks import load_network
 from samkd.evaluation.records import ClassScore
 from samkd.evaluation.scores import score_case, summarise
 from samkd.training.predictor import make_predictor
-from samkd.training.prompt_sampling import slice_boxes
+from samkd.training.prompt_sampling import jittered_boxes, slice_boxes
 from samkd.training.run import Run
 from samkd.volumes.datasets.registry import Case, Dataset, read_labelled_case
 from samkd.volumes.geometry import Volume
@@ -52,15 +52,7 @@ def widened(boxes: Boxes, pixels: float) -> Boxes:
 
 
 def jittered(boxes: Boxes, rng: np.random.Generator, pixels: int) -> Boxes:
-    """Every edge moved by a whole number of pixels, at most `pixels` in either direction; never inverted."""
-    moved = {}
-    for value, rows in boxes.items():
-        shift = rng.integers(-pixels, pixels + 1, rows.shape)
-        shift[:, [2, 5]] = 0
-        rows = rows + shift
-        low, high = np.minimum(rows[:, :3], rows[:, 3:]), np.maximum(rows[:, :3], rows[:, 3:])
-        moved[value] = np.concatenate([low, high], axis=1)
-    return moved
+    return {value: jittered_boxes(rng, rows, pixels) for value, rows in boxes.items()}
 
 
 def smoothed(boxes: Boxes) -> Boxes:

@@ -89,6 +89,10 @@ def distill(
     unlabelled: Annotated[
         Path | None, typer.Option(help="A folder of scans without masks, which join the training cases.")
     ] = None,
+    prompts: Annotated[
+        Path | None,
+        typer.Option(help="A folder of prompts, CASE.json, which stand for masks: they are shown to the teacher."),
+    ] = None,
     split: Split = None,
     base: Base = None,
     student_weights: Annotated[
@@ -122,6 +126,7 @@ def distill(
         lambdas=lambdas,
         data=data,
         unlabelled=unlabelled,
+        prompts=prompts,
         runs=runs,
         overrides=overrides,
         run=run,

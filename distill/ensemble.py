@@ -30,7 +30,8 @@ class Member(Protocol):
     """What teaches: a run's network (EnsembleMember), or what lies in a folder (PredictionMember).
 
     ``weight`` is its part of the average, relative to those of the others; ``trained_on`` names its labelled training
-    cases as far as they are known; with ``prompts_required`` it finds nothing but what a prompt shows.
+    cases as far as they are known; with ``prompts_required`` it finds nothing but what a prompt shows; ``prompt_kinds``
+    are those that it was made to take.
     """
 
     @property
@@ -47,6 +48,9 @@ class Member(Protocol):
 
     @property
     def prompts_required(self) -> bool: ...
+
+    @property
+    def prompt_kinds(self) -> frozenset[str]: ...
 
     @property
     def key(self) -> str:
@@ -68,6 +72,14 @@ class Member(Protocol):
         ...
 
 
+# What a network was shown in training, by the config's prompts.kind, in the words of prompts.KINDS.
+TRAINED_KINDS = {
+    "point": frozenset({"point"}),
+    "points": frozenset({"point", "outside point"}),
+    "box": frozenset({"box"}),
+}
+
+
 @dataclass(frozen=True, eq=False)
 class EnsembleMember:
     """One of the runs that teach; ``weight`` is its part of the average, relative to those of the others."""
@@ -79,6 +91,7 @@ class EnsembleMember:
     weight: float = 1.0
     trained_on: frozenset[str] = frozenset()  # names of its labelled training cases
     prompts_required: bool = False  # whether it finds nothing but what a prompt shows
+    prompt_kinds: frozenset[str] = frozenset()  # those of prompts.KINDS that it was made to take; empty for none
 
     @classmethod
     def of(cls, run: Run, *, weight: float = 1.0, base: Path | None = None) -> "EnsembleMember":
@@ -94,6 +107,7 @@ class EnsembleMember:
             weight=weight,
             trained_on=cases,
             prompts_required=run.config.network.name == PUBLISHED,
+            prompt_kinds=_prompt_kinds(run),
         )
 
     @cached_property
@@ -114,15 +128,12 @@ class EnsembleMember:
     ) -> np.ndarray:
         """Sliding window with the teacher's own plan, then linear resampling: float32 [K, *student_grid.shape].
 
-        `prompts` are for a teacher that finds nothing without; another one is not shown them. The name of the `case`
-        does not matter.
+        `prompts` are for a teacher that takes them. The name of the `case` does not matter.
         """
         prepared = preprocess(volume, self.plan)
         classes = int(self.network.num_classes)  # type: ignore[arg-type]
         infer = make_predictor(self.network)
-        placed = None
-        if self.prompts_required and prompts is not None:
-            placed = prompts.onto(prepared.geometry, scan=volume.geometry, classes=classes)
+        placed = prompts and prompts.onto(prepared.geometry, scan=volume.geometry, classes=classes)
         found = sliding_window(
             prepared.array, self.plan.patch, self.plan.overlap, infer, num_classes=classes, prompts=placed
         )
@@ -157,6 +168,13 @@ class EnsembleMember:
         shown = prompts if network.prompt_kinds else None
         with torch.no_grad():
             return network(image, shown).float().softmax(1)
+
+
+def _prompt_kinds(run: Run) -> frozenset[str]:
+    """The kinds of prompts that a run was trained with; of a published model as it is, those that it takes."""
+    if run.config.network.name == PUBLISHED:
+        return frozenset({"point", "box"})
+    return TRAINED_KINDS.get(str((run.config.objective.prompts or {}).get("kind")), frozenset())
 
 
 def read_teacher(text: str) -> tuple[Run | PredictionFolder, float]:
@@ -228,9 +246,14 @@ class Ensemble:
     ) -> np.ndarray:
         """float32 [K, *student_grid.shape] for a whole scan, that of the case of this name, which files are found by.
 
-        `prompts` are for teachers that find nothing without; the others are not shown them.
+        Teachers that find nothing without are shown `prompts`.
         """
-        return self.mean([member.probabilities(volume, student_grid, prompts, case=case) for member in self.teachers])
+        return self.mean(
+            [
+                member.probabilities(volume, student_grid, prompts if member.prompts_required else None, case=case)
+                for member in self.teachers
+            ]
+        )
 
     def mean(self, found: Sequence[np.ndarray]) -> np.ndarray:
         """The weighted mean of what the teachers found, in their order."""

@@ -48,6 +48,7 @@ class PredictionMember:
     weight: float = 1.0
     trained_on: frozenset[str] = frozenset()
     prompts_required: bool = False
+    prompt_kinds: frozenset[str] = frozenset()
 
     @classmethod
     def of(cls, folder: PredictionFolder, dataset: Dataset, *, weight: float = 1.0) -> "PredictionMember":

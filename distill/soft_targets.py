@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..errors import BadInputError, UsageError
+from ..errors import BadInputError, UsageError, about
 from ..training.prepared import PreparedCase, fingerprint
 from ..training.progress import Bar
 from ..training.prompt_sampling import prompts_from_truth
@@ -19,6 +19,7 @@ from ..volumes.json_files import read_json
 from ..volumes.plan import Plan, grid, slice_axis
 from ..volumes.preprocess import preprocess_labels
 from ..volumes.prompts import ScanPrompts
+from .case_prompts import case_prompts, prompted_probabilities, require_mask_or_prompts
 from .ensemble import Ensemble, Member
 from .target_cache import TargetFile, chunk_of, encode, quantise
 
@@ -41,26 +42,34 @@ def cached_targets(
     """The prepared cases with their targets on the student's grid; those that the cache lacks are written.
 
     A teacher that finds nothing without prompts is shown a box on every slice, from the case's mask, and its targets
-    are keyed by the mask, too. Before each file is written, the size of all is predicted from those so far. Raises
-    UsageError when it exceeds ``limit`` bytes, IntegrityError for a damaged file, BadInputError for a case without a
-    mask and a teacher that needs one.
+    are keyed by the mask, too. Teachers that take prompts are shown those that a case has in place of a mask
+    (distill.case_prompts), and its targets are keyed by these. Before each file is written, the size of all is
+    predicted from those so far. Raises UsageError when it exceeds ``limit`` bytes, IntegrityError for a damaged file,
+    BadInputError for a case without a mask and without prompts where a teacher needs one of them, and for prompts that
+    the teachers cannot be shown.
     """
     folder = target_folder(cache, ensemble, plan)
     if ensemble.prompts_required:
-        _require_masks(cases)
-    decisive = cases if ensemble.prompts_required else [replace(case, label=None) for case in cases]
-    paths = [folder / f"{fingerprint(case)[:32]}.targets" for case in decisive]
+        require_mask_or_prompts(cases)
+    own_prompts = [case_prompts(case, dataset) for case in cases]
+    names = [_target_name(ensemble, case, prompts) for case, prompts in zip(cases, own_prompts, strict=True)]
+    paths = [folder / f"{name}.targets" for name in names]
     voxels = [int(np.prod(case.shape)) for case in prepared]
     done = [index for index, path in enumerate(paths) if path.exists()]
     written, covered = sum(paths[index].stat().st_size for index in done), sum(voxels[index] for index in done)
     with Bar("teacher targets", len(cases), done=len(done)) as bar:
-        for case, path, size in zip(cases, paths, voxels, strict=True):
+        for case, prompts, path, size in zip(cases, own_prompts, paths, voxels, strict=True):
             if path.exists():
                 continue
             volume, mask = read_case(case, dataset)
-            prompts = _prompts(ensemble, volume, mask, dataset)
-            found = ensemble.probabilities(volume, grid(plan, volume.geometry), prompts, case=case.name)
-            content = encode(quantise(found), chunk_of(plan.patch), owner=_owner(path))
+            onto = grid(plan, volume.geometry)
+            if prompts is None:
+                shown = _prompts(ensemble, volume, mask, dataset)
+                probabilities = ensemble.probabilities(volume, onto, shown, case=case.name)
+            else:
+                with about(case.prompts):
+                    probabilities = prompted_probabilities(ensemble, volume, onto, prompts, case=case.name)
+            content = encode(quantise(probabilities), chunk_of(plan.patch), owner=_owner(path))
             written, covered = written + len(content), covered + size
             _check_size(written / covered * sum(voxels), limit, folder, len(cases))
             with atomic_path(path) as temporary:
@@ -71,6 +80,16 @@ def cached_targets(
         case.with_soft_targets(TargetFile.open(path, owner=_owner(path), shape=(classes, *case.shape)))
         for case, path in zip(prepared, paths, strict=True)
     ]
+
+
+def _target_name(ensemble: Ensemble, case: Case, prompts: ScanPrompts | None) -> str:
+    """What a case's targets depend on besides teachers and plan: its scan, and what is shown with it."""
+    if prompts is None:
+        return fingerprint(replace(case, prompts=None, label=case.label if ensemble.prompts_required else None))[:32]
+    classes = {value: [shown.points, shown.boxes] for value, shown in sorted(prompts.classes.items())}
+    return (
+        f"{fingerprint(replace(case, prompts=None))[:32]}-{digest({'space': prompts.space, 'classes': classes})[:16]}"
+    )
 
 
 def _owner(path: Path) -> str:
@@ -100,9 +119,12 @@ def validation_dice(
             onto = grid(plan, volume.geometry)
             truth = preprocess_labels(mask, volume.geometry, plan)
             prompts = _prompts(ensemble, volume, mask, dataset)
-            found = [member.probabilities(volume, onto, prompts, case=case.name) for member in measurable.values()]
-            together = [ensemble.mean(found)] if len(names) > len(found) else []
-            for score, values in zip(pooled.values(), [*found, *together], strict=True):
+            answers = [
+                member.probabilities(volume, onto, prompts if member.prompts_required else None, case=case.name)
+                for member in measurable.values()
+            ]
+            together = [ensemble.mean(answers)] if len(names) > len(answers) else []
+            for score, values in zip(pooled.values(), [*answers, *together], strict=True):
                 score.add(values.argmax(0), truth)
             bar.advance(case.name)
     scores = {name: score.scores() for name, score in pooled.items()}
@@ -131,14 +153,6 @@ def _prompts(ensemble: Ensemble, volume: Volume, mask: np.ndarray | None, datase
     plan = next(teacher.plan for teacher in ensemble.runs if teacher.prompts_required)
     axis = slice_axis(plan, volume.geometry)
     return prompts_from_truth("boxes", mask, labels=dataset.labels, spacing=volume.geometry.spacing, axis=axis)
-
-
-def _require_masks(cases: Sequence[Case]) -> None:
-    if without := [case.name for case in cases if case.label is None]:
-        raise BadInputError(
-            f"{', '.join(without)}: no mask to draw boxes from, and a teacher finds nothing without prompts; leave "
-            "these cases out, or take another teacher"
-        )
 
 
 def _check_size(predicted: float, limit: float, folder: Path, cases: int) -> None:

@@ -12,6 +12,7 @@ from ..training.run_config import digest
 from ..training.split import DataSplit
 from ..volumes.datasets.registry import Dataset
 from ..volumes.files import atomic_path
+from .case_prompts import check_prompts
 from .ensemble import Ensemble, EnsembleMember, Member, check_teachers
 from .paired_comparison import PairedDifference, paired_difference
 from .prediction_member import PredictionFolder, PredictionMember
@@ -64,12 +65,15 @@ def study(
     Runs that are there already are reused. `run` is the folder of the one student, `base` the published file that the
     teachers adapt, where it has moved. Each distilled run gets a ``comparison.json``; several lambdas also leave the
     curve of their test Dice (the paper's Table 4) as an SVG in the run root. Raises what `distill` raises, and
-    BadInputError for teachers of other classes or channels and for predictions that cannot be used.
+    BadInputError for teachers of other classes or channels and for predictions that cannot be used, and what
+    check_prompts raises.
     """
     runs_that_teach = [teacher for teacher, _ in teachers if isinstance(teacher, Run)]
     check_teachers(runs_that_teach, dataset)
     members = [_member(teacher, dataset, weight=weight, base=base) for teacher, weight in teachers if min(lambdas) < 1]
     ensemble = Ensemble(members) if members else None
+    if ensemble:
+        check_prompts(ensemble, dataset.training, dataset, online=options.online)
     teacher_dice = _measure(ensemble, config, dataset, cache=runs / "cache", online=options.online) if ensemble else {}
     folders = {lambdas[0]: run} if len(lambdas) == 1 else {}
 

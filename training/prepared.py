@@ -71,11 +71,13 @@ def few_labels(dataset: Dataset, count: int, *, seed: int) -> Dataset:
 
 
 def fingerprint(case: Case) -> str:
-    """sha256 over the bytes of a case's scan and mask, file by file."""
+    """sha256 over the bytes of a case's scan and mask, or of its scan and prompts without a mask, file by file."""
     digest = hashlib.sha256()
     for source in (case.image, case.label):
         for path in source.files if source else ():
             digest.update(bytes.fromhex(file_digest(path)))
+    if case.label is None and case.prompts is not None:
+        digest.update(bytes.fromhex(file_digest(case.prompts)))
     return digest.hexdigest()
 
 
@@ -85,7 +87,7 @@ def prepare_case(case: Case, dataset: Dataset, plan: Plan, cache: Path) -> Prepa
     Raises BadInputError when the scan or its mask cannot be used, IntegrityError for a damaged file of the cache.
     """
     folder = cache / "prepared" / plan.digest()[:16]
-    stem = fingerprint(case)[:32]
+    stem = fingerprint(replace(case, prompts=None))[:32]
     if dataset.codes is not None or dataset.merged is not None:
         stem += "-" + hashlib.sha256(repr((dataset.codes, dataset.merged)).encode()).hexdigest()[:8]
     parts = ("image", "affine") if case.label is None else ("image", "affine", "labels")

@@ -170,6 +170,17 @@ def prompts_from_truth(
     return ScanPrompts(classes, "voxel")
 
 
+def jittered_boxes(rng: np.random.Generator, boxes: np.ndarray, pixels: int, *, axis: int = 0) -> np.ndarray:
+    """Boxes [N, 6] (x0, y0, z0, x1, y1, z1, in voxels) with every edge moved by a whole number of pixels, at most
+    `pixels` in either direction; never inverted. The first and last slice along `axis` (of d, h, w) stay.
+    """
+    shift = rng.integers(-pixels, pixels + 1, boxes.shape)
+    shift[:, [2 - axis, 5 - axis]] = 0
+    moved = boxes + shift
+    low, high = np.minimum(moved[:, :3], moved[:, 3:]), np.maximum(moved[:, :3], moved[:, 3:])
+    return np.concatenate([low, high], axis=1)
+
+
 def tight_box(inside: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """First and last voxel (d, h, w) of a mask that is not empty."""
     spans = [np.flatnonzero(inside.any(axis=tuple({0, 1, 2} - {axis}))) for axis in range(3)]

@@ -7,13 +7,13 @@ A point is ``x,y,z`` or ``x,y,z,label`` (label 1: inside the class, 0: outside; 
                                           "boxes": [[-90, 0, 0, 10, 80, 60]]}}}
 
 "space" ("mm" or "voxel"; default "mm"), "points" and "boxes" may be left out; a class may have several boxes, each on
-slices of its own.
+slices of its own. A string "origin" beside them may say who drew the prompts, and from what; nothing depends on it.
 """
 
 from __future__ import annotations
 
 import json
-import math
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -82,9 +82,13 @@ def parse_prompts(text: str | bytes, labels: Mapping[int, str], *, source: str) 
     parser = _Parser(f"{source}: ", BadInputError, labels)
     try:
         content = json.loads(text, object_pairs_hook=parser.distinct)
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except SamkdError:
+        raise
+    except (ValueError, RecursionError) as error:
         raise BadInputError(f"{source}: is not valid JSON ({error}).") from error
-    parser.keys(content, {"space", "classes"}, "the file")
+    parser.keys(content, {"origin", "space", "classes"}, "the file")
+    if not isinstance(content.get("origin", ""), str):
+        parser.fail(f'"origin" is {json.dumps(content["origin"])[:200]}; expected words, such as who drew the prompts')
     space = parser.space(content.get("space", "mm"))
     classes = content.get("classes")
     if not isinstance(classes, dict) or not classes:
@@ -161,4 +165,4 @@ def _numbers(option: str, text: str) -> list[float]:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max

@@ -8,6 +8,7 @@ from ..configs.schema import Config
 from ..errors import BadInputError, UsageError
 from ..training.prepared import few_labels
 from ..training.run import Run
+from ..volumes.datasets.layouts.listing import prompts_in, strays
 from ..volumes.datasets.phantom.generate import write_phantom
 from ..volumes.datasets.registry import Case, Dataset, read_dataset, with_classes
 from ..volumes.datasets.splits import assign, divide
@@ -79,6 +80,23 @@ def with_unlabelled(dataset: Dataset, folder: Path) -> Dataset:
             f"{folder}: {', '.join(twice)} already in {dataset.root}; leave them out of one of the two folders"
         )
     return replace(dataset, training=(*dataset.training, *unlabelled))
+
+
+def with_prompts(dataset: Dataset, folder: Path) -> Dataset:
+    """The dataset with a folder's prompt files CASE.json, each at the training case of its name.
+
+    Files of its validation and test cases are left alone. Raises BadInputError for a folder without such files, and for
+    a file that no case is named after.
+    """
+    prompts = prompts_in(folder)
+    cases = (*dataset.training, *dataset.validation, *dataset.test)
+    if not prompts:
+        raise BadInputError(f"{folder}: holds no prompts; expected a folder of CASE.json, named after the scans")
+    if faults := strays(prompts, cases):
+        names = ", ".join(case.name for case in dataset.training[:3])
+        raise BadInputError(f"{folder}: {'; '.join(faults)} in {dataset.root}; its cases are {names} and so on")
+    training = tuple(replace(case, prompts=prompts.get(case.name, case.prompts)) for case in dataset.training)
+    return replace(dataset, training=training)
 
 
 def labelled_test(dataset: Dataset) -> list[Case]:

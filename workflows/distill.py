@@ -13,7 +13,7 @@ from ..errors import UsageError
 from ..sam.packaged_weights import find_weights
 from ..training.run import Run, newest_run
 from ..volumes.datasets.registry import Dataset
-from .data import config_for, open_dataset, with_unlabelled
+from .data import config_for, open_dataset, with_prompts, with_unlabelled
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,7 @@ def distill(
     lambdas: Sequence[float],
     data: Path | None,
     unlabelled: Path | None,
+    prompts: Path | None = None,
     runs: Path,
     overrides: Sequence[str],
     run: Path | None,
@@ -42,8 +43,9 @@ def distill(
 ) -> Study:
     """Train a student for every lambda, and with `control` the same student without its teachers.
 
-    `config_name`, `teachers`, `lambdas`, `data` and `unlabelled` are those of read_lesson. `run` is the folder of the
-    one student (UsageError with several lambdas), `base` the published file that the teachers adapt where it has moved.
+    `config_name`, `teachers`, `lambdas`, `data`, `unlabelled` and `prompts` are those of read_lesson. `run` is the
+    folder of the one student (UsageError with several lambdas), `base` the published file that the teachers adapt
+    where it has moved.
     The student's weights may be named as in sam.packaged_weights. Raises what find_weights, read_lesson and
     distill.study.study raise.
     """
@@ -52,7 +54,14 @@ def distill(
     if options.weights:
         options = replace(options, weights=find_weights(options.weights))
     lesson = read_lesson(
-        config_name, teachers, lambdas=lambdas, data=data, unlabelled=unlabelled, runs=runs, overrides=overrides
+        config_name,
+        teachers,
+        lambdas=lambdas,
+        data=data,
+        unlabelled=unlabelled,
+        prompts=prompts,
+        runs=runs,
+        overrides=overrides,
     )
     return study(
         lesson.config,
@@ -74,14 +83,16 @@ def read_lesson(
     lambdas: Sequence[float],
     data: Path | None,
     unlabelled: Path | None,
+    prompts: Path | None = None,
     runs: Path,
     overrides: Sequence[str],
 ) -> Lesson:
     """Read the teachers, else the newest one (none for a config with lambda = 1 alone), and open what they teach from.
 
     Config and dataset are those named, else those of the first run that teaches; `lambdas` default to the config's.
-    Raises UsageError when nobody teaches `unlabelled` scans, and when folders of predictions alone teach and neither
-    config nor data are named, BadInputError for a teacher that is neither a run nor a folder of predictions.
+    `prompts` is a folder of CASE.json, which stand for masks. Raises UsageError when nobody teaches `unlabelled` scans
+    or from `prompts`, and when folders of predictions alone teach and neither config nor data are named, BadInputError
+    for a teacher that is neither a run nor a folder of predictions.
     """
     members: list[tuple[Run | PredictionFolder, float]] = [read_teacher(text) for text in teachers]
     if not members and (config_name is None or list(lambdas) != [1]):
@@ -97,7 +108,11 @@ def read_lesson(
     lambdas = list(lambdas) or [config.lambda_]
     if unlabelled is not None and min(lambdas) == 1:
         raise UsageError("--unlabelled: with lambda = 1 there is no teacher, and scans without masks teach nothing")
+    if prompts is not None and min(lambdas) == 1:
+        raise UsageError("--prompts: with lambda = 1 there is no teacher, and prompts teach nothing")
     dataset = open_dataset(config, data or (Path(source.config.data) if source else None), runs=runs)
     if unlabelled is not None:
         dataset = with_unlabelled(dataset, unlabelled)
+    if prompts is not None:
+        dataset = with_prompts(dataset, prompts)
     return Lesson(config, dataset, members, lambdas)

@@ -202,6 +202,11 @@ def test_the_command_line_and_the_file_say_the_same(tmp_path):
     assert Request(["1,2,3"], space="voxel").resolve({0: "background", 1: "liver"}).space == "voxel"
 
 
+def test_a_file_may_say_where_its_prompts_come_from(tmp_path):
+    (tmp_path / "p.json").write_text('{"origin": "by hand", "classes": {"liver": {"points": [[1, 2, 3]]}}}')
+    assert read_prompts(tmp_path / "p.json", LABELS) == ScanPrompts({1: ClassPrompts(((1, 2, 3, 1),))}, "mm")
+
+
 @pytest.mark.parametrize(
     ("asked", "said"),
     [
@@ -230,6 +235,9 @@ def test_a_wrong_option_is_one_usage_error(asked, said):
     ("text", "said"),
     [
         ("{", "not valid JSON"),
+        ("[" * 100_000, "not valid JSON"),
+        (f'{{"classes": {{"liver": {{"points": [[{"9" * 400}, 2, 3]]}}}}}}', "finite numbers"),
+        ('{"origin": 5, "classes": {"liver": {"points": [[1, 2, 3]]}}}', '"origin" is 5'),
         ("[]", "the file holds"),
         ('{"classes": {}}', '"classes" is {}'),
         ('{"clases": {"liver": {}}}', "the file holds"),

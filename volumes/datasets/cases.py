@@ -16,10 +16,14 @@ from ..io.scans import Source, read_mask, read_source
 
 @dataclass(frozen=True)
 class Case:
-    """One scan with its mask, if that is known."""
+    """One scan with its mask, if that is known, or with a file of prompts (volumes.prompt_parsing) in place of one.
+
+    Where there are both, the mask counts.
+    """
 
     image: Source
     label: Source | None
+    prompts: Path | None = None
 
     @property
     def name(self) -> str:

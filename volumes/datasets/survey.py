@@ -5,8 +5,9 @@ from typing import Any
 
 import numpy as np
 
-from ...errors import BadInputError
+from ...errors import BadInputError, about
 from ..io.scans import read_source
+from ..prompt_parsing import read_prompts
 from .cases import Case, Dataset, read_case_mask
 from .parallel import in_threads
 
@@ -77,6 +78,13 @@ def _describe(case: Case, dataset: Dataset) -> dict[str, Any]:
             mask = read_case_mask(case, dataset, geometry)
             counts = np.bincount(mask.ravel(), minlength=len(dataset.labels)).tolist()
             row["label_voxels"] = {name: counts[label] for label, name in dataset.labels.items()}
+        except BadInputError as error:
+            faults.append(str(error))
+    if case.prompts is not None and geometry is not None:
+        try:
+            with about(case.prompts):
+                prompts = read_prompts(case.prompts, dataset.labels)
+                prompts.onto(geometry.oriented("SPL"), scan=geometry, classes=len(dataset.labels))
         except BadInputError as error:
             faults.append(str(error))
     row["fault"] = "\n".join(faults) or None

@@ -527,3 +527,41 @@ def test_nnunet_v1_has_a_file_per_channel(tmp_path):
         np.testing.assert_array_equal(read_case(case, dataset)[0].array, read_case(other, whole)[0].array)
     (tmp_path / "v1" / "imagesTr" / "case_001_0001.nii.gz").unlink()
     assert "does not exist as nnU-Net v1 names it, case_001_0001.nii.gz" in faults(tmp_path / "v1")
+
+
+PROMPTS = {  # layout: where its masks, and where its prompts in place of masks lie
+    "Medical Segmentation Decathlon": ("labelsTr", "promptsTr"),
+    "nnU-Net v2 raw": ("labelsTr", "promptsTr"),
+    "AMOS22": ("labelsTr", "promptsTr"),
+    "pair of folders": ("train/masks", "train/prompts"),
+    "2-D pictures": ("train/masks", "train/prompts"),
+}
+
+
+@pytest.mark.parametrize("name", PROMPTS)
+def test_a_training_case_may_have_prompts_in_place_of_a_mask(tmp_path, name):
+    root = LAYOUTS[name](tmp_path)
+    masks, folder = (root / part for part in PROMPTS[name])
+    first, second, *_ = (case.name for case in read_dataset(root).training)
+    prompts = {"space": "voxel", "classes": {list(read_dataset(root).labels.values())[1]: {"points": [[3, 3, 0]]}}}
+    for case in (first, second):
+        write_json(folder / f"{case}.json", prompts)
+    next(path for path in masks.iterdir() if path.name.startswith(first)).unlink()
+    if (root / "dataset.json").exists() and "training" in (listed := json.loads((root / "dataset.json").read_text())):
+        del listed["training"][0]["label"]
+        write_json(root / "dataset.json", listed)
+    dataset = read_dataset(root)
+    bare, labelled = dataset.training[:2]
+    assert (bare.name, bare.label, bare.prompts) == (first, None, folder / f"{first}.json")
+    assert labelled.label is not None and labelled.prompts == folder / f"{second}.json"
+    assert not any(case.prompts for case in (*dataset.training[2:], *dataset.test))
+    assert [row["fault"] for row in check_dataset(dataset)][:2] == [None, None]
+
+    write_json(folder / f"{second}.json", {"classes": {"lung": {"points": [[3, 3, 0]]}}})
+    assert "class 'lung' is unknown" in check_dataset(dataset)[1]["fault"]
+    write_json(folder / f"{second}.json", prompts)
+    write_json(folder / "stranger.json", prompts)
+    assert f"{folder.name}/stranger.json has no scan of its name" in faults(root)
+    (folder / "stranger.json").unlink()
+    (folder / f"{first}.json").unlink()
+    faults(root)  # neither mask nor prompts

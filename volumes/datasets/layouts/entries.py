@@ -9,13 +9,14 @@ from typing import Any
 from ...files import is_hidden
 from ...io.scans import Source, bare_name, is_nifti
 from ..cases import Case
-from .listing import check_count, with_any_suffix_case
+from .listing import check_count, prompts_in, strays, with_any_suffix_case
 
 
 class Entries:
     """Turns the entries of dataset.json into cases and notes what is wrong with them.
 
-    A listed scan X.nii.gz that lies there as X_0000.nii.gz, X_0001.nii.gz, ... is nnU-Net v1's: a file per channel.
+    A listed scan X.nii.gz that lies there as X_0000.nii.gz, X_0001.nii.gz, ... is nnU-Net v1's: a file per channel. A
+    training case may have promptsTr/CASE.json in place of a mask, which is our own.
     """
 
     def __init__(self, root: Path, faults: list[str], *, channels: int = 1):
@@ -30,13 +31,16 @@ class Entries:
             self.faults.append(f'"{key}" is {json.dumps(entries)}; expected a list of cases')
             return ()
         check_count(content, f"num{key.capitalize()}", len(entries), f'"{key}" lists', self.faults)
-        cases = (self._case(entry, f"{key}[{i}]", labelled) for i, entry in enumerate(entries))
-        return tuple(case for case in cases if case is not None)
+        prompts = prompts_in(self.root / "promptsTr") if labelled else {}
+        read = (self._case(entry, f"{key}[{i}]", labelled, prompts) for i, entry in enumerate(entries))
+        cases = tuple(case for case in read if case is not None)
+        self.faults += strays(prompts, cases)
+        return cases
 
-    def _case(self, entry: Any, where: str, labelled: bool) -> Case | None:
+    def _case(self, entry: Any, where: str, labelled: bool, prompts: Mapping[str, Path]) -> Case | None:
         if isinstance(entry, str) and not labelled:
             entry = {"image": entry}
-        wanted = {"image", "label"} if labelled else {"image"}
+        wanted = {"image", "label"} if labelled and _listed_name(entry) not in prompts else {"image"}
         if not isinstance(entry, dict) or not wanted <= set(entry):
             self.faults.append(f"{where} is {json.dumps(entry)}; expected an object with {sorted(wanted)}")
             return None
@@ -58,9 +62,9 @@ class Entries:
                 label = None
         else:
             known = with_any_suffix_case(self.root / "labelsTs" / listed.name)
-            label = known if known.is_file() else None
+            label = known if known.is_file() and not labelled else None
         name = bare_name(listed)
-        return Case(Source(name, files), Source(name, (label,)) if label else None)
+        return Case(Source(name, files), Source(name, (label,)) if label else None, prompts.get(name))
 
     def _channel_files(self, listed: Path) -> tuple[Path, ...]:
         """The listed file, or where it does not exist and its first channel does, one for each channel."""
@@ -91,3 +95,9 @@ class Entries:
                     return self.root / path.relative_to(root)
             return None
         return None if path.parts[0] == ".." else self.root / path
+
+
+def _listed_name(entry: Any) -> str | None:
+    """The name of the case whose scan an entry lists; None for an entry that lists none."""
+    image = entry.get("image") if isinstance(entry, dict) else None
+    return bare_name(Path(image.replace("\\", "/"))) if isinstance(image, str) else None

@@ -1,8 +1,10 @@
 """Two folders of equal names: images and labels (or masks), of NIfTI scans or of 2-D pictures. They lie in the
-dataset's folder, or in its folders train and test. A labels.json says what the numbers or colours in the masks are;
+dataset's folder, or in its folders train and test. A training case may have prompts/NAME.json in place of a mask. A
+labels.json says what the numbers or colours in the masks are;
 without one every number found in them is a class.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +16,7 @@ from ...io.pictures import is_picture, picture_channels
 from ...io.scans import Source, bare_name, is_nifti, read_mask
 from ..cases import Case, Dataset
 from ..parallel import in_threads
-from .listing import Layout, read_classes, sound
+from .listing import Layout, prompts_in, read_classes, sound, strays
 
 _MASKS = ("labels", "masks")
 _ENDINGS = ("", "_mask", "_segmentation")  # of a mask's name after its picture's (ISIC)
@@ -32,7 +34,9 @@ def _fits_pictures(root: Path) -> bool:
 def _read(root: Path) -> Dataset:
     pictures = _holds_pictures(root)
     faults: list[str] = []
-    training, test = _cases(_training(root), pictures, faults), _cases(root / "test", pictures, faults)
+    prompts = prompts_in(_training(root) / "prompts")
+    training, test = _cases(_training(root), pictures, faults, prompts), _cases(root / "test", pictures, faults, {})
+    faults += strays(prompts, training)
     first = next((case.image.files[0] for case in (*training, *test)), None)
     channels = picture_channels(first) if first and pictures else ("scan",)
     declared = root / "labels.json"
@@ -54,7 +58,7 @@ def _holds_pictures(root: Path) -> bool:
     return any(is_picture(path) for path in visible_entries(_training(root) / "images"))
 
 
-def _cases(folder: Path, pictures: bool, faults: list[str]) -> tuple[Case, ...]:
+def _cases(folder: Path, pictures: bool, faults: list[str], prompts: Mapping[str, Path]) -> tuple[Case, ...]:
     there = [name for name in _MASKS if (folder / name).is_dir()]
     if len(there) > 1:
         faults.append(f"{folder.name} has both {' and '.join(there)}; leave the one that holds the masks")
@@ -63,9 +67,9 @@ def _cases(folder: Path, pictures: bool, faults: list[str]) -> tuple[Case, ...]:
     cases = []
     for name, path in sorted(scans.items()):
         mask = next((masks.pop(name + ending) for ending in _ENDINGS if name + ending in masks), None)
-        if mask is None and there:
+        if mask is None and there and name not in prompts:
             faults.append(f"{folder.name}/images/{path.name} has no mask of its name in {there[0]}")
-        cases.append(Case(Source(name, (path,)), Source(name, (mask,)) if mask else None))
+        cases.append(Case(Source(name, (path,)), Source(name, (mask,)) if mask else None, prompts.get(name)))
     faults += [f"{path} has no scan of its name in images" for path in masks.values()]
     return tuple(cases)
 

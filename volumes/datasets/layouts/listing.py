@@ -79,6 +79,17 @@ def with_any_suffix_case(path: Path) -> Path:
     return same[0] if len(same) == 1 else path
 
 
+def prompts_in(folder: Path) -> dict[str, Path]:
+    """The prompt files CASE.json of a folder, by case; none where there is no such folder."""
+    return {path.stem: path for path in visible_entries(folder) if path.suffix.lower() == ".json"}
+
+
+def strays(prompts: Mapping[str, Path], cases: Sequence[Case]) -> list[str]:
+    """A fault for every prompt file that no training case is named after."""
+    unknown = sorted(prompts.keys() - {case.name for case in cases})
+    return [f"{prompts[name].parent.name}/{prompts[name].name} has no scan of its name" for name in unknown]
+
+
 def numbered(content: Mapping[str, Any], key: str, faults: list[str]) -> dict[int, str]:
     """The entries of {"0": name, "1": name, ...} in order; a fault when it is anything else."""
     value = content.get(key)

@@ -1,5 +1,6 @@
 """The raw layout of nnU-Net v2 (Isensee et al. 2021): imagesTr/CASE_0000.nii.gz, a file per channel,
-labelsTr/CASE.nii.gz, and dataset.json with channel_names, labels {name: number} and file_ending.
+labelsTr/CASE.nii.gz, and dataset.json with channel_names, labels {name: number} and file_ending. Ours alone: a training
+case may have promptsTr/CASE.json in place of a mask.
 """
 
 import json
@@ -13,7 +14,7 @@ from ...files import visible_entries
 from ...io.pictures import is_picture
 from ...io.scans import Source, is_nifti
 from ..cases import Case, Dataset
-from .listing import Layout, check_count, description, different, numbered, sound, whole_number
+from .listing import Layout, check_count, description, different, numbered, prompts_in, sound, strays, whole_number
 
 
 def _fits(root: Path) -> bool:
@@ -77,22 +78,26 @@ def _cases(root: Path, part: str, ending: str, channels: tuple[str, ...], faults
         else:
             files[match[1]][int(match[2])] = path
     labels = _files(root / f"labels{part}", ending, faults)
+    prompts = prompts_in(root / "promptsTr") if part == "Tr" else {}
     # A picture holds all its channels in one file.
     wanted = [0] if is_picture(Path(f"a{ending}")) else list(range(len(channels)))
     for name, by_channel in sorted(files.items()):
         if sorted(by_channel) != wanted:
             faults.append(f"images{part}: {name} has the channels {sorted(by_channel)}; expected {wanted}")
-        if part == "Tr" and name not in labels:
+        if part == "Tr" and name not in labels and name not in prompts:
             faults.append(f"labelsTr/{name}{ending} does not exist")
     for name in sorted(labels.keys() - files.keys()):
         faults.append(f"labels{part}/{labels[name].name} has no scan in images{part}")
-    return tuple(
+    cases = tuple(
         Case(
             Source(name, tuple(path for _, path in sorted(by_channel.items()))),
             Source(name, (labels[name],)) if name in labels else None,
+            prompts.get(name),
         )
         for name, by_channel in sorted(files.items())
     )
+    faults += strays(prompts, cases)
+    return cases
 
 
 def _files(folder: Path, ending: str, faults: list[str]) -> dict[str, Path]:
