@@ -26,6 +26,13 @@ def deploy(
             "(default: for every class)."
         ),
     ] = None,
+    geometry: Annotated[
+        str | None,
+        typer.Option(
+            help="The patches on the device: those of the training, or the fastest that lose no more than --max-drop "
+            "(larger, overlapping less)."
+        ),
+    ] = None,
     data: Data = None,
     sign: Annotated[Path | None, typer.Option(help="Sign the package with this ed25519 private key (PEM).")] = None,
     out: Annotated[Path | None, typer.Option(help="The package folder to write (default: RUNS/packages/...).")] = None,
@@ -36,7 +43,7 @@ def deploy(
     from ..training.run import Run, newest_run
 
     student = Run.read(run) if run else newest_run(runs, "distill")
-    settings = {"precision": precision, "max_drop": max_drop, "per_class": per_class}
+    settings = {"precision": precision, "max_drop": max_drop, "per_class": per_class, "geometry": geometry}
     overrides = overrides_of(**{f"deployment__{key}": value for key, value in settings.items()})
 
     from ..workflows.deploy import deploy as pack

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 if TYPE_CHECKING:
+    from ..deploy.runtime.manifest import Manifest
     from ..distill.study import Study
     from ..evaluation.records import ScoreSummary
     from ..training.run import Run
@@ -132,7 +133,22 @@ def print_package(package: Path) -> None:
         shown = ("" if with_prompts is None else f"{with_prompts.agreement:.5f}",) if prompted else ()
         table.add_row(*row, *shown, "passed" if result.refusal is None else "refused")
     show(table)
+    if manifest.geometries:
+        show(_geometries(manifest))
     print(f"{package}: {size_of(package) / 1e6:.1f} MB, {manifest.target}, {manifest.precision}")
+
+
+def _geometries(manifest: "Manifest") -> Table:
+    """What every patch and overlap did that was tried, the training's first."""
+    table = Table("patch", "overlap", "voxels computed for each", "Dice", "HD95, mm", "seconds a scan", "")
+    for each in manifest.geometries:
+        measured = (each.dice, each.hd95_mm, each.seconds)
+        numbers = ("" if value is None else f"{value:.4g}" for value in measured)
+        patch, overlap = " x ".join(map(str, each.patch)), f"{each.overlap:g}"
+        packed = (each.patch, each.overlap) == (manifest.plan.patch, manifest.plan.overlap)
+        verdict = "packed" if packed else "refused" if each.refusal else "passed"
+        table.add_row(patch, overlap, f"{each.work:.2f}", *numbers, verdict)
+    return table
 
 
 def print_cases(dataset: "Dataset", rows: list[dict]) -> None:

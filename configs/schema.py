@@ -181,6 +181,8 @@ class Deployment(Strict):
     """If true, the gate judges the loss of every class, else that of their mean."""
     calibration: Annotated[int, Field(ge=1)] = 32
     """The number of patches of training cases with which int8 is calibrated."""
+    geometry: Literal["training", "fastest"] = "training"
+    """The patches and the overlap on the device: those of the plan, or the fastest that the gate lets pass."""
 
 
 class Phantom(Strict):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata as metadata
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from .. import __version__
-from ..errors import BadInputError, GateRefusedError
+from ..errors import BadInputError, GateRefusedError, UsageError
 from ..evaluation.overlay import colours
 from ..students.small_sam.model import MAX_POINTS
 from ..training.predictor import make_predictor
@@ -24,13 +24,14 @@ from ..volumes.plan import Plan
 from ..volumes.preprocess import preprocess
 from .acceptance.candidates import AcceptanceCriteria, AcceptanceTest, Selection, select_candidate
 from .acceptance.gate import require_calibration, require_sensible, shown_the_middle
+from .acceptance.geometries import InferenceGeometry, Triple, cheaper_geometries, select_geometry
 from .export.base import Candidate, ExportRequest, Precision, Target
 from .export.graphs import Probabilities
 from .export.registry import require_precision, target_named
 from .package.sbom import distribution
 from .package.signing import Signer
 from .package.writer import draft, finish
-from .runtime.manifest import ClassEntry, Description, Gate, Manifest, PromptSupport
+from .runtime.manifest import CandidateResult, ClassEntry, Description, Gate, Manifest, PromptSupport
 from .runtime.manifest_rules import EXPECTED, SAMPLE
 from .runtime.package import Package
 from .runtime.quality import intensity_profile
@@ -45,7 +46,9 @@ class TrainedStudent:
 
     `calibration` are prepared patches [C, *plan.patch] of training cases. A student with `prompt_kinds` (of
     volumes.prompts.KINDS) is packed as an encoder and a decoder; with `prompts_required` it finds nothing but what a
-    prompt shows. `provenance` is plain JSON and stands in the manifest.
+    prompt shows. `resized` gives the same network for patches of another size (D, H, W), and calibration patches of
+    that size; a network whose weights know one size only has none. `provenance` is plain JSON and stands in the
+    manifest.
     """
 
     network: nn.Module
@@ -53,6 +56,7 @@ class TrainedStudent:
     class_names: Mapping[int, str]
     in_channels: int
     calibration: Sequence[np.ndarray]
+    resized: Callable[[Triple], tuple[nn.Module, Sequence[np.ndarray]]] | None = None
     prompt_kinds: Sequence[str] = ()
     prompts_required: bool = False
     provenance: Mapping[str, Any]
@@ -63,13 +67,15 @@ class TrainedStudent:
 class PackageRequest:
     """Where the package goes and what it is for.
 
-    The package is the folder `destination`, and `destination`.zip. `sample` is a scan that goes into it, voxels and
-    geometry only. `sign` is a PEM file with an ed25519 private key.
+    The package is the folder `destination`, and `destination`.zip. `geometry` is "training" for the patches and the
+    overlap of the student's plan, or "fastest" for the fastest that the criteria allow. `sample` is a scan that goes
+    into it, voxels and geometry only. `sign` is a PEM file with an ed25519 private key.
     """
 
     destination: Path
     target: str = "openvino"
     precision: Precision | str
+    geometry: str = "training"
     sample: Path
     sign: Path | None = None
 
@@ -83,6 +89,7 @@ def deploy_student(student: TrainedStudent, criteria: AcceptanceCriteria, reques
     """
     target, precision = target_named(request.target), Precision(request.precision)
     require_precision(target, precision)
+    require_geometry(request.geometry, prompt_kinds=student.prompt_kinds)
     signer = Signer.of(request.sign) if request.sign else None
     destination = request.destination
     if not criteria.validation:
@@ -96,6 +103,8 @@ def deploy_student(student: TrainedStudent, criteria: AcceptanceCriteria, reques
         candidates = target.candidates(_export_request(student, precision))
         with draft(destination) as folder:
             selection = select_candidate(candidates, test, folder, describe=describe)
+            if request.geometry == "fastest":
+                selection = _fastest_geometry(selection, student, criteria, folder, target=target)
             _write_sample(selection.package, request.sample)
             finish(
                 folder,
@@ -108,6 +117,47 @@ def deploy_student(student: TrainedStudent, criteria: AcceptanceCriteria, reques
         told = re.sub(r"in case (\d+)", lambda match: f"in case {names[int(match[1]) - 1]}", str(refusal))
         raise GateRefusedError(f"{destination}: refused, nothing was packed.\n{told}") from None
     return destination
+
+
+def require_geometry(geometry: str, *, prompt_kinds: Sequence[str]) -> None:
+    """Raises UsageError for a student that takes prompts and another geometry than the training's."""
+    if geometry != "training" and prompt_kinds:
+        raise UsageError(
+            f"geometry {geometry}: this student takes prompts, which lie in the patches it was trained with; leave "
+            "--geometry out"
+        )
+
+
+def _fastest_geometry(
+    trained: Selection, student: TrainedStudent, criteria: AcceptanceCriteria, folder: Path, *, target: Target
+) -> Selection:
+    """The selection with the fastest patches and overlap that the criteria allow, its model in `folder`."""
+    shapes = [preprocess(case.volume, student.plan).geometry.shape for case in criteria.validation]
+    accepted = trained.results[-1]
+    students: dict[Triple, TrainedStudent] = {student.plan.patch: student}
+    conversions: dict[Triple, Candidate] = {}
+
+    def trial(geometry: InferenceGeometry, scratch: Path) -> Selection:
+        patch = geometry.patch
+        if patch not in students and student.resized is not None:
+            network, calibration = student.resized(patch)
+            students[patch] = replace(student, network=network, calibration=calibration)
+        other = replace(students[patch], plan=geometry.in_plan(student.plan))
+        if patch not in conversions:
+            conversions[patch] = _same_conversion(target, other, accepted)
+        manifest = replace(trained.package.manifest, plan=other.plan)
+        describe = partial(_describe, manifest, target)
+        return select_candidate([conversions[patch]], _acceptance_test(other, criteria), scratch, describe=describe)
+
+    geometries = cheaper_geometries(student.plan, shapes, fixed_patch=student.resized is None)
+    return select_geometry(trained, geometries, folder, shapes=shapes, trial=trial)
+
+
+def _same_conversion(target: Target, student: TrainedStudent, accepted: CandidateResult) -> Candidate:
+    """The conversion of a student that is of the precision and quantization of the accepted one."""
+    wanted = (accepted.precision, accepted.quantization)
+    candidates = target.candidates(_export_request(student, Precision(accepted.precision)))
+    return next(each for each in candidates if (each.precision.value, each.quantization) == wanted)
 
 
 def _acceptance_test(student: TrainedStudent, criteria: AcceptanceCriteria) -> AcceptanceTest:
@@ -193,6 +243,7 @@ def _with_scores(selection: Selection, criteria: AcceptanceCriteria, target: Tar
         judged_on=selection.package.engine.version,
         versions={name: metadata.version(distribution(name)) for name in libraries},
         candidates=tuple(selection.results),
+        geometries=tuple(selection.geometries),
         gate=Gate(criteria.max_drop, criteria.per_class),
         scores=tuple(selection.drops),
     )

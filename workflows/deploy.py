@@ -1,6 +1,7 @@
 """samkd deploy: a student's run, packed for a device."""
 
-from dataclasses import asdict
+from collections.abc import Callable
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -9,14 +10,17 @@ import torch
 
 from ..configs.schema import Config
 from ..deploy.acceptance.candidates import AcceptanceCriteria, Prompted, ValidationCase
+from ..deploy.acceptance.geometries import Triple
 from ..deploy.export.base import Precision
 from ..deploy.export.registry import require_precision, target_named
 from ..deploy.package.destination import require_replaceable
 from ..deploy.package.signing import Signer
-from ..deploy.pipeline import PackageRequest, TrainedStudent, deploy_student
+from ..deploy.pipeline import PackageRequest, TrainedStudent, deploy_student, require_geometry
 from ..deploy.runtime.manifest import Description
 from ..distill.networks import load_network
+from ..students import student_from_spec
 from ..students.small_sam.model import SmallSAM
+from ..training.checkpoint import load_weights
 from ..training.patches import PatchBatches
 from ..training.predictor import make_predictor
 from ..training.prepared import prepare_case
@@ -31,6 +35,7 @@ from ..volumes.pipeline import segment
 from ..volumes.plan import slice_axis
 from .data import config_for, open_dataset
 
+ANY_PATCH = ("swinunetr", "segresnet")  # students whose weights fit patches of any size
 # The prompts that a packed student takes, by the kind of prompts it was trained with (configs.schema.PromptTraining).
 PACKED_PROMPT_KINDS = {"point": ("point",), "points": ("point", "outside point"), "box": ("box",)}
 
@@ -60,12 +65,14 @@ def deploy(
     split = DataSplit.of(dataset, validation=config.validation, seed=config.seed)
     network = load_network(run)
     prompt_kinds = _prompt_kinds(run, network)
+    require_geometry(settings.geometry, prompt_kinds=prompt_kinds)
     student = TrainedStudent(
         network=network,
         plan=run.plan,
         class_names=run.class_names,
         in_channels=len(run.config.channels),
-        calibration=_calibration(run, split, config, cache=runs / "cache"),
+        calibration=_calibration(run, split, config, cache=runs / "cache", patch=run.plan.patch),
+        resized=_resized(run, split, config, cache=runs / "cache"),
         prompt_kinds=prompt_kinds,
         prompts_required=_prompts_required(network),
         provenance=_provenance(run, config),
@@ -77,6 +84,7 @@ def deploy(
             destination=destination,
             target=target,
             precision=settings.precision,
+            geometry=settings.geometry,
             sample=as_nifti(split.validation[0].image, Path(scratch), channels=len(dataset.channels)),
             sign=sign,
         )
@@ -91,11 +99,28 @@ def _refuse_early(target: str, precision: str, sign: Path | None, destination: P
     require_replaceable(destination)
 
 
-def _calibration(run: Run, split: DataSplit, config: Config, *, cache: Path) -> list[np.ndarray]:
+def _resized(
+    run: Run, split: DataSplit, config: Config, *, cache: Path
+) -> Callable[[Triple], tuple[torch.nn.Module, list[np.ndarray]]] | None:
+    """What gives a run's network for patches of another size, with its weights, and calibration patches of that size;
+    None for networks whose weights belong to one size of patch.
+    """
+    if not run.config.network.name.startswith(ANY_PATCH):
+        return None
+
+    def resized(patch: Triple) -> tuple[torch.nn.Module, list[np.ndarray]]:
+        network = student_from_spec(replace(run.config.network, patch=patch))
+        load_weights(network, run.weights)
+        return network.eval(), _calibration(run, split, config, cache=cache, patch=patch)
+
+    return resized
+
+
+def _calibration(run: Run, split: DataSplit, config: Config, *, cache: Path, patch: Triple) -> list[np.ndarray]:
     """Unchanged patches [C, *patch] of training cases, as many as the config says."""
     count = config.deployment.calibration
     cases = [prepare_case(case, split.dataset, run.plan, cache) for case in split.train[:count]]
-    return PatchBatches.plain(cases, patch=run.plan.patch, count=count, seed=config.seed)
+    return PatchBatches.plain(cases, patch=patch, count=count, seed=config.seed)
 
 
 def _prompt_kinds(run: Run, network: torch.nn.Module) -> tuple[str, ...]:

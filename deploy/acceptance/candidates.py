@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,15 @@ from ...volumes.geometry import Volume
 from ...volumes.prompts import ScanPrompts
 from ..export.base import Candidate
 from ..export.sensitivity import signal_to_noise
-from ..runtime.manifest import CandidateResult, ClassDrop, ConvertedScores, Manifest, PromptedResult, ValidationScores
+from ..runtime.manifest import (
+    CandidateResult,
+    ClassDrop,
+    ConvertedScores,
+    GeometryResult,
+    Manifest,
+    PromptedResult,
+    ValidationScores,
+)
 from ..runtime.package import Package
 from .gate import compare, require_accuracy, require_sensible, shown_the_middle
 
@@ -61,11 +70,17 @@ class AcceptanceCriteria:
 
 @dataclass(frozen=True)
 class Selection:
-    """The accepted candidate's package, what each class lost in it, and the results of all candidates that ran."""
+    """The accepted candidate's package, what each class lost in it, and the results of all candidates that ran.
+
+    `seconds` is what the package took for a validation scan, in the mean. `geometries` is what other patches and
+    overlaps did, where they were tried.
+    """
 
     package: Package
     drops: Sequence[ClassDrop]
     results: Sequence[CandidateResult]
+    seconds: float
+    geometries: Sequence[GeometryResult] = ()
 
 
 class AcceptanceTest:
@@ -90,6 +105,7 @@ class AcceptanceTest:
         self._before = self._score(self._reference, self._truths).dice()
         prompted = criteria.prompted
         self._before_prompted = self._score(prompted.reference, self._truths).dice() if prompted else {}
+        self.seconds = math.nan  # for a validation scan, in the mean; of the last package that was judged
 
     def judge(self, package: Package, result: CandidateResult) -> Sequence[ClassDrop]:
         """Measure a candidate into `result`, and return what each class lost.
@@ -102,7 +118,9 @@ class AcceptanceTest:
         probabilities = require_sensible(infer, self.probes, subject="the converted model")
         ratio = signal_to_noise(self._probabilities, probabilities)
         result.snr_db = ratio if math.isfinite(ratio) else None
+        started = time.perf_counter()
         masks = [package.segment(case.volume, prompts=case.prompts) for case in self._criteria.validation]
+        self.seconds = (time.perf_counter() - started) / len(masks)
         result.agreement, result.per_class, drops = self._measure(masks, self._reference, self._before)
         self._require_accuracy(drops)
         if self._criteria.prompted is not None:
@@ -174,7 +192,8 @@ def select_candidate(
         results.append(result)
         package = _write_model(candidate, folder, manifest)
         try:
-            accepted = Selection(package, test.judge(package, result), results)
+            drops = test.judge(package, result)
+            accepted = Selection(package, drops, results, test.seconds)
         except GateRefusedError as refusal:
             accepted = None
             result.refusal = str(refusal)

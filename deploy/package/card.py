@@ -29,6 +29,7 @@ def model_card(manifest: Manifest) -> str:
         _USE,
         _scores(manifest),
         _candidates(manifest),
+        _geometries(manifest),
         _prompts(manifest),
         _data(manifest),
         _model(manifest),
@@ -91,6 +92,25 @@ def _candidate_row(result: CandidateResult) -> str:
     snr = "exact" if result.snr_db is None and scored else _number(result.snr_db, 1)
     verdict = "passed" if result.refusal is None else "refused"
     return f"| {result.title} | {snr} | {_number(result.agreement, 6)} | {dice} | {hd95} | {nsd} | {verdict} |\n"
+
+
+def _geometries(manifest: Manifest) -> str:
+    """What other patches and overlaps did; empty where none was tried."""
+    rows = [
+        f"| {' x '.join(map(str, each.patch))} | {each.overlap:g} | {each.work:.2f} | {_number(each.dice)} | "
+        f"{_number(each.hd95_mm)} | {_number(each.seconds, 2)} | {'refused' if each.refusal else 'passed'} |\n"
+        for each in manifest.geometries
+    ]
+    if not rows:
+        return ""
+    return f"""## Patches
+
+The patches that were tried on the validation scans, the training's first; the last that passed is packed. Means over \
+the classes, and seconds a scan on the machine that judged.
+
+| patch | overlap | voxels computed for each | Dice | HD95 (mm) | seconds | |
+|---|---|---|---|---|---|---|
+{"".join(rows)}"""
 
 
 def _prompts(manifest: Manifest) -> str:

@@ -129,6 +129,24 @@ class CandidateResult:
 
 
 @dataclass(frozen=True)
+class GeometryResult:
+    """What one geometry of inference did: patches (D, H, W) whose neighbours overlap by that part of them.
+
+    `work` is the number of voxels that the network computes for each voxel of a prepared scan; `dice` and `hd95_mm` are
+    means over the classes against the truth, `seconds` those for a validation scan on the machine that judged. One that
+    was refused before it was measured has none of these.
+    """
+
+    patch: tuple[int, int, int]
+    overlap: float
+    work: float
+    refusal: str | None = None
+    dice: float | None = None
+    hd95_mm: float | None = None
+    seconds: float | None = None
+
+
+@dataclass(frozen=True)
 class Manifest:
     """What manifest.json holds.
 
@@ -154,6 +172,7 @@ class Manifest:
     judged_on: str = ""
     versions: Mapping[str, str] = field(default_factory=dict)
     candidates: tuple[CandidateResult, ...] = ()
+    geometries: tuple[GeometryResult, ...] = ()
     gate: Gate | None = None
     scores: tuple[ClassDrop, ...] = ()
     signer: str | None = None
@@ -216,6 +235,8 @@ class Manifest:
         }
         if self.prompts is not None:
             values["prompts"] = {**asdict(self.prompts), "kinds": sorted(self.prompts.kinds)}
+        if self.geometries:
+            values["geometries"] = [asdict(each) for each in self.geometries]
         if self.gate is not None:
             values["gate"] = asdict(self.gate)
             values["scores"] = {"max_drop": self.gate.max_drop, "per_class": dict(map(_score_row, self.scores))}
@@ -248,6 +269,7 @@ def _record(values: Mapping[str, Any]) -> Manifest:
         judged_on=str(values.get("judged_on", "")),
         versions={str(name): str(version) for name, version in values.get("versions", {}).items()},
         candidates=tuple(map(_candidate, values.get("ladder", ()))),
+        geometries=tuple(map(_geometry, values.get("geometries", ()))),
         gate=_gate(values),
         scores=tuple(_class_drop(name, row) for name, row in values.get("scores", {}).get("per_class", {}).items()),
         signer=_text(values.get("signer")),
@@ -291,6 +313,19 @@ def _candidate(values: Mapping[str, Any]) -> CandidateResult:
         and PromptedResult(
             str(prompted["kind"]), float(prompted["agreement"]), _converted_scores(prompted["per_class"])
         ),
+    )
+
+
+def _geometry(values: Mapping[str, Any]) -> GeometryResult:
+    d, h, w = map(int, values["patch"])
+    return GeometryResult(
+        patch=(d, h, w),
+        overlap=float(values["overlap"]),
+        work=float(values["work"]),
+        refusal=_text(values.get("refusal")),
+        dice=_number(values.get("dice")),
+        hd95_mm=_number(values.get("hd95_mm")),
+        seconds=_number(values.get("seconds")),
     )
 
 

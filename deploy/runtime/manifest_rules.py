@@ -241,6 +241,8 @@ _RULES = (
     Rule("versions.*", _text(), "a version, up to 200 printable characters"),
     Rule("ladder", lambda value: isinstance(value, list), "a list of objects", required=False),
     Rule("ladder.*", _object, "an object"),
+    Rule("geometries", lambda value: isinstance(value, list), "a list of objects", required=False),
+    Rule("geometries.*", _object, "an object with patch, overlap and work"),
     Rule("gate", _object, "an object with max_drop and per_class", required=False),
     Rule("gate.max_drop", _number(0, 1), "a number from 0 to 1"),
     Rule("gate.per_class", lambda value: value is None or type(value) is bool, "true or false"),
