@@ -35,7 +35,7 @@ from samkd.deploy.runtime.engine_openvino import core
 from samkd.distill.case_prompts import case_prompts
 from samkd.distill.ensemble import Ensemble, EnsembleMember
 from samkd.distill.paired_comparison import paired_difference
-from samkd.distill.soft_targets import cached_targets
+from samkd.distill.soft_targets import cached_targets, validation_dice
 from samkd.distill.train import student_plan
 from samkd.evaluation.records import CaseScores, DiceByCase
 from samkd.training.prepared import prepare_cases
@@ -160,6 +160,9 @@ def teach(config: Path, options: argparse.Namespace) -> None:
             per_case.setdefault(name, {})[case.name] = one.scores()
         encoder.known.clear()
         (options.out / f"soft-masks-{options.part[0]}.json").write_text(json.dumps(per_case, indent=1))
+    validation_dice(
+        ensemble, dataset.validation, dataset, plan=plan, cache=options.out / "cache"
+    )  # distill asks for it
     print("\n| soft masks of the training cases | " + " | ".join(["mean", *list(dataset.labels.values())[1:]]) + " |")
     print("|---|" + "---|" * len(dataset.labels))
     for name, pooled in scores.items():

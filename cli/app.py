@@ -14,7 +14,7 @@ from typer.core import TyperGroup
 
 from .. import __version__
 from ..errors import SamkdError
-from . import bench, data, deploy, inspect, train, use
+from . import bench, data, deploy, inspect, runs, train, use
 
 
 class _Verbs(TyperGroup):
@@ -46,6 +46,7 @@ app.command()(data.check)
 app.command()(data.convert)
 app.command()(data.prompts)
 app.add_typer(bench.app, name="bench")
+app.add_typer(runs.app, name="runs")
 app.command()(inspect.info)
 app.command()(inspect.doctor)
 app.command()(train.demo)

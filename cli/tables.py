@@ -7,7 +7,7 @@ from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 if TYPE_CHECKING:
     from ..deploy.runtime.manifest import Manifest
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from ..volumes.datasets.registry import Dataset
     from ..workflows.bench.distillation import DistillationCosts
     from ..workflows.report import Comparison
+    from ..workflows.runs import RunSummary, Spare
 
 
 def show(table: Table) -> None:
@@ -112,7 +113,7 @@ def print_distill_costs(costs: "DistillationCosts") -> None:
 def print_package(package: Path) -> None:
     """How every candidate was judged on the way to the package, and what the package is."""
     from ..deploy.runtime.manifest import Manifest
-    from ..workflows.report import size_of
+    from ..volumes.files import size_of
 
     manifest = Manifest.read(package)
     before = {drop.name: drop.torch for drop in manifest.scores if drop.torch is not None}
@@ -241,3 +242,33 @@ def print_doctor(rows: Iterable[tuple[str, str, str]]) -> None:
     for row in rows:
         table.add_row(*row)
     show(table)
+
+
+def print_runs(rows: "Sequence[RunSummary]", *, root: Path) -> None:
+    """One row per run: its state, its test Dice (else the best validation Dice), which runs taught it, and the packages
+    that were made from it; then what is wrong with those that cannot be read.
+    """
+    if not rows:
+        print(f"{root}: holds no run; `samkd teach` makes one")
+        return
+    columns = ("run", "network", "state", "Dice", "MB", "from", "into")
+    table = Table(*(Column(name, overflow="fold") for name in columns))  # a name that is cut cannot be copied
+    for row in rows:
+        steps = f"{row.step} steps" if row.steps in (None, row.step) else f"{row.step} of {row.steps} steps"
+        dice = row.validation_dice if row.test_dice is None else row.test_dice
+        scored = "" if dice is None else f"{dice:.3f}{' (validation)' if row.test_dice is None else ''}"
+        made_of = (", ".join(names) for names in (row.teachers, row.packages))
+        state = row.state if row.fault else f"{row.state}, {steps}"
+        table.add_row(row.name, row.network, state, scored, f"{row.bytes / 1e6:.1f}", *made_of)
+    show(table)
+    for row in rows:
+        if row.fault:
+            print(row.fault)
+
+
+def print_spare(spared: "Sequence[Spare]", *, removed: bool) -> None:
+    """What was, or could be, removed, and how many bytes that is."""
+    for each in spared:
+        print(f"{each.path}: {each.bytes / 1e6:.1f} MB ({each.reason})")
+    total = f"{sum(each.bytes for each in spared) / 1e6:.1f} MB"
+    print(f"{total} removed" if removed else f"{total} in all; `samkd runs clean --yes` removes them")

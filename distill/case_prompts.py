@@ -16,7 +16,7 @@ from ..volumes.plan import grid
 from ..volumes.prompt_parsing import read_prompts
 from ..volumes.prompts import GridPrompts, ScanPrompts
 from ..volumes.resample import resample
-from .ensemble import Ensemble
+from .ensemble import Ensemble, EnsembleMember
 
 
 def prompted_cases(cases: Sequence[Case]) -> list[Case]:
@@ -34,14 +34,9 @@ def check_prompts(ensemble: Ensemble, cases: Sequence[Case], dataset: Dataset, *
     if ensemble.prompts_required:
         require_mask_or_prompts(cases)
     prompted = prompted_cases(cases)
-    takers = [member for member in ensemble.runs if member.prompt_kinds]
     if not prompted:
         return
-    if not takers:
-        raise UsageError(
-            f"{prompted[0].prompts}: {len(prompted)} case(s) have prompts in place of a mask, and no teacher takes "
-            "prompts; take one that does (`samkd teach --teacher published`), or leave the prompts out"
-        )
+    takers = require_takers(ensemble, prompted)
     if online:
         raise UsageError(
             f"--online: {len(prompted)} case(s) have prompts in place of a mask, which lie in whole scans; leave "
@@ -62,6 +57,17 @@ def check_prompts(ensemble: Ensemble, cases: Sequence[Case], dataset: Dataset, *
                 placed = prompts.onto(seen, scan=volume.geometry, classes=len(dataset.labels))
                 if member.prompts_required:
                     _require_one_a_slice(placed, dataset.labels)
+
+
+def require_takers(ensemble: Ensemble, prompted: Sequence[Case]) -> list[EnsembleMember]:
+    """The teachers that take prompts. Raises UsageError for cases with prompts alone and no such teacher."""
+    takers = [member for member in ensemble.runs if member.prompt_kinds]
+    if prompted and not takers:
+        raise UsageError(
+            f"{prompted[0].prompts}: {len(prompted)} case(s) have prompts in place of a mask, and no teacher takes "
+            "prompts; take one that does (`samkd teach --teacher published`), or leave the prompts out"
+        )
+    return takers
 
 
 def _require_one_a_slice(placed: GridPrompts, class_names: dict[int, str]) -> None:

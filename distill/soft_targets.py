@@ -19,7 +19,13 @@ from ..volumes.json_files import read_json
 from ..volumes.plan import Plan, grid, slice_axis
 from ..volumes.preprocess import preprocess_labels
 from ..volumes.prompts import ScanPrompts
-from .case_prompts import case_prompts, prompted_probabilities, require_mask_or_prompts
+from .case_prompts import (
+    case_prompts,
+    prompted_cases,
+    prompted_probabilities,
+    require_mask_or_prompts,
+    require_takers,
+)
 from .ensemble import Ensemble, Member
 from .target_cache import TargetFile, chunk_of, encode, quantise
 
@@ -46,11 +52,12 @@ def cached_targets(
     (distill.case_prompts), and its targets are keyed by these. Before each file is written, the size of all is
     predicted from those so far. Raises UsageError when it exceeds ``limit`` bytes, IntegrityError for a damaged file,
     BadInputError for a case without a mask and without prompts where a teacher needs one of them, and for prompts that
-    the teachers cannot be shown.
+    the teachers cannot be shown; UsageError for prompts where no teacher takes any.
     """
     folder = target_folder(cache, ensemble, plan)
     if ensemble.prompts_required:
         require_mask_or_prompts(cases)
+    require_takers(ensemble, prompted_cases(cases))
     own_prompts = [case_prompts(case, dataset) for case in cases]
     names = [_target_name(ensemble, case, prompts) for case, prompts in zip(cases, own_prompts, strict=True)]
     paths = [folder / f"{name}.targets" for name in names]

@@ -202,6 +202,12 @@ def regular_file(path: str | Path) -> Path:
     return path
 
 
+def size_of(path: Path) -> int:
+    """Bytes of a file, or of all files in a folder."""
+    files = path.rglob("*") if path.is_dir() else [path]
+    return sum(file.stat().st_size for file in files if file.is_file())
+
+
 def make_folder(path: str | Path) -> Path:
     """Create a folder and its parents; one that exists is fine. Raises OutputError."""
     path = Path(path)

@@ -15,13 +15,16 @@ from ..evaluation.overlay import comparison_png
 from ..evaluation.records import ScoreSummary
 from ..evaluation.scores import score_case, summarise
 from ..training.predictor import make_predictor
+from ..training.prompt_sampling import prompts_from_truth
 from ..training.run import Run, control_of
 from ..volumes.datasets.registry import Case, Dataset, read_labelled_case
-from ..volumes.files import is_leftover, temporary_folder
+from ..volumes.files import is_leftover, size_of, temporary_folder
 from ..volumes.geometry import reorient
 from ..volumes.io.nifti import read_labels
 from ..volumes.io.scans import as_nifti
 from ..volumes.pipeline import segment
+from ..volumes.plan import slice_axis
+from ..volumes.prompts import ScanPrompts
 from .data import config_for, labelled_test, open_dataset
 from .device import on_device
 from .models import checked_manifest
@@ -91,12 +94,6 @@ def newest_package(runs: Path) -> Path:
     if not manifests:
         raise BadInputError(f"{runs}: no package here; run `samkd deploy` first or name one")
     return manifests[-1].parent
-
-
-def size_of(path: Path) -> int:
-    """Bytes of a file, or of all files in a folder."""
-    files = path.rglob("*") if path.is_dir() else [path]
-    return sum(file.stat().st_size for file in files if file.is_file())
 
 
 def points(run: Run, key: str) -> list[tuple[float, float]]:
@@ -169,14 +166,23 @@ def _pictures(
     package_masks: dict[str, np.ndarray],
     base: Path | None,
 ) -> dict[str, bytes]:
-    """A PNG per case: the truth beside the masks of every run and of the package."""
-    networks = {name: (run.plan, make_predictor(load_network(run, base=base))) for name, run in stages.items()}
+    """A PNG per case: the truth beside the masks of every run and of the package.
+
+    A run that finds nothing without prompts is shown a box on every slice, from the truth; these are drawn, too.
+    """
+    networks = {name: (run.plan, load_network(run, base=base)) for name, run in stages.items()}
     pictures = {}
     for case in cases:
         volume, truth = read_labelled_case(case, dataset)
         masks = {"truth": truth}
-        for name, (plan, infer) in networks.items():
-            masks[name] = segment(volume, plan, infer, num_classes=len(dataset.labels))
+        for name, (plan, network) in networks.items():
+            prompts = None
+            if getattr(network, "prompts_required", False):
+                axis, spacing = slice_axis(plan, volume.geometry), volume.geometry.spacing
+                prompts = prompts_from_truth("boxes", truth, labels=dataset.labels, spacing=spacing, axis=axis)
+                masks["boxes"] = _outlines(prompts, truth.shape, axis=axis)
+            infer = make_predictor(network)
+            masks[name] = segment(volume, plan, infer, num_classes=len(dataset.labels), prompts=prompts)
         masks["package"] = package_masks[case.name]
         upright = volume.geometry.oriented("SPL")
         pictures[case.name] = comparison_png(
@@ -185,3 +191,23 @@ def _pictures(
             spacing=upright.spacing,
         )
     return pictures
+
+
+def _outlines(prompts: ScanPrompts, shape: tuple[int, ...], *, axis: int) -> np.ndarray:
+    """Label map [D, H, W] of the edges, a voxel wide, of boxes in voxels, on the slices along `axis`."""
+    labels = np.zeros(shape, np.uint16)
+    for value, shown in prompts.classes.items():
+        for box in shown.boxes:
+            low, high = np.array(box[2::-1], int), np.array(box[:2:-1], int)
+            inner_low, inner_high = low + 1, high - 1
+            inner_low[axis], inner_high[axis] = low[axis], high[axis]
+            edge = np.zeros(shape, bool)
+            edge[_voxels(low, high)] = True
+            edge[_voxels(inner_low, inner_high)] = False
+            labels[edge] = value
+    return labels
+
+
+def _voxels(low: np.ndarray, high: np.ndarray) -> tuple[slice, ...]:
+    """The part of a grid from voxel `low` to voxel `high`, both included; nothing where they are inverted."""
+    return tuple(slice(first, max(first, last + 1)) for first, last in zip(low.tolist(), high.tolist(), strict=True))

@@ -12,9 +12,11 @@ from helpers.command_line import Outcome, run_cli
 from samkd.deploy.runtime.cli import run as run_device
 from samkd.errors import UsageError
 from samkd.training.run import Run
-from samkd.volumes.datasets.registry import read_dataset
+from samkd.volumes.datasets.registry import read_dataset, read_labelled_case
 from samkd.volumes.io.nifti import read_labels
 from samkd.volumes.plan import slice_axis
+from samkd.workflows import report
+from samkd.workflows.data import config_for, open_dataset
 
 SETTINGS = [
     *("teacher.backbone=vit_tiny", "teacher.plan.long_side=64", "teacher.plan.patch=[1,64,64]"),
@@ -109,6 +111,22 @@ def test_it_is_evaluated_with_prompts_only(place: Path, tmp_path: Path):
                      in_process=True)  # fmt: skip
     assert scored.exit_code == 0, scored.output
     assert json.loads((tmp_path / "scores.json").read_text())["prompts_from_truth"] == "boxes"
+
+
+@pytest.mark.slow
+def test_a_report_shows_it_boxes_and_draws_them(place: Path, monkeypatch: pytest.MonkeyPatch):
+    run = Run.read(place / "runs" / "sam")
+    dataset = open_dataset(config_for(None, run, []), Path(str(run.config.data)), runs=place / "runs")
+    case = dataset.training[0]
+    _, truth = read_labelled_case(case, dataset)
+    drawn: dict[str, np.ndarray] = {}
+    monkeypatch.setattr(report, "comparison_png", lambda scan, masks, *, spacing: drawn.update(masks) or b"")
+    report._pictures({"teacher": run}, [case], dataset, package_masks={case.name: truth}, base=None)
+    assert list(drawn) == ["truth", "boxes", "teacher", "package"]
+    slices = [set(np.flatnonzero(drawn[name].any(axis=(1, 2)))) for name in ("truth", "boxes", "teacher")]
+    assert slices[0] == slices[1] and slices[2] and slices[2] <= slices[0]
+    rows = np.flatnonzero(drawn["truth"].any(axis=(0, 2)))
+    assert set(rows[[0, -1]]) <= set(np.flatnonzero(drawn["boxes"].any(axis=(0, 2))))
 
 
 @pytest.mark.slow

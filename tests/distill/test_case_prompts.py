@@ -19,6 +19,7 @@ from samkd.training.prepared import fingerprint, prepare_cases
 from samkd.training.run import Run
 from samkd.volumes.datasets.cases import Case, Dataset
 from samkd.volumes.datasets.registry import read_case, read_dataset
+from samkd.volumes.datasets.splits import assign, divide
 from samkd.volumes.geometry import Geometry, Volume
 from samkd.volumes.io.nifti import write_labels, write_scan
 from samkd.volumes.plan import Plan, grid
@@ -166,6 +167,20 @@ def test_prompts_of_a_folder_join_by_name(dataset, tmp_path):
         with_prompts(dataset, folder)
     with pytest.raises(BadInputError, match="holds no prompts"):
         with_prompts(dataset, tmp_path / "data" / "imagesTr")
+
+
+def test_a_split_by_name_keeps_the_cases_with_prompts(dataset):
+    """A run's splits.json names the cases with masks only."""
+    cut = assign(dataset, {"train": ["a"], "validation": ["b"], "test": []})
+    assert [case.name for case in cut.training] == ["a", "c", "d"]
+    halves = divide(dataset, validation=0.5, seed=0)
+    assert [case.name for case in halves.training if case.prompts] == ["c", "d"]
+
+
+def test_soft_targets_are_never_made_of_prompts_that_nobody_looks_at(dataset, tmp_path):
+    blind = member(prompts_required=False, prompt_kinds=frozenset())
+    with pytest.raises(UsageError, match=r"2 case\(s\) have prompts in place of a mask, and no teacher takes"):
+        fill(Ensemble([blind]), list(dataset.training), dataset, tmp_path / "cache")
 
 
 BOX = {"one": {"boxes": [[4, 4, 2, 15, 15, 5]]}}

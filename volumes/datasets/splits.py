@@ -63,7 +63,8 @@ def divide(
 
 
 def assign(dataset: Dataset, names: Mapping[str, Sequence[str]], *, patient: str | None = None) -> Dataset:
-    """The dataset cut as `names` ("train", "validation", "test": case names) say; cases not named there are left out.
+    """The dataset cut as `names` ("train", "validation", "test": case names) say; cases not named there are left out,
+    but for training cases with prompts in place of a mask: they are in no list, and stay.
 
     Raises BadInputError for names the dataset has not, cases without a mask, and a patient in two parts.
     """
@@ -78,7 +79,8 @@ def assign(dataset: Dataset, names: Mapping[str, Sequence[str]], *, patient: str
             f"{dataset.root}: {' and '.join(faults)}, which the split names. Give the split of this data."
         )
     parts = [tuple(cases[name] for name in sorted(names[part])) for part in PARTS]
-    return _separate(replace(dataset, training=parts[0], validation=parts[1], test=parts[2]), patient)
+    prompted = tuple(case for case in dataset.training if case.label is None and case.prompts is not None)
+    return _separate(replace(dataset, training=parts[0] + prompted, validation=parts[1], test=parts[2]), patient)
 
 
 def read_split(path: Path) -> dict[str, list[str]]:
