@@ -34,9 +34,9 @@ from samkd.configs.load import load_config
 from samkd.deploy.runtime.engine_openvino import core
 from samkd.distill.case_prompts import case_prompts
 from samkd.distill.ensemble import Ensemble, EnsembleMember
-from samkd.distill.paired_comparison import paired_difference
 from samkd.distill.soft_targets import cached_targets, validation_dice
 from samkd.distill.train import student_plan
+from samkd.evaluation.paired_comparison import paired_difference
 from samkd.evaluation.records import CaseScores, DiceByCase
 from samkd.training.prepared import prepare_cases
 from samkd.training.run import Run

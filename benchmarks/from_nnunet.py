@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 from verbs import samkd, settings
 
-from samkd.distill.paired_comparison import paired_difference
+from samkd.evaluation.paired_comparison import paired_difference
 from samkd.evaluation.records import CaseScores
 from samkd.training.run import Run
 from samkd.volumes.datasets.registry import Case, Dataset

@@ -21,7 +21,7 @@ from .options import (
     parse_lambdas,
     split_override,
 )
-from .tables import print_comparison, print_dice, print_study, test_summary
+from .tables import print_comparison, print_scores, print_study
 
 
 def teach(
@@ -57,7 +57,7 @@ def teach(
     if config.teacher.name == PUBLISHED:
         typer.echo(f"{trained.path}: the published model as it is; predict, evaluate and deploy show it prompts")
     else:
-        print_dice({"teacher": test_summary(trained)}, title=str(trained.path))
+        print_scores({"teacher": trained.metrics().test}, title=str(trained.path))
 
 
 def distill(

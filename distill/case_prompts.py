@@ -99,19 +99,18 @@ def case_prompts(case: Case, dataset: Dataset) -> ScanPrompts | None:
 
 
 def prompted_probabilities(
-    ensemble: Ensemble, volume: Volume, student_grid: Geometry, prompts: ScanPrompts, *, case: str = ""
+    ensemble: Ensemble, volume: Volume, student_grid: Geometry, prompts: ScanPrompts, *, case: str
 ) -> np.ndarray:
-    """float32 [K, *student_grid.shape]: what the teachers find where the prompts allow it, background elsewhere.
-
-    The `case` is the scan's name, which files are found by.
+    """float32 [K, *student_grid.shape] for the case of this name: what the teachers find where the prompts allow it,
+    background elsewhere.
     """
-    member = next(member for member in ensemble.runs if member.prompt_kinds)
+    taker = next(member for member in ensemble.runs if member.prompt_kinds)
     answers = [
-        teacher.probabilities(volume, student_grid, prompts if teacher.prompt_kinds else None, case=case)
-        for teacher in ensemble.teachers
+        member.probabilities(volume, student_grid, prompts if member.prompt_kinds else None, case=case)
+        for member in ensemble.teachers
     ]
     probabilities = ensemble.mean(answers)
-    seen = grid(member.plan, volume.geometry)
+    seen = grid(taker.plan, volume.geometry)
     placed = prompts.onto(seen, scan=volume.geometry, classes=len(probabilities))
     for value in range(1, len(probabilities)):
         if (placed.labels[value - 1] >= 0).any():

@@ -13,6 +13,7 @@ import torch
 from ..errors import BadInputError, UsageError
 from ..teachers import PUBLISHED
 from ..training.predictor import make_predictor
+from ..training.prompt_sampling import kinds_in_training
 from ..training.run import Run
 from ..volumes.datasets.registry import Case, Dataset
 from ..volumes.files import file_digest
@@ -30,8 +31,8 @@ class Member(Protocol):
     """What teaches: a run's network (EnsembleMember), or what lies in a folder (PredictionMember).
 
     ``weight`` is its part of the average, relative to those of the others; ``trained_on`` names its labelled training
-    cases as far as they are known; with ``prompts_required`` it finds nothing but what a prompt shows; ``prompt_kinds``
-    are those that it was made to take.
+    cases as far as they are known; with ``prompts_required`` it finds nothing but what a prompt shows. ``prompt_kinds``
+    are those of prompts.KINDS that it was made to take.
     """
 
     @property
@@ -70,14 +71,6 @@ class Member(Protocol):
     ) -> np.ndarray:
         """float32 [K, *student_grid.shape] for a whole scan, that of the case of this name."""
         ...
-
-
-# What a network was shown in training, by the config's prompts.kind, in the words of prompts.KINDS.
-TRAINED_KINDS = {
-    "point": frozenset({"point"}),
-    "points": frozenset({"point", "outside point"}),
-    "box": frozenset({"box"}),
-}
 
 
 @dataclass(frozen=True, eq=False)
@@ -174,7 +167,7 @@ def _prompt_kinds(run: Run) -> frozenset[str]:
     """The kinds of prompts that a run was trained with; of a published model as it is, those that it takes."""
     if run.config.network.name == PUBLISHED:
         return frozenset({"point", "box"})
-    return TRAINED_KINDS.get(str((run.config.objective.prompts or {}).get("kind")), frozenset())
+    return kinds_in_training(run.config.objective.prompts)
 
 
 def read_teacher(text: str) -> tuple[Run | PredictionFolder, float]:
@@ -246,19 +239,16 @@ class Ensemble:
     ) -> np.ndarray:
         """float32 [K, *student_grid.shape] for a whole scan, that of the case of this name, which files are found by.
 
-        Teachers that find nothing without are shown `prompts`.
+        Teachers that find nothing without prompts are shown `prompts`; the others are not.
         """
-        return self.mean(
-            [
-                member.probabilities(volume, student_grid, prompts if member.prompts_required else None, case=case)
-                for member in self.teachers
-            ]
-        )
+        needed = [prompts if member.prompts_required else None for member in self.teachers]
+        members = zip(self.teachers, needed, strict=True)
+        return self.mean([member.probabilities(volume, student_grid, shown, case=case) for member, shown in members])
 
-    def mean(self, found: Sequence[np.ndarray]) -> np.ndarray:
-        """The weighted mean of what the teachers found, in their order."""
-        mean = np.zeros_like(found[0])
-        for share, values in zip(self.shares, found, strict=True):
+    def mean(self, answers: Sequence[np.ndarray]) -> np.ndarray:
+        """The weighted mean of the teachers' answers, in their order."""
+        mean = np.zeros_like(answers[0])
+        for share, values in zip(self.shares, answers, strict=True):
             mean += np.float32(share) * values
         return mean
 
@@ -269,5 +259,5 @@ class Ensemble:
 
     def on_patches(self, image: torch.Tensor, prompts: Any = None) -> torch.Tensor:
         """Mean probabilities [B, K, *patch] for the student's patches [B, C, *patch]; see check_online."""
-        found = (share * t.on_patches(image, prompts) for share, t in zip(self.shares, self.runs, strict=True))
-        return torch.stack(list(found)).sum(0)
+        parts = (share * t.on_patches(image, prompts) for share, t in zip(self.shares, self.runs, strict=True))
+        return torch.stack(list(parts)).sum(0)

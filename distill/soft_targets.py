@@ -71,8 +71,9 @@ def cached_targets(
             volume, mask = read_case(case, dataset)
             onto = grid(plan, volume.geometry)
             if prompts is None:
-                shown = _prompts(ensemble, volume, mask, dataset)
-                probabilities = ensemble.probabilities(volume, onto, shown, case=case.name)
+                probabilities = ensemble.probabilities(
+                    volume, onto, _prompts(ensemble, volume, mask, dataset), case=case.name
+                )
             else:
                 with about(case.prompts):
                     probabilities = prompted_probabilities(ensemble, volume, onto, prompts, case=case.name)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from ..configs.schema import Config
 from ..evaluation.chart import line_chart, svg_file
+from ..evaluation.paired_comparison import PairedDifference, paired_difference
 from ..training.progress import console
 from ..training.run import Run
 from ..training.run_config import digest
@@ -14,7 +15,6 @@ from ..volumes.datasets.registry import Dataset
 from ..volumes.files import atomic_path
 from .case_prompts import check_prompts
 from .ensemble import Ensemble, EnsembleMember, Member, check_teachers
-from .paired_comparison import PairedDifference, paired_difference
 from .prediction_member import PredictionFolder, PredictionMember
 from .soft_targets import member_names, validation_dice
 from .train import CACHE_LIMIT, distill, student_plan
@@ -111,7 +111,8 @@ def _measure(
     ensemble: Ensemble, config: Config, dataset: Dataset, *, cache: Path, online: bool
 ) -> dict[str, dict[str, float]]:
     """The Dice of each teacher on the student's validation cases; said first, for one no better than its student
-    teaches little. Raises UsageError for teachers that cannot be asked `online`.
+    teaches little. Without validation cases nothing is measured. Raises UsageError for teachers that cannot be asked
+    `online`.
     """
     plan = student_plan(config)
     if online:
@@ -120,6 +121,8 @@ def _measure(
     for member in ensemble.teachers:
         if isinstance(member, PredictionMember):
             member.check((*split.train, *split.unlabelled), dataset)
+    if not split.validation:
+        return {}
     dice = validation_dice(ensemble, split.validation, dataset, plan=plan, cache=cache)
     validation = {case.name for case in split.validation}
     seen = {name: len(validation & member.trained_on) for name, member in member_names(ensemble).items()}

@@ -18,6 +18,7 @@ from ..deploy.package.signing import Signer
 from ..deploy.pipeline import PackageRequest, TrainedStudent, deploy_student, require_geometry
 from ..deploy.runtime.manifest import Description
 from ..distill.networks import load_network
+from ..errors import BadInputError
 from ..students import student_from_spec
 from ..students.small_sam.model import SmallSAM
 from ..training.checkpoint import load_weights
@@ -25,7 +26,7 @@ from ..training.patches import PatchBatches
 from ..training.predictor import make_predictor
 from ..training.prepared import prepare_case
 from ..training.progress import Bar
-from ..training.prompt_sampling import prompts_from_truth
+from ..training.prompt_sampling import kinds_in_training, prompts_from_truth
 from ..training.run import Run
 from ..training.split import DataSplit
 from ..volumes.datasets.registry import read_labelled_case
@@ -36,8 +37,6 @@ from ..volumes.plan import slice_axis
 from .data import config_for, open_dataset
 
 ANY_PATCH = ("swinunetr", "segresnet")  # students whose weights fit patches of any size
-# The prompts that a packed student takes, by the kind of prompts it was trained with (configs.schema.PromptTraining).
-PACKED_PROMPT_KINDS = {"point": ("point",), "points": ("point", "outside point"), "box": ("box",)}
 
 
 def deploy(
@@ -63,6 +62,11 @@ def deploy(
 
     dataset = open_dataset(config, data or Path(run.config.data), runs=runs)
     split = DataSplit.of(dataset, validation=config.validation, seed=config.seed)
+    if not split.validation:
+        raise BadInputError(
+            f"{run.path}: trained without validation cases, by which the package would be judged; train with "
+            "`--set validation=0.1`"
+        )
     network = load_network(run)
     prompt_kinds = _prompt_kinds(run, network)
     require_geometry(settings.geometry, prompt_kinds=prompt_kinds)
@@ -129,8 +133,7 @@ def _prompt_kinds(run: Run, network: torch.nn.Module) -> tuple[str, ...]:
     """
     if _prompts_required(network):
         return tuple(sorted(network.prompt_kinds))  # pyright: ignore[reportArgumentType]
-    training = run.config.objective.prompts if isinstance(network, SmallSAM) else None
-    return PACKED_PROMPT_KINDS[training["kind"]] if training else ()
+    return tuple(sorted(kinds_in_training(run.config.objective.prompts))) if isinstance(network, SmallSAM) else ()
 
 
 def _prompts_required(network: torch.nn.Module) -> bool:

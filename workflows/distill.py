@@ -91,7 +91,7 @@ def read_lesson(
 
     Config and dataset are those named, else those of the first run that teaches; `lambdas` default to the config's.
     `prompts` is a folder of CASE.json, which stand for masks. Raises UsageError when nobody teaches `unlabelled` scans
-    or from `prompts`, and when folders of predictions alone teach and neither config nor data are named, BadInputError
+    or from `prompts`, and when folders of predictions alone teach and neither config nor data are named; BadInputError
     for a teacher that is neither a run nor a folder of predictions.
     """
     members: list[tuple[Run | PredictionFolder, float]] = [read_teacher(text) for text in teachers]

@@ -92,7 +92,7 @@ def fill(ensemble: Ensemble, cases: list[Case], dataset: Dataset, cache: Path):
 
 def on_own_grid(dataset: Dataset, prompts: ScanPrompts) -> np.ndarray:
     volume, _ = read_case(dataset.training[2], dataset)
-    return prompted_probabilities(Ensemble([member()]), volume, grid(TEACHER, volume.geometry), prompts)
+    return prompted_probabilities(Ensemble([member()]), volume, grid(TEACHER, volume.geometry), prompts, case="")
 
 
 def test_a_class_is_nowhere_outside_its_boxes(dataset):
@@ -120,7 +120,7 @@ def test_on_another_grid_the_edge_of_a_box_is_shared_out(dataset):
     """A box of 12 x 12 mm and 12 mm keeps its volume on voxels of 2 mm."""
     volume, _ = read_case(dataset.training[2], dataset)
     shown = ScanPrompts({1: ClassPrompts(boxes=((4, 4, 2, 15, 15, 5),))}, "voxel")
-    found = prompted_probabilities(Ensemble([member()]), volume, grid(STUDENT, volume.geometry), shown)
+    found = prompted_probabilities(Ensemble([member()]), volume, grid(STUDENT, volume.geometry), shown, case="")
     assert found[1].sum() * 8 == pytest.approx(0.6 * 12 * 12 * 12, rel=0.05)
 
 
