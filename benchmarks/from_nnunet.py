@@ -84,7 +84,7 @@ def predict(options: argparse.Namespace, cases: Sequence[Case], name: str, *more
     if len(list(out.glob("*.nii.gz"))) < len(cases):
         scans = copy_scans(cases, options.work / f"scans-{name}")
         model = ("-d", 4, "-c", CONFIGURATION, "-f", "all", "-tr", TRAINER)
-        few = ("-device", "cpu", "--disable_tta", "-npp", 1, "-nps", 1)
+        few = ("-device", "cpu", "--disable_tta", "--continue_prediction", "-npp", 1, "-nps", 1)
         nnunet(options, "nnUNetv2_predict", "-i", scans, "-o", out, *model, *few, *more)
     return out
 
@@ -96,6 +96,7 @@ def student(options: argparse.Namespace, seed: int, *words: object, name: str) -
             student__training__steps=options.steps,
             student__training__validate_every=options.steps,
             student__training__learning_rate=2e-3,
+            student__training__warmup=10,
             seed=seed,
         )
         where = ("-c", "hippocampus", "--data", options.data, "--runs", options.work, "--run", run)
@@ -151,7 +152,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--epochs", type=int, default=8)
     parser.add_argument("--labelled", type=int, default=18)
-    parser.add_argument("--steps", type=int, default=150)
+    parser.add_argument("--steps", type=int, default=80)
     parser.add_argument("--lambda", dest="lambda_", type=float, default=0.5)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     experiment(parser.parse_args())
