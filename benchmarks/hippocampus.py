@@ -19,7 +19,7 @@ import numpy as np
 from verbs import samkd, settings
 
 from samkd.distill.ensemble import Ensemble, EnsembleMember
-from samkd.distill.paired_comparison import PairedDifference, paired_difference
+from samkd.evaluation.paired_comparison import PairedDifference, paired_difference
 from samkd.evaluation.records import CaseScores, DiceByCase
 from samkd.evaluation.scores import score_case, summarise
 from samkd.training.run import Run

@@ -12,8 +12,8 @@ from rich.table import Column, Table
 if TYPE_CHECKING:
     from ..deploy.runtime.manifest import Manifest
     from ..distill.study import Study
-    from ..evaluation.records import ScoreSummary
-    from ..training.run import Run
+    from ..evaluation.records import CaseScores
+    from ..evaluation.text_table import TextTable
     from ..volumes.datasets.registry import Dataset
     from ..workflows.bench.distillation import DistillationCosts
     from ..workflows.report import Comparison
@@ -25,20 +25,25 @@ def show(table: Table) -> None:
     Console().print(table)
 
 
-def test_summary(run: "Run") -> "ScoreSummary | None":
-    """The scores of a run on its test scans, if it had any."""
-    scores = run.metrics().test
-    return scores and scores.summary
+def show_text(table: "TextTable") -> None:
+    """Print a table of texts."""
+    shown = Table(*table.columns, title=table.title)
+    for row in table.rows:
+        shown.add_row(*row)
+    show(shown)
 
 
-def print_dice(summaries: "Mapping[str, ScoreSummary | None]", *, title: str) -> None:
-    """One row per class and the mean over classes, one column per model; absent organs as the scores' rule says."""
-    known = {name: summary for name, summary in summaries.items() if summary}
+def print_scores(results: "Mapping[str, CaseScores | None]", *, title: str) -> None:
+    """A table for every metric that the config names: a row per class and their mean, a column per model."""
+    from ..evaluation.rules import TITLES
+    from ..evaluation.score_tables import side_by_side
+
+    known = {name: scores for name, scores in results.items() if scores}
     if not known:
         print(f"{title}: done; the dataset has no labelled test case to score on")
         return
-    columns = {name: summary.dice_by_class() for name, summary in known.items()}
-    show(_dice_table(columns, title=f"Dice, {title}"))
+    for metric in next(iter(known.values())).rules.metrics:
+        show_text(side_by_side(known, metric, title=f"{TITLES[metric]}, {title}"))
 
 
 def _dice_table(columns: dict[str, dict[str, float | None]], *, title: str) -> Table:
@@ -66,7 +71,7 @@ def print_study(study: "Study") -> None:
     if study.control:
         runs["control"] = study.control
     runs |= {f"lambda {value:g}": run for value, run in study.students.items() if run is not study.control}
-    print_dice({name: test_summary(run) for name, run in runs.items()}, title="test scans")
+    print_scores({name: run.metrics().test for name, run in runs.items()}, title="test scans")
     for value, effect in study.effects.items():
         table = Table(
             "class", "difference", "95 % interval", "p", "cases", title=f"Dice, lambda {value:g} minus the control"

@@ -21,7 +21,7 @@ from .options import (
     parse_lambdas,
     split_override,
 )
-from .tables import print_comparison, print_dice, print_study, test_summary
+from .tables import print_comparison, print_scores, print_study
 
 
 def teach(
@@ -57,7 +57,7 @@ def teach(
     if config.teacher.name == PUBLISHED:
         typer.echo(f"{trained.path}: the published model as it is; predict, evaluate and deploy show it prompts")
     else:
-        print_dice({"teacher": test_summary(trained)}, title=str(trained.path))
+        print_scores({"teacher": trained.metrics().test}, title=str(trained.path))
 
 
 def distill(
@@ -66,8 +66,8 @@ def distill(
     teacher: Annotated[
         list[str] | None,
         typer.Option(
-            help="A run that teaches, of any stage (default: the newest teacher); repeat it to average several, "
-            "RUN=0.7 gives one a weight."
+            help="Who teaches: a run of any stage (default: the newest teacher), or a folder of predictions by any "
+            "tool, named like the cases; repeat it to average several, FOLDER=0.7 gives one a weight."
         ),
     ] = None,
     student: Annotated[str | None, typer.Option(help=f"The student: one of {', '.join(STUDENTS)}.")] = None,

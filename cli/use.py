@@ -1,12 +1,16 @@
 """The verbs that use a model: predict, evaluate, verify."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ..errors import UsageError
 from .options import Base, Modality, Split, Trust
-from .tables import print_dice
+from .tables import show_text
+
+if TYPE_CHECKING:
+    from ..evaluation.records import CaseScores
 
 
 def predict(
@@ -59,45 +63,124 @@ def predict(
 
 
 def evaluate(
-    model: Annotated[Path, typer.Argument(help="A package, a run folder, or a folder of masks named like the scans.")],
-    data: Annotated[Path, typer.Option(help="The dataset's folder, with labelled test cases.")],
-    out: Annotated[Path | None, typer.Option("--output", "-o", help="Also write every score as JSON.")] = None,
+    models: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="MODEL", help="A package, a run folder, or a folder of masks named like the scans; see --compare."
+        ),
+    ],
+    data: Annotated[Path | None, typer.Option(help="The dataset's folder, with labelled test cases.")] = None,
+    out: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--output",
+            "-o",
+            help="Also write the result (repeatable): every score as .json or .csv, the table of means as .md or .tex.",
+        ),
+    ] = None,
     truth: Annotated[
         str | None,
         typer.Option(
             "--prompt-from-truth",
-            help="Show each class by a point, a box, or boxes (one a slice) from its true mask.",
+            help="Show each class by prompts from its true mask: point, points:3, box, boxes (one a slice) or "
+            "everything:16, then key=value pairs (docs/prompts.md): points:3,slices=each,place=random,wrong=1.",
         ),
     ] = None,
+    repeat: Annotated[
+        int, typer.Option(min=1, help="Score so many draws of the prompts: mean and deviation over the repetitions.")
+    ] = 1,
     split: Split = None,
     modality: Modality = None,
     base: Base = None,
     config_name: Annotated[
         str | None,
         typer.Option(
-            "--config", "-c", help="The config whose `classes` say how the model's classes are made of the dataset's."
+            "--config",
+            "-c",
+            help="The config whose `classes` say how the model's classes are made of the dataset's, and whose "
+            "`evaluation` how masks are scored.",
         ),
     ] = None,
+    override: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="Override a rule of scoring: evaluation.tolerance_mm=5 (repeatable)."),
+    ] = None,
+    cases: Annotated[bool, typer.Option("--cases", help="Also print a row for every case.")] = False,
+    compare: Annotated[
+        bool,
+        typer.Option(
+            "--compare",
+            help="Compare finished results, each a run folder or a JSON file of -o, by paired differences; no --data.",
+        ),
+    ] = False,
     trust: Trust = None,
 ) -> None:
-    """Score a model on the labelled test cases: whole volumes, empty slices included."""
-    from ..volumes.files import write_json
+    """Score a model on the labelled test cases: whole volumes, empty slices included; or --compare results."""
+    from ..evaluation.result_files import check_ending
+
+    for path in out or []:
+        check_ending(path)
+    if compare:
+        if any((data, truth, split, modality, base, config_name, cases, trust)):
+            raise UsageError("--compare takes results, --set and -o alone; they are scored already")
+        _compare(models, out or [], override)
+        return
+    if data is None or len(models) != 1:
+        raise UsageError("give one model and --data, the folder of the dataset to score it on")
+    if repeat > 1 and truth is None:
+        raise UsageError("--repeat needs --prompt-from-truth: nothing else is drawn at random")
     from ..workflows.evaluate import evaluate as score
 
-    scores = score(
-        model,
-        data,
-        prompt_from_truth=truth,
-        split=split,
-        modality=modality,
-        base=base,
-        config_name=config_name,
-        trust=trust,
-    )
-    if out is not None:
-        write_json(out, scores.to_json() | {"prompts_from_truth": truth})
-    prompted = f", shown a {truth} from the truth for every class" if truth else ""
-    print_dice({model.name: scores.summary}, title=f"{model} on {len(scores.cases)} test scans{prompted}")
+    repetitions = [
+        score(
+            models[0],
+            data,
+            prompt_from_truth=truth,
+            split=split,
+            modality=modality,
+            base=base,
+            config_name=config_name,
+            trust=trust,
+            overrides=override,
+            repetition=repetition,
+        )
+        for repetition in range(repeat)
+    ]
+    prompted = f", shown {truth} from the truth for every class" if truth else ""
+    title = f"{models[0]} on {len(repetitions[0].cases)} test scans{prompted}"
+    _tell(repetitions, out or [], title=title, truth=truth, cases=cases)
+
+
+def _compare(results: list[Path], out: list[Path], override: list[str] | None) -> None:
+    """Print and write the tables of a comparison."""
+    from ..evaluation.result_files import write_tables
+    from ..workflows.compare import compare
+
+    tables = compare(results, overrides=override)
+    for path in out:
+        write_tables(path, tables)
+    for table in tables:
+        show_text(table)
+
+
+def _tell(repetitions: "list[CaseScores]", out: list[Path], *, title: str, truth: str | None, cases: bool) -> None:
+    """Print and write the scores of one draw of prompts or of several, and on demand those of every case."""
+    from ..evaluation.result_files import write_repetitions, write_result
+    from ..evaluation.score_tables import repetition_table, score_table, unit_table
+
+    more = {"prompts_from_truth": truth}
+    if len(repetitions) > 1:
+        table = repetition_table(repetitions, title=title)
+        for path in out:
+            write_repetitions(path, repetitions, table, more=more)
+    else:
+        table = score_table(repetitions[0], title=title)
+        for path in out:
+            write_result(path, repetitions[0], title=title, more=more)
+    show_text(table)
+    if cases:
+        for number, scores in enumerate(repetitions, start=1):
+            show_text(unit_table(scores, title=title if len(repetitions) == 1 else f"{title}, draw {number}"))
 
 
 def verify(package: Annotated[Path, typer.Argument(help="A package (folder or zip).")], trust: Trust = None) -> None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .schema import Config
+from .teacher_options import TEACHER_OPTIONS
 
 EXTENDS = (
     "The name or path of another config: this one is then that config with the keys given here in place of its own."
@@ -24,18 +25,22 @@ class ConfigKey:
 
 @dataclass(frozen=True)
 class ConfigGroup:
-    """Keys that stand together; `paths` are the places where such a group may stand ("" is the top of the file)."""
+    """Keys that stand together; `paths` are the places where such a group may stand ("" is the top of the file).
+
+    `of` names the teacher whose options they are.
+    """
 
     paths: tuple[str, ...]
     meaning: str
     keys: tuple[ConfigKey, ...]
+    of: str = ""
 
     @property
     def title(self) -> str:
         """Where the group stands; of an intensity rule also which rule it is."""
         place = ", ".join(filter(None, self.paths)) or "The top of the file"
         rule = next((f" with rule: {key.type}" for key in self.keys if key.name == "rule"), "")
-        return place + rule
+        return place + rule + (f" of {self.of}" if self.of else "")
 
 
 def json_schema() -> dict[str, Any]:
@@ -55,9 +60,14 @@ def config_groups() -> list[ConfigGroup]:
         places.setdefault(name, []).append(path)
     extends = ConfigKey("extends", "text", "none", EXTENDS)
     groups = [ConfigGroup(("",), schema["description"], (extends, *_keys(schema)))]
-    return groups + [
+    groups += [
         ConfigGroup(tuple(paths), definitions[name]["description"], _keys(definitions[name]))
         for name, paths in places.items()
+    ]
+    options = {name: kind.model_json_schema() for name, kind in TEACHER_OPTIONS.items()}
+    return groups + [
+        ConfigGroup(("teacher.options",), schema["description"], _keys(schema), name)
+        for name, schema in options.items()
     ]
 
 

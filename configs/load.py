@@ -5,6 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import BadInputError, UsageError
+from .evaluation_schema import Evaluation
+from .plan_schema import Strict
 from .schema import Config
 from .validate import validated
 from .yaml_files import parse_yaml, read_yaml
@@ -56,7 +58,21 @@ def parse_config(values: dict, *, overrides: list[str] | None = None, source: st
     """A mapping as a Config, overrides applied. Raises UsageError naming every fault at once."""
     for override in overrides or []:
         _apply(values, override)
-    return validated(values, source=source)
+    return validated(values, source=source, kind=Config)
+
+
+class _Scoring(Strict):
+    """The part of a config that decides scores."""
+
+    evaluation: Evaluation
+
+
+def parse_evaluation(evaluation: Evaluation, overrides: list[str]) -> Evaluation:
+    """The section with overrides such as ``evaluation.tolerance_mm=5``. Raises UsageError, also for other keys."""
+    values = {"evaluation": evaluation.model_dump()}
+    for override in overrides:
+        _apply(values, override)
+    return validated(values, source="--set", kind=_Scoring).evaluation
 
 
 def _apply(values: dict, override: str) -> None:

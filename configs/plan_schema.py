@@ -1,6 +1,6 @@
 """What a config may say of a plan: how a raw scan becomes the network's input, intensity rules included."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -11,6 +11,11 @@ class Strict(BaseModel):
     """A group of keys: an unknown key is a fault, and the docstring below a key is what `samkd info config` prints."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+def added(default: Any) -> Any:
+    """A key that came after the first release: at its default no run records it, so that a run's hash stays."""
+    return Field(default, exclude_if=lambda value: value == default)
 
 
 class Range(Strict):

@@ -1,10 +1,13 @@
 """What a config may say: every key with its type, default and meaning; those of a plan stand in plan_schema."""
 
+import re
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from .plan_schema import PlanSettings, Strict
+from .evaluation_schema import Evaluation
+from .plan_schema import PlanSettings, Strict, added
+from .teacher_options import check_options
 
 
 class Augmentation(Strict):
@@ -28,6 +31,8 @@ class Augmentation(Strict):
     """The probability of rotate, tilt, scale and shear together, and that of translate."""
     brightness: Annotated[float, Field(ge=0)] = 0.0
     """The largest amount that is added to a patch, in units of the preprocessed intensity."""
+    intensity_scale: Annotated[float, Field(ge=0, lt=1)] = added(0.0)
+    """A patch's intensities are multiplied by a factor in [1 - intensity_scale, 1 + intensity_scale]."""
     contrast: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """A patch's contrast is multiplied by a factor in [1 - contrast, 1 + contrast]."""
     noise: Annotated[float, Field(ge=0)] = 0.0
@@ -45,8 +50,10 @@ class Augmentation(Strict):
 class Training(Strict):
     """Budget and optimiser of one run: linear warm-up, then the decay of the learning rate."""
 
-    steps: Annotated[int, Field(ge=1)]
-    """The number of optimiser steps."""
+    steps: Annotated[int, Field(ge=0)] = 0
+    """The number of optimiser steps; 0 where `epochs` says it."""
+    epochs: Annotated[int, Field(ge=0)] = added(0)
+    """The number of passes over the labelled training cases, a patch of each, in place of `steps`."""
     batch: Annotated[int, Field(ge=1)] = 2
     """The number of patches in one batch."""
     accumulate: Annotated[int, Field(ge=1)] = 1
@@ -67,16 +74,22 @@ class Training(Strict):
     """The fraction of the learning rate at which the decay `exponential` ends."""
     warmup: Annotated[int, Field(ge=0)] = 10
     """The number of steps in which the learning rate rises linearly."""
+    schedule_steps: Annotated[int, Field(ge=1)] | None = added(None)
+    """The step at which the decay would end, where training ends earlier or later; null is the last step."""
     clip_norm: Annotated[float, Field(gt=0)] = 1.0
     """The gradient is shortened to this norm when it is longer."""
     dice_weight: Annotated[float, Field(ge=0)] = 1.0
     """The weight of the Dice loss in L_seg."""
     cross_entropy_weight: Annotated[float, Field(ge=0)] = 1.0
     """The weight of the cross-entropy in L_seg."""
+    focal_weight: Annotated[float, Field(ge=0)] = added(0.0)
+    """The weight of SAM's focal loss in L_seg; SAM has 20 against 1 for Dice."""
+    iou_weight: Annotated[float, Field(ge=0)] = added(0.0)
+    """The weight of the squared error of the IoU that medsa's mask decoder predicts for its own masks."""
     foreground: Annotated[float, Field(ge=0, le=1)] = 0.5
     """The fraction of the patches that are centred on a labelled voxel."""
     validate_every: Annotated[int, Field(ge=1)] = 100
-    """The number of steps from one validation to the next; the weights with the best Dice are kept."""
+    """The number of steps from one validation to the next; the weights with the best Dice are kept, or the last."""
     patience: Annotated[int, Field(ge=0)] = 0
     """Training stops after so many validations without a better Dice; 0 never stops it early."""
     ema: Annotated[float, Field(ge=0, lt=1)] = 0.0
@@ -86,32 +99,55 @@ class Training(Strict):
     augmentation: Augmentation = Augmentation()
     """Random changes of the training patches."""
 
+    @model_validator(mode="after")
+    def one_length(self):
+        if (self.steps > 0) == (self.epochs > 0):
+            raise ValueError(f"steps {self.steps} and epochs {self.epochs}: give one of the two, 1 or more")
+        return self
+
 
 class PromptTraining(Strict):
     """Which prompts a network is trained with, drawn from the label maps of its training patches."""
 
-    kind: Literal["none", "point", "points", "box"] = "none"
-    """One point per class, several points that correct the mask in turn, or a box per class."""
+    kind: Literal["none", "point", "points", "box", "mixed"] = "none"
+    """One point per class, several that correct the mask in turn, a box per class, or points and boxes by turns."""
     count: Annotated[int, Field(ge=1)] = 1
-    """The largest number of points per class; it belongs to the kind `points`."""
-    share: Annotated[float, Field(ge=0, lt=1)] = 0.5
-    """The probability that a step has prompts; never 1, because a network must segment without any as well."""
+    """The largest number of points per class; it belongs to the kinds `points` and `mixed`."""
+    share: Annotated[float, Field(ge=0, le=1)] = 0.5
+    """The probability that a step has prompts; at 1 the network does not learn to segment without any."""
     overlap: Annotated[float, Field(gt=0, le=1)] = 1.0
-    """The fraction of the tight box that a drawn box covers; it belongs to the kind `box`."""
+    """The fraction of the tight box that a drawn box covers; it belongs to the kinds `box` and `mixed`."""
     relax: Annotated[float, Field(ge=0, le=1)] = 0.0
-    """A drawn box's sides are longer by this fraction; it belongs to the kind `box`."""
+    """A drawn box's sides are longer by this fraction; it belongs to the kinds `box` and `mixed`."""
+    per_slice: bool = added(False)
+    """If true, every slice that holds a class has points or a box of its own (medsa's option `slice_prompts: own`)."""
+    positive: bool = added(False)
+    """If true, all points lie inside the class and none corrects the mask; it belongs to `points` and `mixed`."""
+    whole_case: bool = added(False)
+    """If true, a box is that of the whole case, cut at the patch, as it is in validation; it belongs to `box`."""
 
     @property
     def drawn(self) -> str:
-        """The kind of one prompt: "points" are several of the kind "point"."""
-        return "point" if self.kind == "points" else self.kind
+        """The kind of one prompt: "points" are several of the kind "point", and "mixed" is validated with a point."""
+        return "point" if self.kind in ("points", "mixed") else self.kind
+
+    @property
+    def kinds(self) -> frozenset[str]:
+        """All kinds that a network sees."""
+        return frozenset({"point", "box"} if self.kind == "mixed" else {self.drawn} - {"none"})
 
     @model_validator(mode="after")
     def options_fit_the_kind(self):
-        if (self.count > 1) != (self.kind == "points"):
+        if self.kind != "mixed" and (self.count > 1) != (self.kind == "points"):
             raise ValueError(f"kind {self.kind!r} with count {self.count}: kind 'points' has a count of 2 or more")
-        if (self.overlap < 1 or self.relax > 0) and self.kind != "box":
+        if (self.overlap < 1 or self.relax > 0) and self.kind not in ("box", "mixed"):
             raise ValueError(f"kind {self.kind!r} takes neither overlap nor relax; they belong to kind 'box'")
+        if self.positive and self.kind not in ("points", "mixed"):
+            raise ValueError(f"kind {self.kind!r} takes no positive; it belongs to kind 'points'")
+        if self.whole_case and (self.kind != "box" or self.per_slice):
+            raise ValueError(f"kind {self.kind!r} takes no whole_case; it belongs to kind 'box' without per_slice")
+        if self.per_slice and self.kind == "none":
+            raise ValueError("kind 'none' takes no per_slice; choose a kind of prompts")
         return self
 
 
@@ -123,7 +159,7 @@ class TeacherConfig(Strict):
     backbone: str = "vit_tiny_p8"
     """The size of the image encoder, one of those that `samkd info` lists."""
     options: dict[str, Any] = Field(default={})
-    """Options of this architecture's own builder, for example `adapter: code` of autosam."""
+    """Options of this architecture, for example `adapter: code` of autosam; each teacher's own table lists them."""
     hold_encoder: bool = False
     """If true, a teacher that starts from a run keeps its image encoder; only prompt encoder and mask decoder learn."""
     prompts: PromptTraining = PromptTraining()
@@ -132,6 +168,11 @@ class TeacherConfig(Strict):
     """How a raw scan becomes its input."""
     training: Training
     """Its budget and optimiser."""
+
+    @model_validator(mode="after")
+    def options_fit_the_teacher(self):
+        check_options(self.name, self.options)
+        return self
 
 
 class Distillation(Strict):
@@ -145,6 +186,10 @@ class Distillation(Strict):
     """The extra weight of voxels where the teachers' classes meet."""
     embedding: Annotated[float, Field(ge=0)] = 0.0
     """The weight of the distance between the student's and the teacher's image embeddings; it needs `--online`."""
+    over_classes: Literal["sum", "mean"] = added("sum")
+    """Whether a voxel's distance is the sum over the classes or their mean, which is K times less for K classes."""
+    hard_masks: bool = added(False)
+    """If true, the teachers' likeliest class takes the place of their probabilities."""
 
     @model_validator(mode="after")
     def temperature_fits_the_loss(self):
@@ -203,14 +248,14 @@ class SplitCases(Strict):
 
     train: Annotated[tuple[str, ...], Field(min_length=1)]
     """The names of the cases that training uses."""
-    validation: Annotated[tuple[str, ...], Field(min_length=1)]
-    """The names of the cases that choose the best weights and that the gate judges on."""
+    validation: tuple[str, ...] = ()
+    """The names of the cases that choose the best weights and that the gate judges on; none leaves it to the config."""
     test: tuple[str, ...] = ()
     """The names of the cases that are scored at the end."""
 
 
 class Split(Strict):
-    """How the labelled training cases are cut, by patient: a fraction or one of k folds for test, or all by name."""
+    """How the labelled training cases are cut: a fraction of the patients or one of k folds for test, or by name."""
 
     patient: str | None = None
     """A regular expression whose first group in a case's name is the patient; null takes the whole name."""
@@ -222,11 +267,21 @@ class Split(Strict):
     """The fold that is the test set, from 0 to folds - 1."""
     cases: SplitCases | None = None
     """Every part by name."""
+    test_names: str | None = None
+    """A regular expression: the cases with a name in which it is found are the test set, all others are not."""
+    only: str | None = None
+    """A regular expression: cases with a name in which it is not found are left out, before all else."""
 
     @model_validator(mode="after")
     def one_way(self):
-        if sum((self.test > 0, self.folds is not None, self.cases is not None)) > 1:
-            raise ValueError("give one of test, folds and cases")
+        ways = (self.test > 0, self.folds is not None, self.cases is not None, self.test_names is not None)
+        if sum(ways) > 1:
+            raise ValueError("give one of test, folds, cases and test_names")
+        for key in ("test_names", "only"):
+            try:
+                re.compile(getattr(self, key) or "")
+            except re.error as error:
+                raise ValueError(f"{key} is no regular expression ({error})") from None
         if self.fold >= (self.folds or 1):
             raise ValueError(f"fold {self.fold} with folds {self.folds}: expected 0 to folds - 1")
         return self
@@ -245,10 +300,12 @@ class Config(Strict):
     """The built-in phantom to make where no dataset is named."""
     seed: int = 0
     """The seed of the validation cases, the initial weights and the patches."""
-    validation: Annotated[float, Field(gt=0, lt=1)] = 0.15
-    """The fraction of the training cases that become validation cases."""
+    validation: Annotated[float, Field(ge=0, lt=1)] = 0.15
+    """The fraction of the training cases that become validation cases; 0 trains on all and keeps the last weights."""
     split: Split | None = None
     """How cases are cut; null keeps the dataset's own test cases and draws the validation cases one by one."""
+    skip_empty: bool = False
+    """If true, training cases with a mask that holds none of the classes are left out; so are such test cases."""
     modality: Literal["CT", "MR"] | None = None
     """The modality to use of a dataset that holds both (AMOS22)."""
     labelled: Annotated[int, Field(ge=2)] | None = None
@@ -265,3 +322,5 @@ class Config(Strict):
     """The weight of L_seg in L = lambda * L_seg + (1 - lambda) * L_mse; 1 is training without a teacher."""
     deployment: Deployment = Deployment()
     """The package."""
+    evaluation: Evaluation = Evaluation()
+    """The scores that verbs print, and their rules."""

@@ -1,18 +1,20 @@
 """Values as a Config: every fault is named, all of them together, with the key that was probably meant."""
 
 import difflib
-from typing import Any, get_args
+from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ValidationError
 
 from ..errors import UsageError
 from .schema import Config
 
+Kind = TypeVar("Kind", bound=BaseModel)
 
-def validated(values: dict, *, source: str) -> Config:
-    """A mapping as a Config. Raises UsageError naming every fault at once."""
+
+def validated(values: dict, *, source: str, kind: type[Kind]) -> Kind:
+    """A mapping as a Config, or as a part of one. Raises UsageError naming every fault at once."""
     try:
-        return Config.model_validate(values)
+        return kind.model_validate(values)
     except ValidationError as error:
         lines = [_explain(fault) for fault in error.errors()]
         raise UsageError(f"{source}: {len(lines)} fault(s)\n  " + "\n  ".join(lines)) from None

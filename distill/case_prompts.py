@@ -61,13 +61,17 @@ def check_prompts(ensemble: Ensemble, cases: Sequence[Case], dataset: Dataset, *
 
 def require_takers(ensemble: Ensemble, prompted: Sequence[Case]) -> list[EnsembleMember]:
     """The teachers that take prompts. Raises UsageError for cases with prompts alone and no such teacher."""
-    takers = [member for member in ensemble.teachers if member.prompt_kinds]
+    takers = _takers(ensemble)
     if prompted and not takers:
         raise UsageError(
             f"{prompted[0].prompts}: {len(prompted)} case(s) have prompts in place of a mask, and no teacher takes "
             "prompts; take one that does (`samkd teach --teacher published`), or leave the prompts out"
         )
     return takers
+
+
+def _takers(ensemble: Ensemble) -> list[EnsembleMember]:
+    return [member for member in ensemble.teachers if isinstance(member, EnsembleMember) and member.prompt_kinds]
 
 
 def _require_one_a_slice(placed: GridPrompts, class_names: dict[int, str]) -> None:
@@ -99,12 +103,15 @@ def case_prompts(case: Case, dataset: Dataset) -> ScanPrompts | None:
 
 
 def prompted_probabilities(
-    ensemble: Ensemble, volume: Volume, student_grid: Geometry, prompts: ScanPrompts
+    ensemble: Ensemble, volume: Volume, student_grid: Geometry, prompts: ScanPrompts, *, case: str = ""
 ) -> np.ndarray:
-    """float32 [K, *student_grid.shape]: what the teachers find where the prompts allow it, background elsewhere."""
-    member = next(member for member in ensemble.teachers if member.prompt_kinds)
+    """float32 [K, *student_grid.shape] for the scan of the case of this name: what the teachers find where the prompts
+    allow it, background elsewhere.
+    """
+    takers = _takers(ensemble)
+    member = takers[0]
     answers = [
-        teacher.probabilities(volume, student_grid, prompts if teacher.prompt_kinds else None)
+        teacher.probabilities(volume, student_grid, prompts if teacher in takers else None, case=case)
         for teacher in ensemble.teachers
     ]
     probabilities = ensemble.mean(answers)

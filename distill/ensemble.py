@@ -1,11 +1,11 @@
-"""The teachers of one student: any finished runs, whose class probabilities are averaged."""
+"""The teachers of one student, whose class probabilities are averaged: finished runs, and folders of predictions."""
 
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -14,7 +14,7 @@ from ..errors import BadInputError, UsageError
 from ..teachers import PUBLISHED
 from ..training.predictor import make_predictor
 from ..training.run import Run
-from ..volumes.datasets.registry import Dataset
+from ..volumes.datasets.registry import Case, Dataset
 from ..volumes.files import file_digest
 from ..volumes.geometry import Geometry, Volume, reorient
 from ..volumes.plan import Plan
@@ -23,12 +23,57 @@ from ..volumes.prompts import ScanPrompts
 from ..volumes.resample import resample
 from ..volumes.sliding_window import sliding_window
 from .networks import load_network
+from .prediction_member import PredictionFolder
+
+
+class Member(Protocol):
+    """What teaches: a run's network (EnsembleMember), or what lies in a folder (PredictionMember).
+
+    ``weight`` is its part of the average, relative to those of the others; ``trained_on`` names its labelled training
+    cases as far as they are known; with ``prompts_required`` it finds nothing but what a prompt shows.
+    """
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def weight(self) -> float: ...
+
+    @property
+    def sha256(self) -> str: ...
+
+    @property
+    def trained_on(self) -> frozenset[str]: ...
+
+    @property
+    def prompts_required(self) -> bool: ...
+
+    @property
+    def key(self) -> str:
+        """What decides its targets on a given grid."""
+        ...
+
+    def lacks(self, cases: Sequence[Case]) -> list[str]:
+        """Names of the cases that it knows nothing of."""
+        ...
+
+    def check_online(self, plan: Plan) -> None:
+        """Raises UsageError for one that cannot see patches on the student's grid."""
+        ...
+
+    def probabilities(
+        self, volume: Volume, student_grid: Geometry, prompts: ScanPrompts | None = None, *, case: str
+    ) -> np.ndarray:
+        """float32 [K, *student_grid.shape] for a whole scan, that of the case of this name."""
+        ...
+
 
 # What a network was shown in training, by the config's prompts.kind, in the words of prompts.KINDS.
 TRAINED_KINDS = {
     "point": frozenset({"point"}),
     "points": frozenset({"point", "outside point"}),
     "box": frozenset({"box"}),
+    "mixed": frozenset({"point", "outside point", "box"}),
 }
 
 
@@ -66,10 +111,21 @@ class EnsembleMember:
     def network(self) -> torch.nn.Module:
         return self.load()
 
-    def probabilities(self, volume: Volume, student_grid: Geometry, prompts: ScanPrompts | None = None) -> np.ndarray:
+    @property
+    def key(self) -> str:
+        """What decides its targets on a given grid."""
+        return f"{self.sha256} {self.plan.digest()}"
+
+    def lacks(self, cases: Sequence[Case]) -> list[str]:
+        """No case: a network takes any scan."""
+        return []
+
+    def probabilities(
+        self, volume: Volume, student_grid: Geometry, prompts: ScanPrompts | None = None, *, case: str = ""
+    ) -> np.ndarray:
         """Sliding window with the teacher's own plan, then linear resampling: float32 [K, *student_grid.shape].
 
-        `prompts` are for a teacher that takes them.
+        `prompts` are for a teacher that takes them. The name of the `case` does not matter.
         """
         prepared = preprocess(volume, self.plan)
         classes = int(self.network.num_classes)  # type: ignore[arg-type]
@@ -83,6 +139,22 @@ class EnsembleMember:
         for target, values in zip(targets, found, strict=True):
             target[...] = resample(reorient(values, prepared.geometry, along), along, student_grid, order=1)
         return targets
+
+    def check_online(self, plan: Plan) -> None:
+        """Raises UsageError where the plan of the student's patches is not this teacher's, or has no prompts for it."""
+        if self.prompts_required:
+            raise UsageError(
+                f"--online: teacher {self.name} finds nothing without prompts; leave --online out, so that each "
+                "training scan is shown to it with a box on every slice, from its mask"
+            )
+        own, other = self.plan.to_dict(), plan.to_dict()
+        keys = ("orientation", "spacing", "size", "intensity", "patch")
+        if differing := [key for key in keys if own[key] != other[key]]:
+            told = ", ".join(f"{key} {own[key]} against {other[key]}" for key in differing)
+            raise UsageError(
+                f"--online: teacher {self.name} cannot see the student's patches, its plan differs ({told}); "
+                f"leave --online out, so that whole scans are resampled between the two grids"
+            )
 
     def on_patches(self, image: torch.Tensor, prompts: Any = None) -> torch.Tensor:
         """Probabilities [B, K, *patch] for patches [B, C, *patch] on the teacher's own grid, of its patch's size.
@@ -102,20 +174,28 @@ def _prompt_kinds(run: Run) -> frozenset[str]:
     return TRAINED_KINDS.get(str((run.config.objective.prompts or {}).get("kind")), frozenset())
 
 
-def read_teacher(text: str) -> tuple[Run, float]:
-    """``RUN`` or ``RUN=0.7``: a run folder and its weight. Raises UsageError, and BadInputError for no run folder."""
+def read_teacher(text: str) -> tuple[Run | PredictionFolder, float]:
+    """``FOLDER`` or ``FOLDER=0.7``: a run or a folder of predictions, and its weight.
+
+    Raises UsageError for a wrong weight, BadInputError for a folder that is neither.
+    """
     folder, separator, number = text.rpartition("=")
     if not separator or Path(text).is_dir():
-        return Run.read(Path(text)), 1.0
+        return _read_folder(Path(text)), 1.0
     try:
         weight = float(number)
     except ValueError:
         weight = -1.0
     if not 0 < weight < float("inf"):
         raise UsageError(
-            f"--teacher {text}: expected RUN or RUN=WEIGHT with a weight above 0, for example {folder}=0.7"
+            f"--teacher {text}: expected FOLDER or FOLDER=WEIGHT with a weight above 0, for example {folder}=0.7"
         )
-    return Run.read(Path(folder)), weight
+    return _read_folder(Path(folder)), weight
+
+
+def _read_folder(path: Path) -> Run | PredictionFolder:
+    is_run = (path / "config.yaml").exists() or not path.is_dir()
+    return Run.read(path) if is_run else PredictionFolder.read(path)
 
 
 def check_teachers(runs: Sequence[Run], dataset: Dataset) -> None:
@@ -136,7 +216,7 @@ def check_teachers(runs: Sequence[Run], dataset: Dataset) -> None:
 class Ensemble:
     """The weighted mean of the class probabilities of one or more teachers."""
 
-    def __init__(self, teachers: Sequence[EnsembleMember]) -> None:
+    def __init__(self, teachers: Sequence[Member]) -> None:
         assert teachers
         self.teachers = tuple(teachers)
         total = sum(teacher.weight for teacher in teachers)
@@ -144,20 +224,30 @@ class Ensemble:
 
     @property
     def key(self) -> str:
-        """sha256 of all that decides the targets: weights, plans and shares, in a fixed order."""
-        parts = (f"{t.sha256} {t.plan.digest()} {s:.6f}" for t, s in zip(self.teachers, self.shares, strict=True))
+        """sha256 of all that decides the targets: the members' keys and shares, in a fixed order."""
+        parts = (f"{member.key} {share:.6f}" for member, share in zip(self.teachers, self.shares, strict=True))
         return hashlib.sha256("\n".join(sorted(parts)).encode()).hexdigest()
+
+    @property
+    def runs(self) -> tuple[EnsembleMember, ...]:
+        """The members that are networks; all of them after check_online."""
+        return tuple(member for member in self.teachers if isinstance(member, EnsembleMember))
 
     @property
     def prompts_required(self) -> bool:
         """Whether a teacher among them finds nothing but what a prompt shows."""
         return any(teacher.prompts_required for teacher in self.teachers)
 
-    def probabilities(self, volume: Volume, student_grid: Geometry, prompts: ScanPrompts | None = None) -> np.ndarray:
-        """float32 [K, *student_grid.shape] for a whole scan; teachers that find nothing without are shown `prompts`."""
+    def probabilities(
+        self, volume: Volume, student_grid: Geometry, prompts: ScanPrompts | None = None, *, case: str = ""
+    ) -> np.ndarray:
+        """float32 [K, *student_grid.shape] for a whole scan, that of the case of this name, which files are found by.
+
+        `prompts` are for teachers that find nothing without; the others are not shown them.
+        """
         needed = [prompts if teacher.prompts_required else None for teacher in self.teachers]
         teachers = zip(self.teachers, needed, strict=True)
-        return self.mean([teacher.probabilities(volume, student_grid, shown) for teacher, shown in teachers])
+        return self.mean([member.probabilities(volume, student_grid, shown, case=case) for member, shown in teachers])
 
     def mean(self, found: Sequence[np.ndarray]) -> np.ndarray:
         """The weighted mean of what the teachers found, in their order."""
@@ -168,22 +258,10 @@ class Ensemble:
 
     def check_online(self, plan: Plan) -> None:
         """Raises UsageError when a teacher cannot run on the student's patches: those are cut on the student's grid."""
-        for teacher in self.teachers:
-            if teacher.prompts_required:
-                raise UsageError(
-                    f"--online: teacher {teacher.name} finds nothing without prompts; leave --online out, so that each "
-                    "training scan is shown to it with a box on every slice, from its mask"
-                )
-            own, other = teacher.plan.to_dict(), plan.to_dict()
-            keys = ("orientation", "spacing", "size", "intensity", "patch")
-            if differing := [key for key in keys if own[key] != other[key]]:
-                told = ", ".join(f"{key} {own[key]} against {other[key]}" for key in differing)
-                raise UsageError(
-                    f"--online: teacher {teacher.name} cannot see the student's patches, its plan differs ({told}); "
-                    f"leave --online out, so that whole scans are resampled between the two grids"
-                )
+        for member in self.teachers:
+            member.check_online(plan)
 
     def on_patches(self, image: torch.Tensor, prompts: Any = None) -> torch.Tensor:
         """Mean probabilities [B, K, *patch] for the student's patches [B, C, *patch]; see check_online."""
-        found = (share * t.on_patches(image, prompts) for share, t in zip(self.shares, self.teachers, strict=True))
+        found = (share * t.on_patches(image, prompts) for share, t in zip(self.shares, self.runs, strict=True))
         return torch.stack(list(found)).sum(0)

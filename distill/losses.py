@@ -1,7 +1,7 @@
 """What a student learns from its teachers: pure functions of student logits and teacher probabilities.
 
 Both are ``[B, K, D, H, W]``. Every distance is summed over classes, so that its scale does not fall with their number,
-and averaged over voxels, with ``weights`` [B, D, H, W] if given.
+and averaged over voxels, with ``weights`` [B, D, H, W] if given; a config may choose the mean over classes.
 """
 
 from collections.abc import Callable
@@ -58,9 +58,29 @@ def distance_of(settings: Distillation) -> Distance:
     else:
         named = {"kl": kl_divergence, "logits": logit_mse}[settings.loss]
         distance = partial(named, temperature=settings.temperature)
-    if not settings.boundary:
-        return distance
-    return lambda logits, teacher: distance(logits, teacher, weights=boundary_weights(teacher, settings.boundary))
+    if settings.boundary:
+        distance = _weighted_at_boundaries(distance, settings.boundary)
+    if settings.hard_masks:
+        distance = _from_hard_masks(distance)
+    return _averaged_over_classes(distance) if settings.over_classes == "mean" else distance
+
+
+def _weighted_at_boundaries(distance: Distance, extra: float) -> Distance:
+    return lambda logits, teacher: distance(logits, teacher, weights=boundary_weights(teacher, extra))
+
+
+def _from_hard_masks(distance: Distance) -> Distance:
+    """The distance to the teacher's likeliest class, as probabilities of 0 and 1."""
+
+    def from_mask(logits: Tensor, teacher: Tensor) -> Tensor:
+        mask = F.one_hot(teacher.argmax(1), teacher.shape[1]).movedim(-1, 1).to(teacher)
+        return distance(logits, mask)
+
+    return from_mask
+
+
+def _averaged_over_classes(distance: Distance) -> Distance:
+    return lambda logits, teacher: distance(logits, teacher) / logits.shape[1]
 
 
 def distillation_loss(

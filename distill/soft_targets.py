@@ -26,7 +26,7 @@ from .case_prompts import (
     require_mask_or_prompts,
     require_takers,
 )
-from .ensemble import Ensemble
+from .ensemble import Ensemble, Member
 from .target_cache import TargetFile, chunk_of, encode, quantise
 
 
@@ -71,10 +71,11 @@ def cached_targets(
             volume, mask = read_case(case, dataset)
             onto = grid(plan, volume.geometry)
             if prompts is None:
-                probabilities = ensemble.probabilities(volume, onto, _prompts(ensemble, volume, mask, dataset))
+                drawn = _prompts(ensemble, volume, mask, dataset)
+                probabilities = ensemble.probabilities(volume, onto, drawn, case=case.name)
             else:
                 with about(case.prompts):
-                    probabilities = prompted_probabilities(ensemble, volume, onto, prompts)
+                    probabilities = prompted_probabilities(ensemble, volume, onto, prompts, case=case.name)
             content = encode(quantise(probabilities), chunk_of(plan.patch), owner=_owner(path))
             written, covered = written + len(content), covered + size
             _check_size(written / covered * sum(voxels), limit, folder, len(cases))
@@ -107,10 +108,13 @@ def validation_dice(
     ensemble: Ensemble, cases: Sequence[Case], dataset: Dataset, *, plan: Plan, cache: Path
 ) -> dict[str, dict[str, float]]:
     """How well each teacher, and their mean, segments the student's validation cases, by name: the Dice that the
-    student is steered by (pooled over cases, on the student's grid). Measured once per set of teachers and cases.
+    student is steered by (pooled over cases, on the student's grid). Measured once per set of teachers and cases. A
+    folder that has not all these cases is left out, and so is the mean with it.
     """
-    names = [f"{number + 1} {teacher.name}" for number, teacher in enumerate(ensemble.teachers)]
-    names += ["all together"] if len(names) > 1 else []
+    measurable = {name: member for name, member in member_names(ensemble).items() if not member.lacks(cases)}
+    if not measurable:
+        return {}
+    names = [*measurable, *["all together"] * (1 < len(measurable) == len(ensemble.teachers))]
     measured = digest({"cases": [fingerprint(case) for case in cases], "names": names})[:16]
     path = target_folder(cache, ensemble, plan) / f"validation-{measured}.json"
     if path.exists():
@@ -123,15 +127,21 @@ def validation_dice(
             truth = preprocess_labels(mask, volume.geometry, plan)
             prompts = _prompts(ensemble, volume, mask, dataset)
             found = [
-                teacher.probabilities(volume, onto, prompts if teacher.prompts_required else None)
-                for teacher in ensemble.teachers
+                member.probabilities(volume, onto, prompts if member.prompts_required else None, case=case.name)
+                for member in measurable.values()
             ]
-            for score, values in zip(pooled.values(), [*found, ensemble.mean(found)], strict=False):
+            together = [ensemble.mean(found)] if len(names) > len(found) else []
+            for score, values in zip(pooled.values(), [*found, *together], strict=True):
                 score.add(values.argmax(0), truth)
             bar.advance(case.name)
     scores = {name: score.scores() for name, score in pooled.items()}
     write_json(path, scores)
     return scores
+
+
+def member_names(ensemble: Ensemble) -> dict[str, Member]:
+    """The teachers by the names under which their scores stand: their number and their folder's name."""
+    return {f"{number} {member.name}": member for number, member in enumerate(ensemble.teachers, start=1)}
 
 
 def _read_scores(path: Path) -> dict[str, dict[str, float]]:
@@ -147,7 +157,7 @@ def _prompts(ensemble: Ensemble, volume: Volume, mask: np.ndarray | None, datase
     """What teachers are shown that find nothing without prompts: a box on every slice that holds a class."""
     if not ensemble.prompts_required or mask is None:
         return None
-    plan = next(teacher.plan for teacher in ensemble.teachers if teacher.prompts_required)
+    plan = next(teacher.plan for teacher in ensemble.runs if teacher.prompts_required)
     axis = slice_axis(plan, volume.geometry)
     return prompts_from_truth("boxes", mask, labels=dataset.labels, spacing=volume.geometry.spacing, axis=axis)
 

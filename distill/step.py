@@ -45,6 +45,7 @@ class DistillationStep:
             distance=self.distance,
             dice_weight=self.settings.dice_weight,
             cross_entropy_weight=self.settings.cross_entropy_weight,
+            focal_weight=self.settings.focal_weight,
         )
         if self.helper is None or embeddings is None:
             return terms
@@ -61,7 +62,7 @@ class DistillationStep:
             soft_targets = self.soft_targets(batch, None)
             assert soft_targets is not None
             labels = torch.cat([labels, soft_targets[len(labels) :].argmax(1).to(labels)])
-        return self.prompts.draw(model, image, labels, number)
+        return self.prompts.draw(model, image, labels, number, boxes=batch.get("boxes"))
 
     def soft_targets(self, batch: dict[str, Tensor], prompts: Prompts | None) -> Tensor | None:
         """The teachers' probabilities [B, K, *patch]: computed, or the batch's; None in a step without teachers."""

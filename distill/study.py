@@ -6,6 +6,7 @@ from pathlib import Path
 
 from ..configs.schema import Config
 from ..evaluation.chart import line_chart, svg_file
+from ..evaluation.paired_comparison import PairedDifference, paired_difference
 from ..training.progress import console
 from ..training.run import Run
 from ..training.run_config import digest
@@ -13,15 +14,18 @@ from ..training.split import DataSplit
 from ..volumes.datasets.registry import Dataset
 from ..volumes.files import atomic_path
 from .case_prompts import check_prompts
-from .ensemble import Ensemble, EnsembleMember, check_teachers
-from .paired_comparison import PairedDifference, paired_difference
-from .soft_targets import validation_dice
+from .ensemble import Ensemble, EnsembleMember, Member, check_teachers
+from .prediction_member import PredictionFolder, PredictionMember
+from .soft_targets import member_names, validation_dice
 from .train import CACHE_LIMIT, distill, student_plan
 
 
 @dataclass(frozen=True)
 class Study:
-    """What one `samkd distill` made: runs, and for each lambda below 1 the student against the control."""
+    """What one `samkd distill` made: runs, and for each lambda below 1 the student against the control.
+
+    ``teachers`` are the runs among them: a folder of predictions has no scores of its own.
+    """
 
     teachers: tuple[Run, ...]
     control: Run | None
@@ -48,7 +52,7 @@ def study(
     config: Config,
     dataset: Dataset,
     *,
-    teachers: Sequence[tuple[Run, float]],
+    teachers: Sequence[tuple[Run | PredictionFolder, float]],
     lambdas: Sequence[float],
     runs: Path,
     run: Path | None = None,
@@ -61,10 +65,12 @@ def study(
     Runs that are there already are reused. `run` is the folder of the one student, `base` the published file that the
     teachers adapt, where it has moved. Each distilled run gets a ``comparison.json``; several lambdas also leave the
     curve of their test Dice (the paper's Table 4) as an SVG in the run root. Raises what `distill` raises, and
-    BadInputError for teachers of other classes or channels, and what check_prompts raises.
+    BadInputError for teachers of other classes or channels and for predictions that cannot be used, and what
+    check_prompts raises.
     """
-    check_teachers([teacher for teacher, _ in teachers], dataset)
-    members = [EnsembleMember.of(teacher, weight=weight, base=base) for teacher, weight in teachers if min(lambdas) < 1]
+    runs_that_teach = [teacher for teacher, _ in teachers if isinstance(teacher, Run)]
+    check_teachers(runs_that_teach, dataset)
+    members = [_member(teacher, dataset, weight=weight, base=base) for teacher, weight in teachers if min(lambdas) < 1]
     ensemble = Ensemble(members) if members else None
     if ensemble:
         check_prompts(ensemble, dataset.training, dataset, online=options.online)
@@ -92,31 +98,49 @@ def study(
         if control_run and student is not control_run and (effect := _compare(student, control_run, teacher_dice)):
             effects[value] = effect
     curve = _draw(students, runs, config) if len(students) > 1 else None
-    return Study(tuple(teacher for teacher, _ in teachers), control_run, students, effects, curve)
+    return Study(tuple(runs_that_teach), control_run, students, effects, curve)
+
+
+def _member(teacher: Run | PredictionFolder, dataset: Dataset, *, weight: float, base: Path | None) -> Member:
+    if isinstance(teacher, Run):
+        return EnsembleMember.of(teacher, weight=weight, base=base)
+    return PredictionMember.of(teacher, dataset, weight=weight)
 
 
 def _measure(
     ensemble: Ensemble, config: Config, dataset: Dataset, *, cache: Path, online: bool
 ) -> dict[str, dict[str, float]]:
     """The Dice of each teacher on the student's validation cases; said first, for one no better than its student
-    teaches little. Raises UsageError for teachers that cannot be asked `online`.
+    teaches little. Without validation cases nothing is measured. Raises UsageError for teachers that cannot be asked
+    `online`.
     """
     plan = student_plan(config)
     if online:
         ensemble.check_online(plan)
     split = DataSplit.of(dataset, validation=config.validation, seed=config.seed)
+    for member in ensemble.teachers:
+        if isinstance(member, PredictionMember):
+            member.check((*split.train, *split.unlabelled), dataset)
+    if not split.validation:
+        return {}
     dice = validation_dice(ensemble, split.validation, dataset, plan=plan, cache=cache)
     validation = {case.name for case in split.validation}
-    seen = [len(validation & teacher.trained_on) for teacher in ensemble.teachers]
-    for index, (name, scores) in enumerate(dice.items()):
-        known = seen[index] if index < len(seen) else max(seen)
+    seen = {name: len(validation & member.trained_on) for name, member in member_names(ensemble).items()}
+    for name, scores in dice.items():
+        known = seen.get(name, max(seen.values()))
         warning = f", {known} of which it was trained on" if known else ""
-        console.print(
-            f"teacher {name}: Dice {scores['mean']:.3f} on the student's {len(validation)} validation cases{warning}",
-            highlight=False,
-            soft_wrap=True,
-        )
+        _say(f"teacher {name}: Dice {scores['mean']:.3f} on the student's {len(validation)} validation cases{warning}")
+    for name, member in member_names(ensemble).items():
+        if absent := member.lacks(split.validation):
+            _say(
+                f"teacher {name}: not measured, for it has no prediction of {len(absent)} of the student's "
+                f"{len(validation)} validation cases ({', '.join(absent[:5])}{', ...' if len(absent) > 5 else ''})"
+            )
     return dice
+
+
+def _say(line: str) -> None:
+    console.print(line, highlight=False, soft_wrap=True)
 
 
 def _compare(

@@ -17,13 +17,14 @@ from ..training.prepared import PreparedCase, fingerprint
 from ..training.prompt_sampling import PromptSampler
 from ..training.run import Run
 from ..training.run_config import NetworkSpec, Objective, PublishedFile, TeacherRecord, Teaching, digest
+from ..training.schedule import with_steps
 from ..training.split import DataSplit
 from ..training.trainer import run_job
 from ..volumes.datasets.registry import Case, Dataset
 from ..volumes.files import file_digest
 from ..volumes.plan import Plan
 from .embedding import EmbeddingMatch
-from .ensemble import Ensemble
+from .ensemble import Ensemble, EnsembleMember
 from .losses import distance_of
 from .soft_targets import cached_targets
 from .step import DistillationStep
@@ -59,7 +60,7 @@ def distill(
     """
     lambda_ = config.lambda_ if lambda_ is None else lambda_
     if lambda_ == 1:
-        job = control_job(config, dataset, pretrained=weights)
+        job = control_job(config, dataset, pretrained=weights, devices=devices)
     elif teachers is None:
         raise BadInputError("distillation with lambda < 1 needs a teacher; run `samkd teach` or give --teacher RUN")
     else:
@@ -77,10 +78,14 @@ def distill(
     return run_job(job, runs=runs, run=run, devices=devices)
 
 
-def control_job(config: Config, dataset: Dataset, *, pretrained: Path | None) -> TrainingJob:
+def control_job(config: Config, dataset: Dataset, *, pretrained: Path | None, devices: int) -> TrainingJob:
     """The run of the student from labels alone, lambda = 1."""
     student = config.student
     plan = student_plan(config)
+    split = DataSplit.of(dataset, validation=config.validation, seed=config.seed)
+    settings = with_steps(student.training, cases=len(split.train), devices=devices)
+    if settings.iou_weight:
+        raise UsageError("student.training.iou_weight: no student learns the IoU of its masks; set it to 0")
     spec = NetworkSpec(
         family="students",
         name=student.name,
@@ -92,7 +97,7 @@ def control_job(config: Config, dataset: Dataset, *, pretrained: Path | None) ->
 
     def make_step(network: Student, prompts: PromptSampler | None) -> DistillationStep:
         return DistillationStep(
-            lambda_=1.0, distance=distance_of(student.distillation), settings=student.training, prompts=prompts
+            lambda_=1.0, distance=distance_of(student.distillation), settings=settings, prompts=prompts
         )
 
     return TrainingJob(
@@ -100,8 +105,8 @@ def control_job(config: Config, dataset: Dataset, *, pretrained: Path | None) ->
         config=config,
         network=spec,
         plan=plan,
-        split=DataSplit.of(dataset, validation=config.validation, seed=config.seed),
-        settings=student.training,
+        split=split,
+        settings=settings,
         prompts=student.prompts,
         objective=Objective(
             pretrained=PublishedFile(pretrained.name, file_digest(pretrained)) if pretrained else None,
@@ -127,7 +132,7 @@ def distillation_job(
     pretrained: Path | None,
 ) -> TrainingJob:
     """The control's run and what teachers add to it: soft targets, unlabelled cases, the distance of embeddings."""
-    control = control_job(config, dataset, pretrained=pretrained)
+    control = control_job(config, dataset, pretrained=pretrained, devices=devices)
     distillation, plan, split = config.student.distillation, control.plan, control.split
     if online:
         teachers.check_online(plan)
@@ -138,7 +143,7 @@ def distillation_job(
         )
     teaching = Teaching(
         teachers=tuple(
-            TeacherRecord(member.name, member.sha256, share)
+            TeacherRecord(member.name, member.sha256, share, predictions=not isinstance(member, EnsembleMember))
             for member, share in zip(teachers.teachers, teachers.shares, strict=True)
         ),
         distillation=distillation.model_dump(mode="json"),
@@ -177,7 +182,7 @@ def distillation_job(
 def match_embeddings(student: Student, teachers: Ensemble, plan: Plan) -> EmbeddingMatch:
     """The distance of embeddings on patches of the student's plan; UsageError as in EmbeddingMatch."""
     members = [
-        (member.name, member.network, share) for member, share in zip(teachers.teachers, teachers.shares, strict=True)
+        (member.name, member.network, share) for member, share in zip(teachers.runs, teachers.shares, strict=True)
     ]
     return EmbeddingMatch(student, members, torch.zeros(1, int(student.in_channels), *plan.patch))
 

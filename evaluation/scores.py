@@ -1,18 +1,18 @@
 """Scores of a mask against the truth, on whole volumes: every slice counts, empty ones too."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import groupby
 
 import numpy as np
-from scipy.ndimage import binary_erosion, distance_transform_edt, find_objects
+from scipy.ndimage import find_objects
 
 from ..errors import BadInputError
-from ..volumes.geometry import image_axes
-from .records import METRICS, CaseScores, ClassMean, ClassScore, Scores, ScoreSummary
+from ..volumes.geometry import Geometry, image_axes
+from .records import CaseScores, ClassMean, ClassScore, Scores, ScoreSummary
+from .rules import DEFAULT_RULES, METRICS, ScoringRules
+from .surface import SurfaceDistances, surface_distances
 
-ABSENT_RULE = (
-    "A class that is absent from both truth and prediction is not scored in that case and left out of the means. One "
-    "that is present in only one of them scores Dice, IoU and NSD 0, and as its HD95 the diagonal of the scan."
-)
+ABSENT_RULE = DEFAULT_RULES.absent_rule
 
 
 def score_case(
@@ -21,8 +21,9 @@ def score_case(
     *,
     spacing: Sequence[float],
     labels: Mapping[int, str],
-    tolerance_mm: float = 1.0,
+    tolerance_mm: float | None = None,
     frames: bool = False,
+    rules: ScoringRules = DEFAULT_RULES,
 ) -> tuple[ClassScore, ...]:
     """Scores of one scan's labels [D, H, W], one for each class of `labels` but the background, 0.
 
@@ -30,116 +31,205 @@ def score_case(
 
     - `dice` = 2 |P n T| / (|P| + |T|) and `iou` = |P n T| / |P u T|;
     - `hd95_mm` the larger of the two directed 95th percentiles of the distances from each surface voxel of one mask
-      to the nearest surface voxel of the other (Maier-Hein et al. 2024, Metrics reloaded; as MONAI computes it);
-    - `nsd` the share of both surfaces within `tolerance_mm` of the other (Nikolov et al. 2018), in voxels.
+      to the nearest surface voxel of the other (Maier-Hein et al. 2024, Metrics reloaded; as MONAI computes it), and
+      `hd95_voxels` the same with every voxel a cube of side 1, only where the `rules` name it;
+    - `asd_mm` the mean of these distances over the surface voxels of both masks (as MONAI's symmetric one);
+    - `nsd` the share of both surfaces within a tolerance of the other (Nikolov et al. 2018), in voxels.
 
-    A surface is what one erosion with the six face neighbours takes away; beyond the scan's edge is background. An axis
-    of length 1 has no surface: a picture or a single slice is scored in 2-D, with four neighbours. No distance leads
-    from one frame of a video to another: every frame is scored in 2-D, and the distances of all its frames are put
-    together. In a frame where only one of the masks has the class, each of its surface pixels is the frame's diagonal
-    away from the other.
+    The `rules` say the tolerance of each class (`tolerance_mm` replaces it for all), and may ask for other surfaces and
+    percentiles. By default a surface is what one erosion with the six face neighbours takes away; beyond the scan's
+    edge is background. An axis of length 1 has no surface: a picture or a single slice is scored in 2-D, with four
+    neighbours. No distance leads from one frame of a video to another: every frame is scored in 2-D, and the distances
+    of all its frames are put together. In a frame where only one of the masks has the class, each of its surface pixels
+    is the frame's diagonal away from the other.
 
-    The four scores are None for a class absent from both masks; for one absent from just one of them, dice, iou and nsd
-    are 0 and hd95_mm is the diagonal of the scan (of a picture or frame) in mm: the worst case, yet finite. They are
+    The scores are None for a class absent from both masks; for one absent from just one of them, dice, iou and nsd are
+    0, and the distances are the diagonal of the scan (of a picture or frame): the worst case, yet finite. They are
     never nan.
 
     Raises BadInputError when the shapes differ or a mask holds a value that `labels` does not declare.
     """
     if prediction.shape != truth.shape or truth.ndim != 3:
         raise BadInputError(f"the predicted mask has the shape {prediction.shape}, the truth {truth.shape}.")
-    for name, mask in (("predicted mask", prediction), ("truth", truth)):
-        unknown = sorted(set(np.unique(mask).tolist()) - set(labels))
-        if unknown:
-            raise BadInputError(f"the {name} holds the values {unknown}; the declared classes are {sorted(labels)}.")
-    predicted_images, true_images = _images(prediction, frames=frames), _images(truth, frames=frames)
-    image_spacing = _image_spacing(truth.shape, spacing, frames=frames)
-    worst = float(np.linalg.norm(np.multiply(true_images[0].shape, image_spacing)))
+    counts = [
+        _voxels_by_class(mask, labels, name=name) for name, mask in (("predicted mask", prediction), ("truth", truth))
+    ]
+    axes = image_axes(truth.shape, frames=frames)
+    image_spacing = tuple(float(spacing[axis]) for axis in axes)
+    sides = np.array([truth.shape[axis] for axis in axes])
+    with_voxels = "hd95_voxels" in rules.metrics
+    worst = {
+        "dice": 0.0,
+        "iou": 0.0,
+        "hd95_mm": float(np.linalg.norm(sides * image_spacing)),
+        "hd95_voxels": float(np.linalg.norm(sides)) if with_voxels else None,
+        "asd_mm": float(np.linalg.norm(sides * image_spacing)),
+        "nsd": 0.0,
+    }
+    boxes = _class_boxes(prediction, truth)
     rows = []
     for value, name in labels.items():
         if value == 0:
             continue
-        predicted, true = prediction == value, truth == value
-        sizes = {"truth_voxels": int(np.count_nonzero(true)), "predicted_voxels": int(np.count_nonzero(predicted))}
-        if not any(sizes.values()):
+        predicted_voxels, truth_voxels = (count[value] for count in counts)
+        if predicted_voxels == truth_voxels == 0:
             scores: dict[str, float | None] = dict.fromkeys(METRICS)
-        elif not all(sizes.values()):
-            scores = {"dice": 0.0, "iou": 0.0, "hd95_mm": worst, "nsd": 0.0}
+        elif not (predicted_voxels and truth_voxels):
+            scores = dict(worst)
         else:
-            pairs = zip(predicted_images, true_images, strict=True)
-            distances = [_surface_distances(p == value, t == value, image_spacing, worst) for p, t in pairs]
-            to_true, to_predicted = (np.concatenate(parts) for parts in zip(*distances, strict=True))
-            scores = {**_overlap(predicted, true), **_surface(to_true, to_predicted, tolerance_mm)}
+            box = boxes[value]
+            predicted, true = prediction[box] == value, truth[box] == value
+            tolerance = tolerance_mm if tolerance_mm is not None else rules.tolerance_of(name)
+            distances = _distances(predicted, true, image_spacing, rules, axes=axes, frames=frames, shape=truth.shape)
+            scores = {**_overlap(predicted, true), **_surface_scores(distances, tolerance, rules)}
+            if with_voxels:
+                cubes = (1.0,) * len(axes)
+                voxels = _distances(predicted, true, cubes, rules, axes=axes, frames=frames, shape=truth.shape)
+                scores["hd95_voxels"] = voxels.percentile(95, pooled=rules.hd95 == "pooled")
+        sizes = {"truth_voxels": truth_voxels, "predicted_voxels": predicted_voxels}
         rows.append(ClassScore(number=value, name=name, **scores, **sizes))
     return tuple(rows)
 
 
-def case_scores(cases: Mapping[str, Sequence[ClassScore]]) -> CaseScores:
+def score_scan(
+    name: str,
+    prediction: np.ndarray,
+    truth: np.ndarray,
+    *,
+    grid: Geometry,
+    labels: Mapping[int, str],
+    rules: ScoringRules = DEFAULT_RULES,
+) -> dict[str, tuple[ClassScore, ...]]:
+    """What score_case gives for the labels [D, H, W] of the scan `name`, which lie on `grid`, by that name.
+
+    With the unit "frame" in the `rules` it is given for every frame of a video as a picture, by the names "NAME#0001"
+    and so on; a scan that is no video stays one case.
+    """
+    if rules.unit == "scan" or not grid.frames:
+        rows = score_case(prediction, truth, spacing=grid.spacing, labels=labels, frames=grid.frames, rules=rules)
+        return {name: rows}
+    frames = zip(prediction[:, None], truth[:, None], strict=True)
+    return {
+        f"{name}#{number:04d}": score_case(one, other, spacing=grid.spacing, labels=labels, rules=rules)
+        for number, (one, other) in enumerate(frames, start=1)
+    }
+
+
+def video_of(case: str) -> str:
+    """The name of the video of a frame that score_scan named; that of any other case is its own."""
+    return case.rpartition("#")[0] or case
+
+
+def case_scores(cases: Mapping[str, Sequence[ClassScore]], *, rules: ScoringRules = DEFAULT_RULES) -> CaseScores:
     """The scores that score_case gave for each case, by case name, with their means."""
-    return CaseScores(summarise(cases), {name: tuple(rows) for name, rows in cases.items()})
+    return CaseScores(summarise(cases, rules=rules), {name: tuple(rows) for name, rows in cases.items()}, rules)
 
 
-def summarise(cases: Mapping[str, Sequence[ClassScore]]) -> ScoreSummary:
+def summarise(cases: Mapping[str, Sequence[ClassScore]], *, rules: ScoringRules = DEFAULT_RULES) -> ScoreSummary:
     """Means over cases, of what score_case gave for each, by case name.
 
-    The mean over the classes is that of their means, so that a rare organ counts as much as one that everybody has.
+    The mean over the classes is that of their means, so that a rare organ counts as much as one that everybody has;
+    with `average` "cases" in the `rules` it is the mean over the cases of each case's mean over its classes, and over
+    the videos of each video's mean over its frames.
     """
+    ruled = {case: [row.under(rules) for row in rows] for case, rows in cases.items()}
     per_class = {}
-    for name in dict.fromkeys(row.name for rows in cases.values() for row in rows):
-        scored = [row for rows in cases.values() for row in rows if row.name == name and row.dice is not None]
-        per_class[name] = ClassMean(**_means(scored), cases=len(scored))
-    return ScoreSummary(per_class, Scores(**_means([row for row in per_class.values() if row.cases])))
+    for name in dict.fromkeys(row.name for rows in ruled.values() for row in rows):
+        rows = [row for rows in ruled.values() for row in rows if row.name == name]
+        scored = [row for row in rows if row.dice is not None]
+        per_class[name] = ClassMean(
+            **_means(scored),
+            cases=len(scored),
+            missed=sum(row.truth_voxels > 0 and row.predicted_voxels == 0 for row in rows),
+            invented=sum(row.predicted_voxels > 0 and row.truth_voxels == 0 for row in rows),
+        )
+    if rules.average == "classes":
+        return ScoreSummary(per_class, Scores(**_means([row for row in per_class.values() if row.cases])))
+    return ScoreSummary(per_class, Scores(**_means(list(unit_means(ruled, rules).values()))))
+
+
+def unit_means(cases: Mapping[str, Sequence[ClassScore]], rules: ScoringRules) -> dict[str, Scores]:
+    """The mean over its classes of every case that has one scored, or of every video over its frames' means."""
+    scored = {case: [row for row in rows if row.dice is not None] for case, rows in cases.items()}
+    means = {case: Scores(**_means(rows)) for case, rows in scored.items() if rows}
+    if rules.unit == "scan":
+        return means
+    videos = groupby(means, key=video_of)
+    return {video: Scores(**_means([means[frame] for frame in frames])) for video, frames in videos}
 
 
 def _means(rows: Sequence[Scores]) -> dict[str, float | None]:
     return {metric: _mean(getattr(row, metric) for row in rows) for metric in METRICS}
 
 
-def _mean(values: Iterable[float]) -> float | None:
-    values = list(values)
-    return float(np.mean(values)) if values else None
+def _mean(values: Iterable[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return float(np.mean(known)) if known else None
 
 
-def _images(mask: np.ndarray, *, frames: bool) -> list[np.ndarray]:
-    """What is scored as one image: the mask [D, H, W], or each of its frames, without axes of length 1."""
-    return [np.atleast_1d(image.squeeze()) for image in (mask if frames else [mask])]
+def _voxels_by_class(mask: np.ndarray, labels: Mapping[int, str], *, name: str) -> dict[int, int]:
+    """How many voxels of each class a mask holds. Raises BadInputError for a value that is no class."""
+    if mask.dtype == np.uint8:
+        counts = dict(enumerate(np.bincount(mask.ravel()).tolist()))
+    else:
+        counts = dict(zip(*(part.tolist() for part in np.unique(mask, return_counts=True)), strict=True))
+    unknown = sorted(value for value, count in counts.items() if count and value not in labels)
+    if unknown:
+        raise BadInputError(f"the {name} holds the values {unknown}; the declared classes are {sorted(labels)}.")
+    return {value: counts.get(value, 0) for value in labels}
 
 
-def _image_spacing(shape: Sequence[int], spacing: Sequence[float], *, frames: bool) -> tuple[float, ...]:
-    """The spacing in mm along the axes that _images leaves."""
-    return tuple(float(spacing[axis]) for axis in image_axes(shape, frames=frames))
+def _class_boxes(prediction: np.ndarray, truth: np.ndarray) -> dict[int, tuple[slice, ...]]:
+    """The box around the voxels that either mask gives to a class, for every class that both of them hold."""
+    boxes = {}
+    for value, pair in enumerate(zip(*(find_objects(_whole(mask)) for mask in (prediction, truth)), strict=False), 1):
+        if all(pair):
+            sides = zip(*pair, strict=True)
+            boxes[value] = tuple(slice(min(a.start, b.start), max(a.stop, b.stop)) for a, b in sides)
+    return boxes
 
 
-def _cropped(one: np.ndarray, other: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Both masks, cut to their common bounding box with a margin of one empty voxel."""
-    boxes = find_objects((one | other).astype(np.uint8))
-    box = boxes[0] if boxes else (slice(0, 0),) * one.ndim
-    return np.pad(one[box], 1), np.pad(other[box], 1)
+def _whole(mask: np.ndarray) -> np.ndarray:
+    """The mask as integers, which find_objects takes."""
+    return mask if np.issubdtype(mask.dtype, np.integer) else mask.astype(np.int32)
 
 
 def _overlap(predicted: np.ndarray, true: np.ndarray) -> dict[str, float]:
     common = np.count_nonzero(predicted & true)
     total = np.count_nonzero(predicted) + np.count_nonzero(true)
-    return {"dice": 2 * common / total, "iou": common / (total - common)}
+    return {"dice": float(2 * common / total), "iou": float(common / (total - common))}
 
 
-def _surface_distances(
-    predicted: np.ndarray, true: np.ndarray, spacing: Sequence[float], worst: float
-) -> tuple[np.ndarray, np.ndarray]:
-    """From each surface voxel of the prediction to the truth's surface in mm, and from the truth's to the prediction's.
+def _distances(
+    predicted: np.ndarray,
+    true: np.ndarray,
+    spacing: tuple[float, ...],
+    rules: ScoringRules,
+    *,
+    axes: Sequence[int],
+    frames: bool,
+    shape: Sequence[int],
+) -> SurfaceDistances:
+    """The distances between two masks [d, h, w], cut out of a scan of `shape`, of which `axes` belong to one image."""
+    worst = float(np.linalg.norm(np.multiply([shape[axis] for axis in axes], spacing)))
+    flat = [tuple(mask if frames else mask[None]) for mask in (predicted, true)]
+    images = [[_image(part, axes, frames=frames) for part in parts] for parts in flat]
+    subvoxel = rules.surface == "subvoxel"
+    return SurfaceDistances.together(
+        [surface_distances(p, t, spacing, worst=worst, subvoxel=subvoxel) for p, t in zip(*images, strict=True)]
+    )
 
-    They are `worst` where the other mask of this image is empty.
-    """
-    ours, theirs = (mask & np.logical_not(binary_erosion(mask)) for mask in _cropped(predicted, true))
-    if not (ours.any() and theirs.any()):
-        return np.full(np.count_nonzero(ours), worst), np.full(np.count_nonzero(theirs), worst)
-    there = np.asarray(distance_transform_edt(~theirs, sampling=spacing))[ours]
-    back = np.asarray(distance_transform_edt(~ours, sampling=spacing))[theirs]
-    return there, back
+
+def _image(part: np.ndarray, axes: Sequence[int], *, frames: bool) -> np.ndarray:
+    """One image, a frame [h, w] or a scan [d, h, w], without the axes that have no neighbours."""
+    kept = [axis - int(frames) for axis in axes]
+    return part.squeeze(tuple(axis for axis in range(part.ndim) if axis not in kept))
 
 
-def _surface(to_true: np.ndarray, to_predicted: np.ndarray, tolerance_mm: float) -> dict[str, float]:
-    near = np.count_nonzero(to_true <= tolerance_mm) + np.count_nonzero(to_predicted <= tolerance_mm)
+def _surface_scores(distances: SurfaceDistances, tolerance_mm: float, rules: ScoringRules) -> dict[str, float | None]:
     return {
-        "hd95_mm": float(max(np.percentile(to_true, 95), np.percentile(to_predicted, 95))),
-        "nsd": near / (to_true.size + to_predicted.size),
+        "hd95_mm": distances.percentile(95, pooled=rules.hd95 == "pooled"),
+        "hd95_voxels": None,
+        "asd_mm": distances.mean(),
+        "nsd": distances.share_within(tolerance_mm),
     }

@@ -13,7 +13,8 @@ class Prompts:
     """Points and boxes per foreground class; row k - 1 belongs to class k.
 
     `points` [B, K - 1, P, 3] are voxel coordinates (d, h, w) of the patch, the centre of the first voxel at 0;
-    `labels` [B, K - 1, P] say 1 (inside), 0 (outside) or -1 (no point). `boxes` [B, K - 1, 6] are
+    `labels` [B, K - 1, P] say 1 (inside), 0 (outside), -1 (no point), or 2 and 3 for the first and the last corner of a
+    box on one slice, which networks with `prompts_per_slice` take. `boxes` [B, K - 1, 6] are
     (d0, h0, w0, d1, h1, w1), both ends included; NaN where a class has none.
     """
 

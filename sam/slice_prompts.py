@@ -29,6 +29,33 @@ class SlicePrompts(nn.Module):
     def adapter_parameters(self) -> list[str]:
         return ["codes"]
 
+    @staticmethod
+    def of_own_slice(
+        encoder: PromptEncoder, points: Tensor, labels: Tensor, boxes: Tensor | None, depth: int
+    ) -> Tensor:
+        """Tokens [N * depth, T, C] of every slice's own prompts alone, as SAM's for a picture.
+
+        points [N, P, 3] as (d, h, w), labels [N, P] of 0, 1, of 2 and 3 for a box's corners, or -1, boxes [N, 6]. T is
+        the largest number on a slice; a slice with fewer is filled up with "not a point".
+        """
+        slices = torch.arange(depth, device=points.device)[:, None]
+        here = (points[..., 0].round()[:, None] == slices) & (labels >= 0)[:, None]  # [N, depth, P]
+        order = here.int().argsort(dim=-1, descending=True, stable=True)[..., : int(here.sum(-1).max())]
+        rows = torch.arange(len(points), device=points.device)[:, None, None]
+        places = points[..., 1:].flip(-1)[rows, order]  # [N, depth, T, 2]
+        kinds = torch.where(here.gather(-1, order), labels[rows, order], INVALID)
+        if boxes is not None:
+            first, last = boxes[:, [0, 3]].round().unbind(1)
+            met = (slices[:, 0] >= first[:, None]) & (slices[:, 0] <= last[:, None])  # [N, depth]
+            corners = torch.stack([boxes[:, [2, 1]], boxes[:, [5, 4]]], dim=1)
+            places = torch.cat([places, corners[:, None].expand(-1, depth, -1, -1)], dim=2)
+            corner = kinds.new_tensor([TOP_LEFT, BOTTOM_RIGHT])
+            kinds = torch.cat([kinds, torch.where(met[..., None], corner, INVALID)], dim=2)
+        elif not (labels >= TOP_LEFT).any():
+            missing = encoder.in_place_of_a_box
+            places, kinds = pad(places, (0, 0, 0, missing)), pad(kinds, (0, missing), value=INVALID)
+        return encoder.clicks(places.flatten(0, 1), kinds.flatten(0, 1))
+
     def forward(
         self, encoder: PromptEncoder, points: Tensor, labels: Tensor, boxes: Tensor | None, depth: int
     ) -> Tensor:

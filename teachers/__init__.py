@@ -45,14 +45,19 @@ def build_teacher(
     in_channels: int,
     num_classes: int,
     patch: tuple[int, int, int],
+    tune: str = "adapters",
     **options: Any,
 ) -> TeacherNetwork:
     """The teacher `name` for patches (D, H, W) of `in_channels` channels and `num_classes` classes with background.
 
-    `options` are those of the teacher's own builder. UsageError for an unknown name, backbone or option.
+    `options` are those of the teacher's own builder. Every teacher has the option `tune`: what learns when it starts
+    from a published file, "adapters", "decoder" or "all". UsageError for an unknown name, backbone or option.
     """
     check_teacher(name, backbone)
-    return build_registered(
+    from .base import check_tune
+
+    choice = check_tune(name, tune)
+    network: TeacherNetwork = build_registered(
         TEACHERS,
         name,
         kind="teacher",
@@ -63,6 +68,8 @@ def build_teacher(
         num_classes=num_classes,
         patch=patch,
     )
+    network.tune = choice
+    return network
 
 
 def teacher_from_spec(spec: NetworkSpec) -> TeacherNetwork:

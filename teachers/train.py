@@ -11,8 +11,9 @@ from ..training.progress import console
 from ..training.prompt_sampling import PromptSampler
 from ..training.run import Run
 from ..training.run_config import NetworkSpec, Objective, PublishedFile
+from ..training.schedule import with_steps
 from ..training.split import DataSplit
-from ..training.step import SupervisedStep
+from ..training.step import PredictsIoU, SupervisedStep
 from ..training.trainer import run_job
 from ..volumes.datasets.registry import Dataset
 from ..volumes.files import file_digest
@@ -41,15 +42,19 @@ def teach(
     that takes none, or freezes an encoder that starts from nothing, BadInputError when `start` is another network's
     run.
     """
-    job = teaching_job(config, dataset, pretrained=weights, init_run=start)
+    job = teaching_job(config, dataset, pretrained=weights, init_run=start, devices=devices)
     if config.teacher.name == PUBLISHED:
         return record_published(job, runs=runs, run=run)
     return run_job(job, runs=runs, run=run, devices=devices)
 
 
-def teaching_job(config: Config, dataset: Dataset, *, pretrained: Path | None, init_run: Path | None) -> TrainingJob:
+def teaching_job(
+    config: Config, dataset: Dataset, *, pretrained: Path | None, init_run: Path | None, devices: int
+) -> TrainingJob:
     """The run of a teacher: labels alone, from a published checkpoint or another run where there is one."""
-    teacher, settings = config.teacher, config.teacher.training
+    teacher = config.teacher
+    split = DataSplit.of(dataset, validation=config.validation, seed=config.seed)
+    settings = with_steps(teacher.training, cases=len(split.train), devices=devices)
     if teacher.hold_encoder and init_run is None:
         raise UsageError(
             f"config {config.name!r} holds the image encoder of the run it starts from; give --start RUN, or set "
@@ -77,8 +82,19 @@ def teaching_job(config: Config, dataset: Dataset, *, pretrained: Path | None, i
             network.freeze_encoder()
 
     def make_step(network: TeacherNetwork, prompts: PromptSampler | None) -> SupervisedStep:
+        predicts = network if isinstance(network, PredictsIoU) and network.records_iou else None
+        if settings.iou_weight and predicts is None:
+            raise UsageError(
+                f"{teacher.name!r} does not learn the IoU of its masks; set teacher.training.iou_weight to 0, or take "
+                "medsa with its option iou_head"
+            )
         return SupervisedStep(
-            dice_weight=settings.dice_weight, cross_entropy_weight=settings.cross_entropy_weight, prompts=prompts
+            dice_weight=settings.dice_weight,
+            cross_entropy_weight=settings.cross_entropy_weight,
+            focal_weight=settings.focal_weight,
+            iou_weight=settings.iou_weight,
+            network=predicts,
+            prompts=prompts,
         )
 
     return TrainingJob(
@@ -86,7 +102,7 @@ def teaching_job(config: Config, dataset: Dataset, *, pretrained: Path | None, i
         config=config,
         network=spec,
         plan=plan,
-        split=DataSplit.of(dataset, validation=config.validation, seed=config.seed),
+        split=split,
         settings=settings,
         prompts=teacher.prompts,
         objective=Objective(

@@ -49,7 +49,7 @@ def random_shift(
 
 
 def random_intensity(rng: np.random.Generator, augmentation: Augmentation, image: torch.Tensor) -> torch.Tensor:
-    """Contrast about the mean, brightness, noise, sharpness, posterising and erasing of image ``[C, D, H, W]``."""
+    """Contrast, brightness, a factor, noise, sharpness, posterising and erasing of an image ``[C, D, H, W]``."""
 
     def due(limit: float) -> bool:
         return bool(limit) and _happens(rng, augmentation.intensity_probability)
@@ -59,6 +59,8 @@ def random_intensity(rng: np.random.Generator, augmentation: Augmentation, image
         image = (image - mean) * rng.uniform(1 - augmentation.contrast, 1 + augmentation.contrast) + mean
     if due(augmentation.brightness):
         image = image + rng.uniform(-augmentation.brightness, augmentation.brightness)
+    if due(augmentation.intensity_scale):
+        image = image * rng.uniform(1 - augmentation.intensity_scale, 1 + augmentation.intensity_scale)
     if due(augmentation.noise):
         noise = rng.standard_normal(image.shape, dtype=np.float32) * rng.uniform(0, augmentation.noise)
         image = image + torch.from_numpy(noise)

@@ -21,7 +21,7 @@ from .determinism import deterministic
 from .patches import PatchBatches
 from .progress import Bar, console
 from .run import Run
-from .schedule import learning_rate, optimizer_of
+from .schedule import learning_rate, optimizer_of, steps_per_epoch
 from .step import TrainingStep
 
 MAX_SKIPPED = 20  # steps in a row that are not finite, and in all as many or
@@ -36,10 +36,13 @@ class Stopped(SamkdError):
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """How a run went: steps made, the best validation Dice and its step, steps skipped, seconds in all restarts."""
+    """How a run went: steps made, the best validation Dice and its step, steps skipped, seconds in all restarts.
+
+    Without validation there is no Dice, and the step is the last.
+    """
 
     steps: int
-    best_dice: float
+    best_dice: float | None
     best_step: int
     skipped: int
     seconds: float
@@ -86,7 +89,7 @@ def fit(
     step: TrainingStep,
     *,
     batches: PatchBatches,
-    validate: Callable[[torch.nn.Module], dict[str, float]],
+    validate: Callable[[torch.nn.Module], dict[str, float]] | None,
     settings: Training,
     run: Run,
     fabric: Fabric,
@@ -94,13 +97,14 @@ def fit(
 ) -> TrainingResult:
     """Train, validating every ``validate_every`` steps, and keep the weights of the best validation Dice.
 
+    Without ``validate`` the last weights are kept.
     ``patience`` validations without a better one end the run early; with ``ema`` the averaged weights are validated
     and kept. On a CPU the run can be resumed exactly from its last state: batches, dropout and learning rate depend on
     the step alone, and as many threads compute the same gradients. Ctrl-C and SIGTERM finish the step, write the state
     and raise Stopped. A step whose loss or gradient is not finite is skipped and counted; too many of them raise
     SamkdError.
     """
-    loop = _Loop(network, step, batches=batches, validate=validate, settings=settings, run=run, fabric=fabric)
+    loop = _Loop(network, step, batches=batches, settings=settings, run=run, fabric=fabric)
     progress = loop.progress
     bar = Bar(title, settings.steps, done=progress.step, enabled=loop.writes)
     with deterministic(fabric.device), _Interrupt() as interrupt, bar:
@@ -110,19 +114,21 @@ def fit(
             entry = loop.train_step(number)
             due = (number + 1) % settings.validate_every == 0 or number + 1 == settings.steps
             if due:
-                entry |= loop.validate_and_keep_best(number)
+                entry |= loop.keep_last(number) if validate is None else loop.validate_and_keep_best(number, validate)
             loop.log(entry)
-            bar.advance(f"{loop.epoch(number)}  loss {entry['loss']:.4f}  Dice {max(progress.best_dice, 0):.3f}")
+            dice = "" if validate is None else f"  Dice {max(progress.best_dice, 0):.3f}"
+            bar.advance(f"{loop.epoch(number)}  loss {entry['loss']:.4f}{dice}")
             stop = interrupt.requested and number + 1 < settings.steps
             if due or stop:
                 loop.save_state()
             if stop:
                 raise Stopped(f"{run.path}: stopped at step {number + 1}; the same command continues from there")
     if loop.writes and not console.is_terminal:
-        console.print(f"{title}: {progress.step} steps, validation Dice {progress.best_dice:.3f}")
+        kept = "the last weights kept" if validate is None else f"validation Dice {progress.best_dice:.3f}"
+        console.print(f"{title}: {progress.step} steps, {kept}")
     return TrainingResult(
         steps=progress.step,
-        best_dice=progress.best_dice,
+        best_dice=None if validate is None else progress.best_dice,
         best_step=progress.best_step,
         skipped=progress.skipped,
         seconds=loop.seconds(),
@@ -138,14 +144,12 @@ class _Loop:
         step: TrainingStep,
         *,
         batches: PatchBatches,
-        validate: Callable[[torch.nn.Module], dict[str, float]],
         settings: Training,
         run: Run,
         fabric: Fabric,
     ) -> None:
         self.network = network
         self.step = step
-        self.validate = validate
         self.settings = settings
         self.run = run
         self.fabric = fabric
@@ -164,8 +168,7 @@ class _Loop:
             num_workers=0 if fabric.device.type == "cpu" else 4,
         )
         self.micro_batches = iter(loader)
-        samples = settings.batch * settings.masks * settings.accumulate * fabric.world_size
-        self.epoch_steps = max(1, math.ceil(len(batches.cases) / samples))
+        self.epoch_steps = steps_per_epoch(settings, cases=len(batches.cases), devices=fabric.world_size)
         self.started = time.monotonic() - self.progress.seconds
 
     def _resume(self) -> Progress:
@@ -232,10 +235,20 @@ class _Loop:
                 f"check the data with `samkd check`"
             )
 
-    def validate_and_keep_best(self, number: int) -> dict[str, Any]:
+    def keep_last(self, number: int) -> dict[str, Any]:
+        """Save the weights, averaged where they are; there is nothing for the log's entry."""
+        with self.average.applied() if self.average else nullcontext():
+            if self.writes:
+                save_weights(self.network, self.run.weights)
+        self.progress.best_step = number + 1
+        return {}
+
+    def validate_and_keep_best(
+        self, number: int, validate: Callable[[torch.nn.Module], dict[str, float]]
+    ) -> dict[str, Any]:
         """Score the network, averaged where it is; save its weights when it is the best so far. For the log's entry."""
         with self.average.applied() if self.average else nullcontext():
-            scores = self.validate(self.network)
+            scores = validate(self.network)
             better = scores["mean"] > self.progress.best_dice
             if better and self.writes:
                 save_weights(self.network, self.run.weights)

@@ -1,9 +1,19 @@
 """What a finished run says of itself: the typed record that a run folder keeps as ``metrics.json``."""
 
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from ..configs.evaluation_schema import Evaluation
 from ..evaluation.records import CaseScores, flat_record
+from ..evaluation.rules import ScoringRules
+
+
+def scoring_rules(settings: Evaluation, class_names: Iterable[str]) -> ScoringRules:
+    """The rules that a config's section says, for these classes. Raises UsageError for a tolerance of any other."""
+    rules = ScoringRules(**settings.model_dump())
+    rules.check_classes(class_names)
+    return rules
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,13 +11,16 @@ from torch.utils.data import Dataset
 from ..configs.schema import Augmentation
 from ..errors import UsageError
 from .augment import random_affine, random_intensity, random_shift, reach, warp
+from .case_boxes import CaseBoxes
 from .prepared import PreparedCase, Targets
 
 
 class PatchBatches(Dataset):
     """``self[step]`` is ``{"image": [B, C, *patch], "labels": [B, *patch], "soft_targets": [B, K, *patch]}``.
 
-    Soft targets are there when cached.
+    Soft targets are there when cached. With ``boxed_classes`` K above 0 each labelled sample has ``"boxes"``
+    [K - 1, 6], the tight boxes of its whole case's classes in voxels (d, h, w) of the patch, uncut, NaN for an absent
+    class.
 
     With ``masks`` above 1 a patch comes with as many masks of its scan, where several cases share it, one sample each:
     up to ``batch * masks`` in all (SAM, too, learns several masks of an image at once: Kirillov et al. 2023, appendix
@@ -38,11 +41,13 @@ class PatchBatches(Dataset):
         masks: int = 1,
         rank: int = 0,
         unlabelled: Sequence[PreparedCase] = (),
+        boxed_classes: int = 0,
     ) -> None:
         self.cases, self.patch, self.batch, self.steps = list(cases), patch, batch, steps
         self.unlabelled = list(unlabelled)
         self.foreground, self.augmentation = foreground, augmentation
         self.seed, self.rank, self.masks = seed, rank, masks
+        self.boxes = CaseBoxes(boxed_classes) if boxed_classes else None
         self.scans: dict[str, list[PreparedCase]] = defaultdict(list)
         for case in cases:
             if case.scan:
@@ -92,6 +97,8 @@ class PatchBatches(Dataset):
             sample = {"image": image}
             if one.labels is not None:
                 sample["labels"] = cut(one.labels[None], 0, "nearest")[0].to(torch.int16)
+                if self.boxes is not None:
+                    sample["boxes"] = torch.from_numpy(self.boxes.in_patch(one, centre, affine, self.patch))
             if one.soft_targets is not None:
                 background = np.zeros((one.soft_targets.shape[0], 1, 1, 1), np.float32)
                 background[0] = 255  # around the scan

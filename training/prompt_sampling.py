@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -13,6 +14,7 @@ from ..sam.prompt_tensors import Prompts
 from ..volumes.geometry import Geometry, image_axes
 from ..volumes.prompts import ClassPrompts, GridPrompts, PatchPrompts, ScanPrompts
 from .network import Network
+from .prompts_per_slice import slice_boxes_as_points, slice_points, slice_prompts_of_a_user, with_slice_clicks
 
 _STREAM = 0x70726F6D70747321  # keeps these random numbers apart from those of the patches
 
@@ -33,34 +35,56 @@ class PromptSampler:
         """None for settings without prompts. UsageError for a network, called ``name``, that takes no such prompts."""
         if settings.kind == "none":
             return None
-        if settings.drawn not in network.prompt_kinds:
+        if not settings.kinds <= network.prompt_kinds:
             raise UsageError(f"{name!r} takes no prompts of kind {settings.kind!r}; set its prompts.kind to none")
+        if settings.per_slice and not getattr(network, "prompts_per_slice", False):
+            raise UsageError(
+                f"{name!r} takes no prompts of single slices; set its prompts.per_slice to false, or choose medsa with "
+                "its option slice_prompts: own"
+            )
         return cls(settings=settings, num_classes=network.num_classes, seed=seed)
 
     def is_prompted(self, number: int) -> bool:
         """Whether the batch of this number is shown with prompts."""
         return self._random(number)[1]
 
-    def draw(self, model: torch.nn.Module, image: torch.Tensor, labels: torch.Tensor, number: int) -> Prompts:
+    def draw(
+        self,
+        model: torch.nn.Module,
+        image: torch.Tensor,
+        labels: torch.Tensor,
+        number: int,
+        *,
+        boxes: torch.Tensor | None = None,
+    ) -> Prompts:
         """Prompts for a batch: image [B, C, D, H, W], labels [B, D, H, W] that they are drawn from.
 
+        ``boxes`` [N, K - 1, 6] are those of the whole cases of the first N samples, in voxels of their patches.
         Of the 1 to ``count`` "points", the first few are drawn from the labels; each of the others is a click in what
         the ``model`` still gets wrong after those before (Kirillov et al. 2023, appendix A; Sofiiuk et al. 2022). These
         passes are not learned from; every device makes the same number of them.
         """
         settings, (rng, _) = self.settings, self._random(number)
         truth = labels.cpu().numpy()
-        if settings.kind == "box":
-            boxes = box_prompts(rng, truth, classes=self.num_classes, overlap=settings.overlap, relax=settings.relax)
-            return Prompts.of(boxes, image.device)
+        if settings.kind == "box" or (settings.kind == "mixed" and rng.random() < 0.5):
+            carried = None if boxes is None else boxes.cpu().numpy()
+            return Prompts.of(self._draw_boxes(rng, truth, carried), image.device)
         total = int(rng.integers(1, settings.count + 1))
-        clicks = int(rng.integers(total))
-        prompts = point_prompts(rng, truth, classes=self.num_classes, count=total - clicks)
+        clicks = 0 if settings.positive else int(rng.integers(total))
+        draw_points, add_click = point_prompts, with_click
+        if settings.per_slice:
+            draw_points, add_click = slice_points, with_slice_clicks
+        prompts = draw_points(rng, truth, classes=self.num_classes, count=total - clicks, positive=settings.positive)
         for _ in range(clicks):
             with torch.no_grad():
                 prediction = model(image, Prompts.of(prompts, image.device)).argmax(1)
-            prompts = with_click(rng, prompts, truth, prediction.cpu().numpy())
+            prompts = add_click(rng, prompts, truth, prediction.cpu().numpy())
         return Prompts.of(prompts, image.device)
+
+    def _draw_boxes(self, rng: np.random.Generator, truth: np.ndarray, carried: np.ndarray | None) -> PatchPrompts:
+        settings = self.settings
+        draw = slice_boxes_as_points if settings.per_slice else partial(box_prompts, carried=carried)
+        return draw(rng, truth, classes=self.num_classes, overlap=settings.overlap, relax=settings.relax)
 
     def _random(self, number: int) -> tuple[np.random.Generator, bool]:
         """The random numbers of a batch, and what the first of them says: whether it is prompted."""
@@ -68,22 +92,30 @@ class PromptSampler:
         return rng, rng.random() < self.settings.share
 
     def as_a_user(self, truth: np.ndarray, spacing: tuple[float, float, float]) -> GridPrompts:
-        """One prompt for every class of the labels [D, H, W], a grid of its own: see prompts_from_truth."""
+        """One prompt for every class of the labels [D, H, W], a grid of its own: see prompts_from_truth.
+
+        With ``per_slice`` one for every slice that holds the class.
+        """
+        if self.settings.per_slice:
+            return slice_prompts_of_a_user(self.settings.drawn, truth, classes=self.num_classes)
         grid = Geometry(np.eye(4), truth.shape)
         prompts = prompts_from_truth(self.settings.drawn, truth, labels=range(self.num_classes), spacing=spacing)
         return prompts.onto(grid, scan=grid, classes=self.num_classes)
 
 
-def point_prompts(rng: np.random.Generator, truth: np.ndarray, *, classes: int, count: int) -> PatchPrompts:
+def point_prompts(
+    rng: np.random.Generator, truth: np.ndarray, *, classes: int, count: int, positive: bool = False
+) -> PatchPrompts:
     """``count`` random voxels per class of labels [N, D, H, W]: the first inside, each other inside or outside.
 
+    With ``positive`` all are inside.
     A class that a patch does not hold gets no point there.
     """
     points, labels = _no_points(truth, classes, count)
     for row, value, inside in _each_class(truth, classes):
         if inside.any():
             for index in range(count):
-                label = index == 0 or inside.all() or rng.random() < 0.5
+                label = index == 0 or positive or inside.all() or rng.random() < 0.5
                 points[row, value - 1, index] = _voxel(rng, inside if label else ~inside)
                 labels[row, value - 1, index] = label
     return PatchPrompts(points, labels, np.full((*labels.shape[:2], 6), np.nan, np.float32))
@@ -112,27 +144,44 @@ def with_click(
 
 
 def box_prompts(
-    rng: np.random.Generator, truth: np.ndarray, *, classes: int, overlap: float = 1.0, relax: float = 0.0
+    rng: np.random.Generator,
+    truth: np.ndarray,
+    *,
+    classes: int,
+    overlap: float = 1.0,
+    relax: float = 0.0,
+    carried: np.ndarray | None = None,
 ) -> PatchPrompts:
     """A box per class of labels [N, D, H, W]; a class that a patch does not hold gets none there.
 
     The tight box with sides longer by ``relax`` about its centre, or, for an ``overlap`` below 1, moved so that it
     covers just that share of the tight box (the boxes of Wu et al. 2023, Medical SAM Adapter: 0.5 and 0.75). Cut at
-    the patch.
+    the patch. The boxes ``carried`` [M, K - 1, 6] take the place of the tight ones of the first M patches: those of
+    whole cases, NaN for a class that a case does not hold; one that does not meet the patch is left out.
     """
     points, labels = _no_points(truth, classes, 1)
     boxes = np.full((len(truth), classes - 1, 6), np.nan, np.float32)
     last = np.array(truth.shape[1:]) - 1
     for row, value, inside in _each_class(truth, classes):
-        if inside.any():
-            low, high = tight_box(inside)
+        ends = _ends(inside, None if carried is None or row >= len(carried) else carried[row, value - 1])
+        if ends is not None:
+            low, high = ends
             sides = high - low + 1
             # 1 - shift per axis multiplies to the overlap; how the axes share it is drawn.
             shift = (1 - overlap ** rng.dirichlet(np.ones(3))) * sides * rng.choice((-1, 1), 3)
             margin = sides * relax / 2
-            boxes[row, value - 1, :3] = np.clip(low - margin + shift, 0, last)
-            boxes[row, value - 1, 3:] = np.clip(high + margin + shift, 0, last)
+            low, high = low - margin + shift, high + margin + shift
+            if carried is None or ((low < last + 0.5).all() and (high >= -0.5).all()):
+                boxes[row, value - 1, :3] = np.clip(low, 0, last)
+                boxes[row, value - 1, 3:] = np.clip(high, 0, last)
     return PatchPrompts(points, labels, boxes)
+
+
+def _ends(inside: np.ndarray, carried: np.ndarray | None) -> tuple[np.ndarray, np.ndarray] | None:
+    """First and last voxel (d, h, w) of a class's box: of its mask in the patch, or of the box carried with it."""
+    if carried is None:
+        return tight_box(inside) if inside.any() else None
+    return None if np.isnan(carried).any() else (carried[:3].astype(np.float64), carried[3:].astype(np.float64))
 
 
 def prompts_from_truth(

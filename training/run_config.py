@@ -88,11 +88,20 @@ class PublishedFile:
 
 @dataclass(frozen=True)
 class TeacherRecord:
-    """One of the runs that teach: its folder's name, the sha256 of its weights, its part of the average (0 to 1)."""
+    """One of the runs that teach: its folder's name, the sha256 of its weights, its part of the average (0 to 1).
+
+    With ``predictions`` it is no run but a folder of predictions, and the sha256 is theirs.
+    """
 
     run: str
     sha256: str
     share: float
+    predictions: bool = False
+
+    def to_dict(self) -> dict[str, Any]:
+        """A run's has no key ``predictions``, so that it is what earlier releases wrote."""
+        values = asdict(self)
+        return values if self.predictions else {key: values[key] for key in ("run", "sha256", "share")}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "TeacherRecord":
@@ -102,6 +111,7 @@ class TeacherRecord:
         expect(isinstance(record.sha256, str), "sha256 of a teacher", record.sha256, "text")
         share = type(record.share) in (int, float) and 0 <= record.share <= 1
         expect(share, "share of a teacher", record.share, "a number of 0 to 1")
+        expect(type(record.predictions) is bool, "predictions of a teacher", record.predictions, "true or false")
         return record
 
 
@@ -117,6 +127,10 @@ class Teaching:
     distillation: dict[str, Any]
     online: bool
     unlabelled: dict[str, Any]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, in the objective's own dict."""
+        return asdict(self) | {"teachers": [teacher.to_dict() for teacher in self.teachers]}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,7 +162,7 @@ class Objective:
             "init_run": self.init_run,
             "freeze_encoder": self.freeze_encoder or None,
             "prompts": self.prompts,
-            **(asdict(self.teaching) if self.teaching else {}),
+            **(self.teaching.to_dict() if self.teaching else {}),
         }
         return {key: value for key, value in values.items() if value is not None}
 

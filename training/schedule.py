@@ -1,5 +1,6 @@
 """Learning rate and optimiser. The rate is a pure function of the step: a resumed run needs no scheduler state."""
 
+import math
 from collections.abc import Iterable
 
 import torch
@@ -14,15 +15,29 @@ def learning_rate(step: int, settings: Training) -> float:
     - exponential: ``base * final ** progress``;
     - constant: ``base``.
 
-    ``step`` counts from 0 to ``settings.steps - 1``.
+    ``step`` counts from 0 to ``settings.steps - 1``. With ``settings.schedule_steps`` progress is 1 there, and after.
     """
     base, warmup = settings.learning_rate, settings.warmup
     if step < warmup:
         return base * (step + 1) / warmup
-    progress = (step - warmup) / max(settings.steps - warmup, 1)
+    length = settings.schedule_steps or settings.steps
+    progress = min((step - warmup) / max(length - warmup, 1), 1)
     if settings.decay == "polynomial":
         return base * (1 - progress) ** settings.power
     return base * settings.final**progress if settings.decay == "exponential" else base
+
+
+def steps_per_epoch(settings: Training, *, cases: int, devices: int) -> int:
+    """The optimiser steps in which as many patches are drawn as there are training cases; 1 or more."""
+    return max(1, math.ceil(cases / (settings.batch * settings.masks * settings.accumulate * devices)))
+
+
+def with_steps(settings: Training, *, cases: int, devices: int) -> Training:
+    """The settings with their ``epochs`` as ``steps``, for so many labelled training cases and devices."""
+    if not settings.epochs:
+        return settings
+    steps = settings.epochs * steps_per_epoch(settings, cases=cases, devices=devices)
+    return settings.model_copy(update={"steps": steps, "epochs": 0})
 
 
 def optimizer_of(parameters: Iterable[torch.nn.Parameter], settings: Training) -> torch.optim.Optimizer:

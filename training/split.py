@@ -21,10 +21,10 @@ class DataSplit:
     def of(cls, dataset: Dataset, *, validation: float, seed: int) -> "DataSplit":
         """Seeded split of the labelled training cases, unless the dataset comes with validation cases.
 
-        Raises BadInputError when fewer than two are labelled.
+        With `validation` 0 all of them are trained on. Raises BadInputError when fewer than two are labelled.
         """
         labelled = [case for case in dataset.training if case.label is not None]
-        if labelled and dataset.validation:
+        if labelled and (dataset.validation or validation == 0):
             return cls(dataset, tuple(labelled), dataset.validation)
         if len(labelled) < 2:
             raise BadInputError(

@@ -11,7 +11,8 @@ from lightning.fabric.strategies.ddp import DDPStrategy
 
 from ..errors import UsageError
 from ..evaluation.records import ClassScore
-from ..evaluation.scores import case_scores, score_case
+from ..evaluation.rules import DEFAULT_RULES, ScoringRules
+from ..evaluation.scores import case_scores, score_scan
 from ..sam.checkpoints import LoadReport
 from ..volumes.datasets.registry import Case, Dataset, read_labelled_case
 from ..volumes.pipeline import segment
@@ -20,7 +21,7 @@ from .checkpoint import load_weights
 from .job import TrainingJob
 from .lock import one_at_a_time
 from .loop import TrainingResult, fit
-from .metrics import BestValidation, RunMetrics
+from .metrics import BestValidation, RunMetrics, scoring_rules
 from .patches import PatchBatches
 from .predictor import make_predictor
 from .prepared import PreparedCase, prepare_cases
@@ -42,10 +43,18 @@ class Pretrainable(Protocol):
 def run_job(job: TrainingJob, *, runs: Path, run: Path | None = None, devices: int = 1) -> Run:
     """Train, then score the best weights on every whole labelled test scan; ``metrics.json`` is written last.
 
+    Without validation cases the last weights are the best.
+
     The folder is ``run``, or one in ``runs`` named after the job. A finished run is returned as it is, an interrupted
     one continues. Raises UsageError for prompts that the network does not take and for a network without published
     weights, BadInputError for a checkpoint or folder that is not this job's, Stopped when interrupted.
     """
+    if job.settings.patience and not job.split.validation:
+        raise UsageError(
+            f"training.patience is {job.settings.patience}, but there are no validation cases to wait for: set it to "
+            "0, or validation above 0"
+        )
+    scoring_rules(job.config.evaluation, job.split.dataset.labels.values())
     run_config = job.run_config()
     torch.manual_seed(job.config.seed)
     network = job.build()
@@ -89,14 +98,17 @@ def _train(
         seed=job.config.seed,
         rank=fabric.global_rank,
         unlabelled=unlabelled,
+        boxed_classes=prompts.num_classes if prompts and prompts.settings.whole_case else 0,
     )
+
+    def validate(model: torch.nn.Module) -> dict[str, float]:
+        return grid_dice(model, validation, plan=job.plan, class_names=run.class_names, prompts=prompts)
+
     result = fit(
         network,
         step,
         batches=batches,
-        validate=lambda model: grid_dice(
-            model, validation, plan=job.plan, class_names=run.class_names, prompts=prompts
-        ),
+        validate=validate if validation else None,
         settings=job.settings,
         run=run,
         fabric=fabric,
@@ -147,21 +159,29 @@ def prepare(job: TrainingJob, *, cache: Path) -> tuple[list[PreparedCase], list[
 def score_run(run: Run, network: torch.nn.Module, job: TrainingJob, result: TrainingResult) -> None:
     """Score the best weights on the whole test scans and write ``metrics.json``, with which the run is finished."""
     load_weights(network, run.weights)
-    cases = score_scans(network, job.split.test, job.split.dataset, plan=job.plan, title=f"{job.title}: test scans")
+    rules = scoring_rules(job.config.evaluation, job.split.dataset.labels.values())
+    title = f"{job.title}: test scans"
+    cases = score_scans(network, job.split.test, job.split.dataset, plan=job.plan, title=title, rules=rules)
     metrics = RunMetrics(
         steps=result.steps,
         seconds=round(result.seconds, 1),
         skipped_steps=result.skipped,
         parameters=sum(parameter.numel() for parameter in network.parameters()),
         trained_parameters=sum(p.numel() for p in network.parameters() if p.requires_grad),
-        validation=BestValidation(dice=result.best_dice, step=result.best_step),
-        test=case_scores(cases) if cases else None,
+        validation=None if result.best_dice is None else BestValidation(dice=result.best_dice, step=result.best_step),
+        test=case_scores(cases, rules=rules) if cases else None,
     )
     run.write_json("metrics.json", metrics.to_json())
 
 
 def score_scans(
-    network: torch.nn.Module, cases: Sequence[Case], dataset: Dataset, *, plan: Plan, title: str
+    network: torch.nn.Module,
+    cases: Sequence[Case],
+    dataset: Dataset,
+    *,
+    plan: Plan,
+    title: str,
+    rules: ScoringRules = DEFAULT_RULES,
 ) -> dict[str, tuple[ClassScore, ...]]:
     """Scores of a torch network on whole scans, on their own grids, by case name."""
     predictor = make_predictor(network)
@@ -170,9 +190,6 @@ def score_scans(
         for case in cases:
             volume, truth = read_labelled_case(case, dataset)
             prediction = segment(volume, plan, predictor, num_classes=len(dataset.labels))
-            grid = volume.geometry
-            rows[case.name] = score_case(
-                prediction, truth, spacing=grid.spacing, labels=dataset.labels, frames=grid.frames
-            )
+            rows |= score_scan(case.name, prediction, truth, grid=volume.geometry, labels=dataset.labels, rules=rules)
             bar.advance(case.name)
     return rows

@@ -1,5 +1,6 @@
 """Which config and which cases a verb works on."""
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from ..volumes.datasets.phantom.generate import write_phantom
 from ..volumes.datasets.registry import Case, Dataset, read_dataset, with_classes
 from ..volumes.datasets.splits import assign, divide
 from ..volumes.io.scans import sources
+from .empty_masks import without_empty
 
 
 def config_for(config_name: str | None, source: Run | None, overrides: list[str]) -> Config:
@@ -32,7 +34,10 @@ def open_dataset(config: Config, data: Path | None, *, runs: Path) -> Dataset:
     `runs` on first use. Raises UsageError when none of the three is known, BadInputError for a dataset with faults.
     """
     folder = data or (Path(config.data) if config.data else _phantom(config, runs))
-    dataset = apply_split(with_config_classes(read_dataset(folder, modality=config.modality), config), config)
+    dataset = with_config_classes(read_dataset(folder, modality=config.modality), config)
+    if config.skip_empty:
+        dataset = without_empty(dataset, cache=runs / "cache")
+    dataset = apply_split(dataset, config)
     return dataset if config.labelled is None else few_labels(dataset, config.labelled, seed=config.labelled_seed)
 
 
@@ -55,6 +60,10 @@ def apply_split(dataset: Dataset, config: Config) -> Dataset:
     rule = config.split
     if rule is None:
         return dataset
+    if rule.only is not None:
+        dataset = _only(dataset, rule.only)
+    if rule.test_names is not None:
+        dataset = _tested_by_name(dataset, rule.test_names)
     if rule.cases is not None:
         return assign(dataset, rule.cases.model_dump(), patient=rule.patient)
     return divide(
@@ -66,6 +75,33 @@ def apply_split(dataset: Dataset, config: Config) -> Dataset:
         folds=rule.folds,
         index=rule.fold,
     )
+
+
+def _only(dataset: Dataset, pattern: str) -> Dataset:
+    """The cases with a name in which the pattern is found. Raises BadInputError when no training case has one."""
+    parts = {
+        part: tuple(case for case in getattr(dataset, part) if re.search(pattern, case.name))
+        for part in ("training", "validation", "test")
+    }
+    if not parts["training"]:
+        raise BadInputError(f"{dataset.root}: split.only {pattern!r} is found in no training case's name")
+    return replace(dataset, **parts)
+
+
+def _tested_by_name(dataset: Dataset, pattern: str) -> Dataset:
+    """The dataset with the cases with a name in which the pattern is found as its test cases.
+
+    Raises BadInputError when none or all of them are.
+    """
+    cases = (*dataset.training, *dataset.validation, *dataset.test)
+    tested = tuple(case for case in cases if re.search(pattern, case.name))
+    training = tuple(case for case in dataset.training if case not in tested)
+    if not tested or not training:
+        raise BadInputError(
+            f"{dataset.root}: split.test_names {pattern!r} is found in {len(tested)} of {len(cases)} cases' names; "
+            "training cases and test cases are needed"
+        )
+    return replace(dataset, training=training, validation=(), test=tested)
 
 
 def with_unlabelled(dataset: Dataset, folder: Path) -> Dataset:

@@ -18,6 +18,7 @@ from ..deploy.package.signing import Signer
 from ..deploy.pipeline import PackageRequest, TrainedStudent, deploy_student, require_geometry
 from ..deploy.runtime.manifest import Description
 from ..distill.networks import load_network
+from ..errors import BadInputError
 from ..students import student_from_spec
 from ..students.small_sam.model import SmallSAM
 from ..training.checkpoint import load_weights
@@ -63,6 +64,11 @@ def deploy(
 
     dataset = open_dataset(config, data or Path(run.config.data), runs=runs)
     split = DataSplit.of(dataset, validation=config.validation, seed=config.seed)
+    if not split.validation:
+        raise BadInputError(
+            f"{run.path}: trained without validation cases, by which the package would be judged; train with "
+            "`--set validation=0.1`"
+        )
     network = load_network(run)
     prompt_kinds = _prompt_kinds(run, network)
     require_geometry(settings.geometry, prompt_kinds=prompt_kinds)

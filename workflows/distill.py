@@ -7,6 +7,7 @@ from pathlib import Path
 from ..configs.load import load_config
 from ..configs.schema import Config
 from ..distill.ensemble import read_teacher
+from ..distill.prediction_member import PredictionFolder
 from ..distill.study import StudentOptions, Study, study
 from ..errors import UsageError
 from ..sam.packaged_weights import find_weights
@@ -17,11 +18,11 @@ from .data import config_for, open_dataset, with_prompts, with_unlabelled
 
 @dataclass(frozen=True)
 class Lesson:
-    """What one `samkd distill` works with: the runs that teach, each with its weight, their data, the lambdas."""
+    """What one `samkd distill` works with: who teaches, each with its weight, the data, the lambdas."""
 
     config: Config
     dataset: Dataset
-    teachers: list[tuple[Run, float]]
+    teachers: list[tuple[Run | PredictionFolder, float]]
     lambdas: list[float]
 
 
@@ -88,16 +89,20 @@ def read_lesson(
 ) -> Lesson:
     """Read the teachers, else the newest one (none for a config with lambda = 1 alone), and open what they teach from.
 
-    Config and dataset are those named, else the first teacher's; `lambdas` default to the config's. `prompts` is a
-    folder of CASE.json, which stand for masks. Raises UsageError when nobody teaches `unlabelled` scans or from
-    `prompts`, BadInputError for a teacher that is no run folder.
+    Config and dataset are those named, else those of the first run that teaches; `lambdas` default to the config's.
+    `prompts` is a folder of CASE.json, which stand for masks. Raises UsageError when nobody teaches `unlabelled` scans
+    or from `prompts`, and when folders of predictions alone teach and neither config nor data are named, BadInputError
+    for a teacher that is neither a run nor a folder of predictions.
     """
-    runs_that_teach = [read_teacher(text) for text in teachers]
-    if not runs_that_teach and (config_name is None or list(lambdas) != [1]):
-        runs_that_teach = [
-            (newest_run(runs, "teach", config=load_config(config_name, []).name if config_name else None), 1.0)
-        ]
-    source = runs_that_teach[0][0] if runs_that_teach else None
+    members: list[tuple[Run | PredictionFolder, float]] = [read_teacher(text) for text in teachers]
+    if not members and (config_name is None or list(lambdas) != [1]):
+        members = [(newest_run(runs, "teach", config=load_config(config_name, []).name if config_name else None), 1.0)]
+    source = next((teacher for teacher, _ in members if isinstance(teacher, Run)), None)
+    if members and source is None and config_name is None and data is None:
+        raise UsageError(
+            f"--teacher {teachers[0]}: a folder of predictions names neither config nor data; give --config NAME, and "
+            "--data DIR if the config does not name its dataset"
+        )
     first_lambda = [f"lambda={lambdas[0]}"] if lambdas else []
     config = config_for(config_name, source, [*first_lambda, *overrides])
     lambdas = list(lambdas) or [config.lambda_]
@@ -110,4 +115,4 @@ def read_lesson(
         dataset = with_unlabelled(dataset, unlabelled)
     if prompts is not None:
         dataset = with_prompts(dataset, prompts)
-    return Lesson(config, dataset, runs_that_teach, lambdas)
+    return Lesson(config, dataset, members, lambdas)

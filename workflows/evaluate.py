@@ -1,25 +1,30 @@
 """samkd evaluate: the scores of a model, or of a folder of masks, on labelled test cases."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-from ..configs.load import load_config
+from ..configs.evaluation_schema import Evaluation
+from ..configs.load import load_config, parse_evaluation
 from ..configs.schema import Config
 from ..deploy.runtime.package import warn_unchecked
 from ..deploy.runtime.quality import scan_flags
 from ..errors import BadInputError, UsageError, about
-from ..evaluation.records import CaseScores
-from ..evaluation.scores import case_scores, score_case
+from ..evaluation.records import CaseScores, ClassScore
+from ..evaluation.rules import ScoringRules
+from ..evaluation.scores import case_scores, score_scan
+from ..training.metrics import scoring_rules
 from ..training.progress import Bar, console
-from ..training.prompt_sampling import prompts_from_truth
+from ..training.prompt_protocol import PromptProtocol, keep_prompted, parse_protocol
 from ..training.run import Run
 from ..volumes.alignment import onto
+from ..volumes.datasets.parallel import in_threads
 from ..volumes.datasets.registry import Case, Dataset, read_dataset, read_labelled_case
 from ..volumes.datasets.splits import assign, read_split
-from ..volumes.geometry import Volume
+from ..volumes.geometry import Geometry, Volume
 from ..volumes.io.scans import mask_in, read_mask
 from ..volumes.plan import slice_axis
 from .data import config_for, labelled_test, with_config_classes
@@ -39,37 +44,45 @@ def evaluate(
     base: Path | None = None,
     config_name: str | None = None,
     trust: Path | None = None,
+    overrides: list[str] | None = None,
+    repetition: int = 0,
 ) -> CaseScores:
     """Scores of a package, a run, or a folder of masks named like the scans, on a dataset's labelled test cases.
 
     The test cases of a `split` (a run's splits.json) take their place. `modality` ("CT" or "MR") keeps one of the two
-    in a dataset that holds both. With `prompt_from_truth` ("point", "box", or "boxes" for one on each slice) the
-    network is shown where each class is: scores of a user who knows. `base` is the published file that a run adapts,
+    in a dataset that holds both. With `prompt_from_truth` ("point", "boxes" for one on each slice, or any other
+    spelling of training.prompt_protocol.parse_protocol) the network is shown where each class is: scores of a user who
+    knows. A `repetition`, from 0, has draws of its own. `base` is the published file that a run adapts,
     where it has moved. The config of that name says which classes of the dataset are the model's. With `trust`, a
     public key (PEM), its owner must have signed a package.
+
+    Scores follow the section `evaluation` of that config, else of the config that a run was made with, with `overrides`
+    such as "evaluation.tolerance_mm=5".
 
     Raises BadInputError when the model's classes are not the dataset's, UsageError for options that this kind of model
     does not take.
     """
-    if prompt_from_truth not in (None, "point", "box", "boxes"):
-        raise UsageError(f"--prompt-from-truth {prompt_from_truth!r}: choose point, box or boxes")
+    protocol = parse_protocol(prompt_from_truth) if prompt_from_truth else None
+    protocol = protocol and protocol.repeated(repetition)
     config = load_config(config_name) if config_name else None
     loaded = None if _is_mask_folder(model) else load_model(model, base=base, trust=trust)
+    settings = parse_evaluation(_evaluation_of(model, loaded, config), overrides or [])
     dataset = _test_dataset(data, config, split=split, modality=modality)
     cases = labelled_test(dataset)
     if loaded is None:
-        if prompt_from_truth or base or trust:
+        if protocol or base or trust:
             raise UsageError(f"{model}: a folder of masks takes neither prompts nor --weights nor --trust")
-        segment: Segment = partial(_read_mask, model)
-    else:
-        warn_unchecked(loaded)
-        dataset = _with_classes_of(loaded, dataset, config)
-        if prompt_from_truth:
-            loaded.accept(frozenset({prompt_from_truth.removesuffix("es")}))
-        elif loaded.prompts_required:
-            raise UsageError(f"{model}: this model segments only what it is shown; give --prompt-from-truth boxes")
-        segment = partial(_segment, loaded, prompt_from_truth)
-    return _scores(segment, cases, dataset)
+        rules = scoring_rules(settings, dataset.labels.values())
+        return _scores(partial(_read_mask, model), cases, dataset, rules=rules, one_by_one=False)
+    warn_unchecked(loaded)
+    dataset = _with_classes_of(loaded, dataset, config)
+    rules = scoring_rules(settings, dataset.labels.values())
+    if protocol:
+        loaded.accept(frozenset({protocol.kind}))
+    elif loaded.prompts_required:
+        raise UsageError(f"{model}: this model segments only what it is shown; give --prompt-from-truth boxes")
+    segment = partial(_segment, loaded, protocol)
+    return _scores(segment, cases, dataset, rules=rules, one_by_one=True)
 
 
 def _test_dataset(data: Path, config: Config | None, *, split: Path | None, modality: str | None) -> Dataset:
@@ -112,36 +125,68 @@ def _read_mask(folder: Path, case: Case, volume: Volume, truth: np.ndarray) -> n
     return placed
 
 
-def _segment(model: Model, kind: str | None, case: Case, volume: Volume, truth: np.ndarray) -> np.ndarray:
-    """The model's mask of a scan, shown a prompt of that kind for each class of the truth; warns of a doubtful mask."""
+def _segment(
+    model: Model, protocol: PromptProtocol | None, case: Case, volume: Volume, truth: np.ndarray
+) -> np.ndarray:
+    """The model's mask of a scan, shown what the protocol draws from the truth; warns of a doubtful mask."""
     prompts, grid = None, volume.geometry
-    if kind:
-        names = model.class_names
-        prompts = prompts_from_truth(
-            kind,
+    if protocol:
+        prompts = protocol.prompts(
             truth,
-            labels=names,
+            name=case.name,
+            labels=model.class_names,
             spacing=grid.spacing,
             axis=slice_axis(model.plan, grid),
             frames=grid.frames,
         )
     with about(case.image.place):
         preprocessed = model.preprocess(volume)
-        labels = model.segment_preprocessed(preprocessed, volume.geometry, prompts=prompts)
-    for flag in scan_flags(model, case.image, preprocessed, labels, volume.geometry):
+        labels = model.segment_preprocessed(preprocessed, grid, prompts=prompts)
+    for flag in scan_flags(model, case.image, preprocessed, labels, grid):
         console.print(f"warning: {case.image.place}: {flag}", markup=False, highlight=False, soft_wrap=True)
+    if protocol and prompts and protocol.keep is not None:
+        labels = keep_prompted(labels, prompts, protocol.keep, spacing=grid.spacing)
     return labels
 
 
-def _scores(segment: Segment, cases: list[Case], dataset: Dataset) -> CaseScores:
+@dataclass(frozen=True)
+class Segmented:
+    """A case that is ready to be scored: its masks [D, H, W] and the grid that they lie on."""
+
+    name: str
+    prediction: np.ndarray
+    truth: np.ndarray
+    grid: Geometry
+
+
+def _segmented(segment: Segment, dataset: Dataset, case: Case) -> Segmented:
+    volume, truth = read_labelled_case(case, dataset)
+    return Segmented(case.name, segment(case, volume, truth), truth, volume.geometry)
+
+
+def _scored(dataset: Dataset, rules: ScoringRules, case: Segmented) -> dict[str, tuple[ClassScore, ...]]:
+    return score_scan(case.name, case.prediction, case.truth, grid=case.grid, labels=dataset.labels, rules=rules)
+
+
+def _scores(
+    segment: Segment, cases: list[Case], dataset: Dataset, *, rules: ScoringRules, one_by_one: bool
+) -> CaseScores:
+    """The scores of the masks that `segment` gives, several cases at a time.
+
+    A model has threads of its own, so that its masks are made `one_by_one`, each while those before it are scored.
+    """
+    make, score = partial(_segmented, segment, dataset), partial(_scored, dataset, rules)
     scores = {}
     with Bar("test scans", len(cases)) as bar:
-        for case in cases:
-            volume, truth = read_labelled_case(case, dataset)
-            prediction = segment(case, volume, truth)
-            grid = volume.geometry
-            scores[case.name] = score_case(
-                prediction, truth, spacing=grid.spacing, labels=dataset.labels, frames=grid.frames
-            )
+        rows = in_threads(score, map(make, cases)) if one_by_one else in_threads(lambda case: score(make(case)), cases)
+        for case, row in zip(cases, rows, strict=True):
+            scores |= row
             bar.advance(case.name)
-    return case_scores(scores)
+    return case_scores(scores, rules=rules)
+
+
+def _evaluation_of(model: Path, loaded: Model | None, config: Config | None) -> Evaluation:
+    """What a config says of scores: the one that was named, else the one that a run was made with, else the default."""
+    if config is None and loaded is not None and not is_package(model):
+        config = config_for(None, Run.read(model), [])
+    return Evaluation() if config is None else config.evaluation

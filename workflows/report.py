@@ -119,7 +119,7 @@ def _runs_before(student: Run, runs: Path) -> dict[str, Run]:
     """The runs behind a package by their title in the report: teachers, the control if there is one, the student."""
     stages: dict[str, Run] = {}
     if student.stage == "distill":
-        teachers = student.config.objective.teachers
+        teachers = [teacher for teacher in student.config.objective.teachers if not teacher.predictions]
         for number, teacher in enumerate(teachers, start=1):
             stages["teacher" if len(teachers) == 1 else f"teacher {number}"] = Run.read(runs / teacher.run)
     if control := control_of(student, runs):

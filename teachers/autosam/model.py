@@ -6,11 +6,11 @@ from torch import Tensor, nn
 
 from ...errors import UsageError
 from ...sam.presets import Backbone, get_backbone
+from ..volumetric.adapters import use_spatial_adapters
 from ..volumetric.base import AUTHORS_KEYS as SHARED_KEYS
 from ..volumetric.base import Teacher3D
 from ..volumetric.decoder import AggregationDecoder
 from ..volumetric.encoder import FEATURES, VolumeEncoder
-from .adapters import SpatialAdapter
 from .prompt_generator import STAGES, PromptGenerator, poolings
 
 # The authors' state-dict keys -> ours, for `sam.checkpoints.canonical_state`.
@@ -27,19 +27,21 @@ AUTHORS_KEYS = (
 )
 
 ADAPTERS = ("paper", "code")
-PROMPTED = {"first": 0, "last": FEATURES - 1}
+PROMPTED = {"first": 0, "last": FEATURES - 1, "none": None}
+RESOLUTIONS = ("half", "full")
 
 
 class AutoSAM(Teacher3D):
     """Fully automatic: a generator turns one of the encoder's four features into what prompts the decoder.
 
-    `prompted` is that feature's index; the generator's output takes its place among the four.
+    `prompted` is that feature's index; the generator's output takes its place among the four. Without a generator
+    nothing prompts the decoder (the paper's ablation).
     """
 
     title = "AutoSAM Adapter"
     trainable = (*Teacher3D.trainable, "prompt_generator.")
 
-    def __init__(self, *, prompt_generator: PromptGenerator, prompted: int, **shared: Any) -> None:
+    def __init__(self, *, prompt_generator: PromptGenerator | None, prompted: int | None, **shared: Any) -> None:
         super().__init__(**shared)
         self.prompt_generator = prompt_generator
         self.prompted = prompted
@@ -49,7 +51,8 @@ class AutoSAM(Teacher3D):
         if prompts is not None:
             raise UsageError("AutoSAM Adapter prompts itself and takes no prompts; leave them out")
         features = self.encode(image)
-        features[self.prompted] = self.prompt_generator(features[self.prompted])
+        if self.prompt_generator is not None and self.prompted is not None:
+            features[self.prompted] = self.prompt_generator(features[self.prompted])
         *deeper, shallowest = reversed(features)  # the order of the decoder's heads
         return self.mask_decoder(self.mask_decoder.shallow(deeper), shallowest, image)
 
@@ -62,6 +65,7 @@ def build_autosam(
     patch: tuple[int, int, int],
     prompt_from: str = "last",
     adapter: str = "paper",
+    decoder_resolution: str = "half",
     upsample: int | None = None,
     slices: int | None = None,
     cube: int = 8,
@@ -72,7 +76,10 @@ def build_autosam(
 ) -> AutoSAM:
     """AutoSAM Adapter for a patch (D, H, W) of 1 or 3 channels and `num_classes` classes, background included.
 
-    The generator reads the `last` feature, as in the paper, or the `first`, as in the authors' code (`prompt_from`).
+    The generator reads the `last` feature, as in the paper, or the `first`, as in the authors' code (`prompt_from`);
+    with `none` there is no generator (the paper's Table 3). The mask decoder works at `half` of the patch's resolution
+    where a token is 4 voxels, as in the authors' code, or at its `full` resolution, as in the paper
+    (`decoder_resolution`).
     The adapters and the depth table start at zero as the `paper` has them, or at random and one as in the `code`,
     whose adapters also have two more ReLUs (`adapter`).
 
@@ -91,6 +98,8 @@ def build_autosam(
         raise UsageError(f"prompt_from is {prompt_from!r}: choose one of {', '.join(PROMPTED)}")
     if adapter not in ADAPTERS:
         raise UsageError(f"adapter is {adapter!r}: choose one of {', '.join(ADAPTERS)}")
+    if decoder_resolution not in RESOLUTIONS:
+        raise UsageError(f"decoder_resolution is {decoder_resolution!r}: choose one of {', '.join(RESOLUTIONS)}")
     size = get_backbone(backbone)
     image_encoder = VolumeEncoder(
         size,
@@ -103,23 +112,24 @@ def build_autosam(
     )
     if adapter == "paper":
         nn.init.zeros_(image_encoder.depth_embed)
-        for block in image_encoder.blocks:
-            block.adapter = SpatialAdapter(size.dim)
+        use_spatial_adapters(image_encoder, size.dim)
+    prompted = PROMPTED[prompt_from]
+    generator = None
+    if prompted is not None:
+        width = generator_channels or size.out_chans // 16
+        generator = PromptGenerator(size.out_chans, width=width, pools=poolings(image_encoder.cells))
     return AutoSAM(
         image_encoder=image_encoder,
-        prompt_generator=PromptGenerator(
-            size.out_chans,
-            width=generator_channels or size.out_chans // 16,
-            pools=poolings(image_encoder.cells),
-        ),
+        prompt_generator=generator,
         mask_decoder=AggregationDecoder(
             channels=size.out_chans,
             width=decoder_channels or size.out_chans // 2,
             heads=FEATURES,
             in_channels=in_channels,
             classes=num_classes,
+            full_size=decoder_resolution == "full",
         ),
-        prompted=PROMPTED[prompt_from],
+        prompted=prompted,
         in_channels=in_channels,
         num_classes=num_classes,
         patch=patch,

@@ -49,7 +49,7 @@ class FacT(nn.Linear):
 
 
 class Adapter3D(nn.Module):
-    """x + W_up GELU(Conv3D_3x1x1(W_down LayerNorm(x))) over D neighbouring slices (MA-SAM, eq. 2).
+    """x + W_up GELU(Conv3D_3x1x1(W_down LayerNorm(x))) over D neighbouring slices (MA-SAM, eq. 3).
 
     The linears have no bias, the convolution mixes all channels along the slices only, zero-padded at both ends.
     With `zero_init` W_up starts at zero and the adapter is the identity; MA-SAM's code draws it at random.

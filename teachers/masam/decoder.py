@@ -1,4 +1,4 @@
-"""MA-SAM's mask decoders: progressive up-sampling, multi-scale fusion, and SAM's own (Chen et al. 2024, Table 8)."""
+"""MA-SAM's mask decoders: progressive up-sampling, multi-scale fusion, and SAM's own (Chen et al. 2024, Table 6)."""
 
 from typing import Literal
 

@@ -1,4 +1,4 @@
-"""MA-SAM's image encoder: SAM's with FacT in every attention and 3-D adapters around it."""
+"""MA-SAM's image encoder: SAM's with FacT in every attention and 3-D adapters around it, or without either."""
 
 from collections.abc import Collection
 from typing import Any, Literal
@@ -10,17 +10,20 @@ from ...sam.presets import Backbone
 from ...sam.vit import Block, ImageEncoder
 from .adapters import Adapter3D, FacT, SharedFactors
 
-Placement = Literal["before", "after", "both"]
+Placement = Literal["before", "after", "both", "none"]
 
 
 class StackBlock(Block):
-    """SAM's block with FacT in its attention and a 3-D adapter before the attention, after it, or both."""
+    """SAM's block with FacT in its attention and a 3-D adapter before the attention, after it, both, or none.
+
+    Without `factors` the attention is SAM's own.
+    """
 
     def __init__(
         self,
         *,
         dim: int,
-        factors: SharedFactors,
+        factors: SharedFactors | None,
         adapters: Placement,
         adapter_channels: int,
         scale: float,
@@ -33,7 +36,8 @@ class StackBlock(Block):
             Adapter3D(dim, adapter_channels, zero_init=zero_init) if adapters in (place, "both") else None
             for place in ("before", "after")
         )
-        self.attn.qkv = FacT(dim, factors, scale=scale, dropout=dropout)
+        if factors is not None:
+            self.attn.qkv = FacT(dim, factors, scale=scale, dropout=dropout)
 
     def forward(self, x: Tensor, depth: int) -> Tensor:
         """Tokens [B * depth, h, w, C] -> the same shape."""

@@ -54,7 +54,7 @@ class MASAM(TeacherNetwork):
         self,
         *,
         image_encoder: StackEncoder,
-        factors: SharedFactors,
+        factors: SharedFactors | None,
         prompt_encoder: PromptEncoder,
         mask_decoder: MaskDecoder,
         in_channels: int,
@@ -117,6 +117,7 @@ def build_masam(
     patch: tuple[int, int, int],
     rank: int = 32,
     scale: float = 1.0,
+    fact: bool = True,
     adapters: Placement = "both",
     adapter_channels: int | None = None,
     zero_init: bool = True,
@@ -126,8 +127,9 @@ def build_masam(
 ) -> MASAM:
     """MA-SAM for a patch (D, H, W) of any channels and `num_classes` classes, background included.
 
-    `rank`, `scale`, `dropout` are FacT's. The 3-D `adapters` of a block are before its attention, after it, or both
-    (Table 6); `adapter_channels` defaults to the backbone's (384 for SAM's sizes). The `decoder` (Table 8) is
+    `rank`, `scale`, `dropout` are FacT's, which `fact` switches off. The 3-D `adapters` of a block are before its
+    attention, after it, both, or none (Tables 8 and 9); `adapter_channels` defaults to the backbone's (384 for SAM's
+    sizes). Without adapters and FacT the image encoder is SAM's. The `decoder` (Table 6) is
     "progressive" (up-sampling to full size), "multi_scale" (the same, with skip connections from the encoder) or "sam"
     (SAM's own, at four times the embedding's size, then resized bilinearly).
 
@@ -139,7 +141,7 @@ def build_masam(
         if value not in get_args(choices):
             raise UsageError(f"MA-SAM's option {option} is {value!r}: choose one of {', '.join(get_args(choices))}")
     size = get_backbone(backbone)
-    factors = SharedFactors(size.dim, rank)
+    factors = SharedFactors(size.dim, rank) if fact else None
     make_block = partial(
         StackBlock,
         factors=factors,

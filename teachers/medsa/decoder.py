@@ -36,12 +36,15 @@ class AdaptedTwoWayBlock(nn.Module):
         rank: int,
         scale: float,
         conditioning: Conditioning,
+        hyper_width: int | None,
         zero_init: bool,
     ) -> None:
         super().__init__()
         for name, part in base.named_children():
             self.add_module(name, part)
-        self.prompt_adapter = PromptAdapter(channels, rank, conditioning=conditioning, zero_init=zero_init)
+        self.prompt_adapter = PromptAdapter(
+            channels, rank, conditioning=conditioning, hyper_width=hyper_width, zero_init=zero_init
+        )
         self.mlp_adapter = Bottleneck(channels, rank, zero_init=zero_init)
         self.image_adapter = Bottleneck(channels, rank, zero_init=zero_init)
         self.first = first
@@ -79,7 +82,7 @@ class AdaptedEfficientTwoWayBlock(AdaptedTwoWayBlock):
 def adapted_decoder(size: EncoderSize, *, masks: int, **adapters: Any) -> AnyMaskDecoder:
     """The decoder that belongs to the image encoder, one token for each of `masks`, at four times the embedding's size.
 
-    `adapters` are rank, scale, conditioning and zero_init of `AdaptedTwoWayBlock`.
+    `adapters` are rank, scale, conditioning, hyper_width and zero_init of `AdaptedTwoWayBlock`.
     """
     decoder = build_mask_decoder(size, masks=masks, stages=2)
     block = AdaptedEfficientTwoWayBlock if isinstance(size, EfficientViTSize) else AdaptedTwoWayBlock

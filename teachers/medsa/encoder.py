@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
+from itertools import count
 from typing import Any
 
 from torch import Tensor, nn
@@ -15,27 +16,53 @@ from ...sam.presets import Backbone, EfficientViTSize, EncoderSize, TinyViTSize
 from ...sam.tiny_vit import TinyBlock
 from ...sam.vit import Block
 from ..masam.lora import LoRA
-from .adapters import Bottleneck, Combination, SpaceDepthAdapter
+from .adapters import Bottleneck, Combination, Places, SpaceDepthAdapter
 
 
 class Adapters(nn.Module):
-    """The two adapters of one block: behind the attention, and parallel to the MLP at `scale`."""
+    """The adapters of one block: behind the attention, and parallel to the MLP at `scale`.
 
-    def __init__(self, dim: int, rank: int, *, scale: float, combination: Combination, zero_init: bool) -> None:
+    `places` keeps one of the two, or both; None leaves the block without any.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        rank: int,
+        *,
+        scale: float,
+        combination: Combination,
+        zero_init: bool,
+        places: Places | None = "both",
+    ) -> None:
         super().__init__()
-        self.attention = SpaceDepthAdapter(dim, rank, combination=combination, zero_init=zero_init)
-        self.mlp = Bottleneck(dim, rank, zero_init=zero_init)
+        self.attention = self.mlp = None
+        if places in ("attention", "both"):
+            self.attention = SpaceDepthAdapter(dim, rank, combination=combination, zero_init=zero_init)
+        if places in ("mlp", "both"):
+            self.mlp = Bottleneck(dim, rank, zero_init=zero_init)
         self.scale = scale
+        self.sums_outputs = combination == "add_output"
 
-    def after_attention(self, found: Tensor, along_depth: Tensor | None) -> Tensor:
-        """What the attention found in space [B * D, h, w, C] and along the slices [B, D, h, w, C], adapted."""
+    @property
+    def looks_along_depth(self) -> bool:
+        """Whether the depth branch has a place to enter this block."""
+        return self.sums_outputs or self.attention is not None
+
+    def after_attention(self, output: Tensor, along_depth: Tensor | None) -> Tensor:
+        """The attention's output in space [B * D, h, w, C] and along the slices [B, D, h, w, C], adapted."""
+        if along_depth is not None and self.sums_outputs:
+            output, along_depth = output + along_depth.flatten(0, 1), None
+        if self.attention is None:
+            return output
         if along_depth is None:
-            return found + self.attention(found)
-        space = found.view(along_depth.shape)
-        return found + self.attention(space, along_depth).flatten(0, 1)
+            return output + self.attention(output)
+        space = output.view(along_depth.shape)
+        return output + self.attention(space, along_depth).flatten(0, 1)
 
-    def beside_mlp(self, x: Tensor) -> Tensor:
-        return self.scale * self.mlp(x)
+    def beside_mlp(self, x: Tensor) -> Tensor | float:
+        """The change beside the MLP, for x [..., C]; 0 without an adapter there."""
+        return 0.0 if self.mlp is None else self.scale * self.mlp(x)
 
 
 def slices_last(x: Tensor, depth: int) -> Tensor:
@@ -57,13 +84,15 @@ class AdaptedViTBlock(nn.Module):
     look: Callable[[Tensor], Tensor]
     feed: Callable[[Tensor], Tensor]
 
-    def __init__(self, *, make_adapters: partial[Adapters], dim: int, **size: Any) -> None:
+    def __init__(self, *, make_adapters: Callable[[int], Adapters], dim: int, **size: Any) -> None:
         super().__init__(dim=dim, **size)
         self.adapters = make_adapters(dim)
 
     def forward(self, x: Tensor, depth: int | None = None) -> Tensor:
         """Tokens [B * depth, h, w, C] -> the same shape; without `depth` there is no depth branch."""
-        along = None if depth is None else along_depth(self.attn, self.norm1(x), depth)
+        along = None
+        if depth is not None and self.adapters.looks_along_depth:
+            along = along_depth(self.attn, self.norm1(x), depth)
         x = x + self.adapters.after_attention(self.look(x), along)
         return self.feed(x) + self.adapters.beside_mlp(self.norm2(x))
 
@@ -79,13 +108,15 @@ class AdaptedEfficientBlock(AdaptedViTBlock, EfficientBlock):
 class AdaptedTinyBlock(TinyBlock):
     """MobileSAM's block. Its positional biases end with its window, so the depth branch goes without them."""
 
-    def __init__(self, *, make_adapters: partial[Adapters], dim: int, **size: Any) -> None:
+    def __init__(self, *, make_adapters: Callable[[int], Adapters], dim: int, **size: Any) -> None:
         super().__init__(dim=dim, **size)
         self.adapters = make_adapters(dim)
 
     def forward(self, x: Tensor, depth: int | None = None) -> Tensor:
         """As `AdaptedBlock`."""
-        along = None if depth is None else along_depth(self._without_biases, x, depth)
+        along = None
+        if depth is not None and self.adapters.looks_along_depth:
+            along = along_depth(self._without_biases, x, depth)
         x = self.mix(x + self.adapters.after_attention(self.look(x), along))
         return self.feed(x) + self.adapters.beside_mlp(self.mlp.norm(x))
 
@@ -115,13 +146,27 @@ def adapted_encoder(
     combination: Combination,
     zero_init: bool,
     checkpointing: bool,
+    places: Places = "both",
+    layers: tuple[int, int] | None = None,
 ) -> Encoder:
-    """The image encoder with two adapters in every transformer block (TinyViT's first stage has none)."""
+    """The image encoder with adapters in its transformer blocks (TinyViT's first stage has none).
+
+    `layers` are the first and the last block that has them, counted from 1 among those that can; without, all have.
+    """
     block = {Backbone: AdaptedBlock, EfficientViTSize: AdaptedEfficientBlock, TinyViTSize: AdaptedTinyBlock}[type(size)]
     adapters = partial(Adapters, rank=rank, scale=scale, combination=combination, zero_init=zero_init)
-    return build_image_encoder(
-        size, image_size=image_size, make_block=partial(block, make_adapters=adapters), checkpointing=checkpointing
-    )
+    numbers = count(1)
+
+    def make_block(**options: Any) -> nn.Module:
+        number = next(numbers)
+        here = places if layers is None or layers[0] <= number <= layers[1] else None
+        return block(make_adapters=partial(adapters, places=here), **options)
+
+    encoder = build_image_encoder(size, image_size=image_size, make_block=make_block, checkpointing=checkpointing)
+    blocks = next(numbers) - 1
+    if layers is not None and not 1 <= layers[0] <= layers[1] <= blocks:
+        raise UsageError(f"medsa's option layers is {list(layers)}: {size.name} has the blocks 1 to {blocks}")
+    return encoder
 
 
 def lora_encoder(

@@ -27,12 +27,12 @@ MASKS = 4  # the one for clear prompts, and three for a prompt that may mean sev
 class PublishedSAM(TeacherNetwork):
     """Every foreground class is what its own prompt shows; without one it is nowhere.
 
-    On a slice a class takes one point inside or one box. A box prompts every slice that it spans, a point its own. The
+    On a slice a class takes points inside, or one box. A box prompts every slice that it spans, a point its own. The
     background's logit is 0, the threshold of SAM's masks; where the masks of two classes overlap, the larger logit
     wins. `convention` is how the authors use their model:
 
     - "sam" (SAM, MobileSAM): pixels lose the mean of photographs and are divided by their standard deviation; a box
-      takes the first mask, a lone point the best of the other three by predicted IoU
+      or several points take the first mask, a lone point the best of the other three by predicted IoU
     - "medsam" (MedSAM, LiteMedSAM): pixels stay in [0, 1]; the first mask, the only one these were trained to give
     - "efficientsam": pixels as for "sam"; the best of the other three
 
@@ -66,7 +66,7 @@ class PublishedSAM(TeacherNetwork):
     def forward(self, image: Tensor, prompts: Prompts | None = None) -> Tensor:
         """image [B, C, D, H, W], any D -> logits [B, K, D, H, W]; nothing is computed for images without prompts.
 
-        UsageError for another shape of either, and for more than a point or a box of a class.
+        UsageError for another shape of either, and for a box of a class beside its points.
         """
         if prompts is None:
             maps = image.new_full((image.shape[0], self.num_classes, *image.shape[2:]), UNSEEN)
@@ -77,9 +77,10 @@ class PublishedSAM(TeacherNetwork):
         maps = [image.new_zeros(image.shape[0], *image.shape[2:])]
         for index in range(self.num_classes - 1):
             points, labels, boxes = prompts.points[:, index], prompts.labels[:, index], prompts.boxes[:, index]
-            points, labels = _only_point(points, labels, boxes, index + 1)
+            points, labels, several = _together(points, labels, boxes, index + 1)
             prompted = bool((labels >= 0).any() or (~boxes.isnan()).any())
-            shown = self.masks(embedding, points, labels, boxes)[:, 1] if prompted else maps[0] + UNSEEN
+            show = self.masks_of_points if several else self.masks
+            shown = show(embedding, points, labels, boxes)[:, 1] if prompted else maps[0] + UNSEEN
             maps.append(shown)
         return torch.stack(maps, dim=1)
 
@@ -110,9 +111,29 @@ class PublishedSAM(TeacherNetwork):
         with torch.autocast(embedding.device.type, enabled=False):  # bfloat16 would move the clicks
             tokens = self.prompt_encoder.clicks(torch.where(boxed[..., None], corners, click), kinds)
         tokens = tokens[:, None].expand(-1, depth, -1, -1).flatten(0, 1)
+        return self._decoded(embedding, tokens, clear=boxed, prompted=prompted)
+
+    def masks_of_points(self, embedding: Tensor, points: Tensor, labels: Tensor, boxes: Tensor) -> Tensor:
+        """As `masks`, of several points [B, P, 3], each on its own slice; there are no boxes."""
+        depth = embedding.shape[2]
+        slices = torch.arange(depth, device=embedding.device)[:, None]
+        here = (points[:, None, :, 0].round() == slices) & (labels[:, None] > 0)  # [B, D, P]
+        clicks = points[:, None, :, [2, 1]].expand(-1, depth, -1, -1)
+        kinds = torch.where(here, labels.new_tensor(1), labels.new_tensor(INVALID))
+        clicks = torch.cat([clicks, torch.zeros_like(clicks[:, :, :1])], dim=2).flatten(0, 1)
+        kinds = torch.cat([kinds, torch.full_like(kinds[:, :, :1], INVALID)], dim=2).flatten(0, 1)
+        with torch.autocast(embedding.device.type, enabled=False):  # bfloat16 would move the clicks
+            tokens = self.prompt_encoder.clicks(clicks, kinds)
+        return self._decoded(embedding, tokens, clear=here.sum(-1) > 1, prompted=here.any(-1))
+
+    def _decoded(self, embedding: Tensor, tokens: Tensor, *, clear: Tensor, prompted: Tensor) -> Tensor:
+        """Logits [B, K, D, H, W] from tokens [B * D, N, E]: `clear` prompts [B, D or 1] mean one thing, `prompted`
+        slices [B, D] have one.
+        """
+        depth = embedding.shape[2]
         images = embedding.transpose(1, 2).flatten(0, 1)
         logits, iou = decode(self.mask_decoder, self.prompt_encoder, images, tokens)
-        chosen = self._chosen(iou.unflatten(0, (-1, depth)), boxed).flatten()
+        chosen = self._chosen(iou.unflatten(0, (-1, depth)), clear).flatten()
         index = chosen[:, None, None, None].expand(-1, 1, *logits.shape[2:])
         size = (self.patch[1], self.patch[2])
         full = interpolate(logits.gather(1, index), size, mode="bilinear", align_corners=False)
@@ -121,7 +142,7 @@ class PublishedSAM(TeacherNetwork):
         return torch.cat([torch.zeros_like(shown), shown.expand(-1, self.num_classes - 1, -1, -1, -1)], dim=1)
 
     def _chosen(self, iou: Tensor, boxed: Tensor) -> Tensor:
-        """Predicted IoU [B, D, 4], boxed [B, 1] -> the number of the mask that is taken, [B, D]."""
+        """Predicted IoU [B, D, 4], boxed [B, D or 1] -> the number of the mask that is taken, [B, D]."""
         best = 1 + iou[..., 1:].argmax(-1)
         if self.convention == "efficientsam":
             return best
@@ -132,15 +153,18 @@ class PublishedSAM(TeacherNetwork):
         return load_published(self, path, replaced=NOTHING)
 
 
-def _only_point(points: Tensor, labels: Tensor, boxes: Tensor, value: int) -> tuple[Tensor, Tensor]:
-    """The one point of class `value`, [B, 1, 3] and [B, 1]. UsageError for several, or for one beside a box."""
-    counts = (labels >= 0).sum(-1) + (~boxes.isnan().any(-1)).int()
-    if int(counts.max()) > 1:
-        raise UsageError(
-            f"class {value} has {int(counts.max())} prompts in one patch: give one point or one box a slice"
-        )
-    order = (labels < 0).int().argmin(-1, keepdim=True)
-    return points.gather(1, order[..., None].expand(-1, -1, 3)), labels.gather(1, order)
+def _together(points: Tensor, labels: Tensor, boxes: Tensor, value: int) -> tuple[Tensor, Tensor, bool]:
+    """The points of class `value` without empty places, [B, P, 3] and [B, P], and whether a case has several.
+
+    UsageError for points beside a box.
+    """
+    counts = (labels >= 0).sum(-1)
+    if bool((counts.bool() & ~boxes.isnan().any(-1)).any()):
+        count = 1 + int(counts.max())
+        raise UsageError(f"class {value} has {count} prompts in one patch: give points or one box a slice")
+    most = max(1, int(counts.max()))
+    order = (labels < 0).int().sort(dim=-1, stable=True).indices[:, :most]
+    return points.gather(1, order[..., None].expand(-1, -1, 3)), labels.gather(1, order), most > 1
 
 
 def build_published(

@@ -24,7 +24,9 @@ AUTHORS_KEYS = (
 
 # SAM's parts that these models exchange for their own, and what they have besides.
 REPLACED = re.compile(r"(prompt_encoder|mask_decoder|image_encoder\.neck)\.")
-NEW = re.compile(r"prompt_generator\.|image_encoder\.(slice_embed|depth_embed|necks|blocks\.\d+\.attn\.lr)\b")
+NEW = re.compile(
+    r"prompt_generator\.|shallow_prompts\.|image_encoder\.(slice_embed|depth_embed|necks|blocks\.\d+\.attn\.lr)\b"
+)
 
 
 class Teacher3D(TeacherNetwork):
@@ -59,9 +61,9 @@ class Teacher3D(TeacherNetwork):
         require_image(image, network=self.title, channels=self.in_channels, patch=self.patch, any_depth=False)
         return self.image_encoder(image)
 
-    def freeze_base(self) -> None:
+    def freeze_to_adapters(self) -> None:
         """Freeze SAM's blocks but their layer norms, and `lr`: what is left is what the authors tune."""
-        super().freeze_base()
+        super().freeze_to_adapters()
         for block in self.image_encoder.blocks:
             assert isinstance(block, VolumeBlock)
             block.norm1.requires_grad_(True)

@@ -19,11 +19,15 @@ def convolved(channels: int, width: int) -> list[nn.Module]:
 class AggregationDecoder(nn.Module):
     """Multi-layer aggregation (Gong et al. 2023, section 3.4): one head per feature, image at twice the token grid.
 
-    `heads` x2 up-sampled maps of `width` channels each and the image's `in_channels` give `classes` logits.
+    `heads` x2 up-sampled maps of `width` channels each and the image's `in_channels` give `classes` logits. With
+    `full_size` they meet at the image's own size instead, which the maps are up-sampled to (Li et al. 2023).
     """
 
-    def __init__(self, *, channels: int, width: int, heads: int, in_channels: int, classes: int) -> None:
+    def __init__(
+        self, *, channels: int, width: int, heads: int, in_channels: int, classes: int, full_size: bool = False
+    ) -> None:
         super().__init__()
+        self.full_size = full_size
         self.heads = nn.ModuleList(
             nn.Sequential(*convolved(channels, width), *convolved(width, width), Doubled()) for _ in range(heads)
         )
@@ -38,9 +42,13 @@ class AggregationDecoder(nn.Module):
 
     def forward(self, shallow: Tensor, deepest: Tensor, image: Tensor) -> Tensor:
         """`shallow`, the deepest feature [B, C, h, w, d], image [B, in_channels, D, H, W] -> logits [B, K, D, H, W]."""
-        small = interpolate(image.permute(0, 1, 3, 4, 2), shallow.shape[2:], mode="trilinear")
-        logits = self.cls(torch.cat([shallow, self.heads[-1](deepest), small], dim=1)).permute(0, 1, 4, 2, 3)
-        return interpolate(logits, image.shape[2:], mode="trilinear", align_corners=True)
+        image = image.permute(0, 1, 3, 4, 2)
+        maps, size = torch.cat([shallow, self.heads[-1](deepest)], dim=1), image.shape[2:]
+        if self.full_size:
+            maps = interpolate(maps, size, mode="trilinear", align_corners=True)
+        small = image if self.full_size else interpolate(image, maps.shape[2:], mode="trilinear")
+        logits = self.cls(torch.cat([maps, small], dim=1))
+        return interpolate(logits.permute(0, 1, 4, 2, 3), (size[2], *size[:2]), mode="trilinear", align_corners=True)
 
 
 class Doubled(nn.Module):

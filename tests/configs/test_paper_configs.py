@@ -45,26 +45,32 @@ def cancer(*labels: str) -> Callable[[Path], Path]:
 
 LAID_OUT: dict[str, Callable[[Path], Path] | None] = {
     "amos": amos,
-    "amos-generalisation": lambda root: amos(root, training=6),
+    **dict.fromkeys(("amos-generalisation", "amos-generalisation-mr"), lambda root: amos(root, training=6)),
     "brats2021": lambda root: decathlon(root, training=6, modality=("T1", "T1ce", "T2", "FLAIR")),
-    **dict.fromkeys(("btcv-autosam", "btcv-masam", "btcv-medsa", "btcv-shared"), lambda root: btcv(root, training=6)),
+    **dict.fromkeys(
+        ("btcv-autosam", "btcv-masam", "btcv-masam-code", "btcv-medsa", "btcv-shared"),
+        lambda root: btcv(root, training=6),
+    ),
     "endovis18": endovis,
     "hippocampus": lambda root: decathlon(root, labels=("Anterior", "Posterior"), modality=("MRI",)),
     "isic2019": lambda root: pictures(root, training=5, values=(0, 255), labels=("lesion",)),
     "kits": cancer("kidney", "tumor", "cyst"),
     "lits": cancer("liver", "cancer"),
     "msd-colon": cancer("colon cancer primaries"),
-    "msd-pancreas": cancer("pancreas", "cancer"),
-    "prostate": sites,
+    **dict.fromkeys(("msd-pancreas", "msd-pancreas-sam3d"), cancer("pancreas", "cancer")),
+    **dict.fromkeys(("prostate", "prostate-generalisation"), sites),
     "refuge2": pictures,
     "tnmix": lambda root: pictures(root, training=5, values=(0, 255), labels=("nodule",), rgb=False),
     **{name: None for name in config_names() if name.startswith("phantom")},
 }
 CLASSES = {  # where the config chooses
     "amos-generalisation": 12,
+    "amos-generalisation-mr": 12,
     "btcv-masam": 13,
+    "btcv-masam-code": 13,
+    "btcv-medsa": 13,
     "btcv-shared": 12,
-    **dict.fromkeys(("kits", "lits", "msd-colon", "msd-pancreas"), 2),
+    **dict.fromkeys(("kits", "lits", "msd-colon", "msd-pancreas", "msd-pancreas-sam3d"), 2),
 }
 
 
@@ -85,8 +91,10 @@ def small(name: str) -> Any:
     overrides = ["phantom.training=3", "phantom.test=1"] if config.phantom else []
     for stage, columns in (("teacher", 32), ("student", 64)):
         overrides.append(f"{stage}.plan={json.dumps(small_plan(values[stage]['plan'], columns=columns))}")
-        for key, value in (("steps", 2), ("validate_every", 2), ("warmup", 1), ("batch", 1), ("accumulate", 1)):
-            overrides.append(f"{stage}.training.{key}={value}")
+        sizes = {"steps": 2, "epochs": 0, "validate_every": 2, "warmup": 1, "batch": 1, "accumulate": 1}
+        overrides += [f"{stage}.training.{key}={value}" for key, value in sizes.items()]
+    if config.split and config.split.cases:
+        overrides.append("split={test: 0.2}")  # there are fewer cases than it names
     if config.teacher.name in ("sam3d", "autosam"):
         overrides.append("teacher.options={positions: 8}")
     return load_config(name, [*overrides, "teacher.backbone=vit_tiny_p8"])

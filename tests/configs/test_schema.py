@@ -101,7 +101,7 @@ def test_the_keys_are_those_that_a_config_holds():
 
 def test_the_text_names_type_default_and_meaning():
     words = " ".join(config_text().split())
-    assert "steps: whole number >= 1; required The number of optimiser steps." in words
+    assert "batch: whole number >= 1; default 2 The number of patches in one batch." in words
     assert "optimizer: adamw | adam | sgd; default adamw The optimiser; `sgd` has a momentum of 0.9." in words
     assert "spacing: a list of 3, each (number or null) or null; default null The spacing in mm along" in words
 

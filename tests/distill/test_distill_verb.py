@@ -191,7 +191,7 @@ def test_a_flipped_byte_in_the_cache_is_exit_4(teachers, tmp_path):
         (["--lambda", "0,1", "--run", "one"], 2, "several lambdas"),
         (["--cache-limit", "much"], 2, "expected a number and M, G or T"),
         (["--teacher", "TEACHER=0"], 2, "a weight above 0"),
-        (["--teacher", "TEACHER=a"], 2, "RUN=WEIGHT"),
+        (["--teacher", "TEACHER=a"], 2, "FOLDER=WEIGHT"),
         (["--teacher", "nowhere"], 3, "not a run folder"),
         (["--teacher", "TEACHER", "--unlabelled", "EMPTY"], 3, "no scan here"),
         (["--teacher", "TEACHER", "--unlabelled", "EMPTY", "--lambda", "1"], 2, "scans without masks teach nothing"),

@@ -62,6 +62,7 @@ WRONG_VALUES = [
     objective(teachers=[{"run": 1, "sha256": "a", "share": 1}]),
     objective(teachers=[{"run": "t", "sha256": None, "share": 1}]),
     objective(teachers=[{"run": "t", "sha256": "a", "share": "all"}]),
+    objective(teachers=[{"run": "t", "sha256": "a", "share": 1, "predictions": "yes"}]),
     objective(pretrained={"name": 1, "sha256": "a"}),
     objective(pretrained=[1]),
     objective(prompts=[1]),

@@ -298,7 +298,10 @@ def test_patches_without_prompts_are_segmented_automatically():
         ("{kind: points}", "count of 2 or more"),
         ("{kind: box, count: 3}", "count of 2 or more"),
         ("{kind: point, relax: 0.05}", "kind 'box'"),
-        ("{kind: point, share: 1}", "teacher.prompts.share"),
+        ("{kind: point, share: 1.1}", "teacher.prompts.share"),
+        ("{kind: point, positive: true}", "takes no positive"),
+        ("{kind: box, per_slice: true, whole_case: true}", "takes no whole_case"),
+        ("{per_slice: true}", "takes no per_slice"),
         ("{kind: box, overlap: 0}", "teacher.prompts.overlap"),
     ],
 )

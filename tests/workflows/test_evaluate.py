@@ -10,7 +10,7 @@ from helpers.packages import LABELS, Levels, infer_with, make_scan
 from nibabel.funcs import as_closest_canonical
 from nibabel.loadsave import load, save
 
-from samkd.errors import BadInputError
+from samkd.errors import BadInputError, UsageError
 from samkd.volumes import Geometry, Plan, Volume
 from samkd.volumes.io.nifti import read_labels, write_labels, write_scan
 from samkd.volumes.pipeline import Model
@@ -97,3 +97,32 @@ def test_a_mask_that_lies_elsewhere_is_refused_by_name(tmp_path):
     with pytest.raises(BadInputError, match=r"case_Ts_0\.nii\.gz: this mask is not on the grid of .*imagesTs"):
         evaluate(tmp_path, data)
     assert np.any(labels)
+
+
+def test_the_rules_of_a_config_and_of_the_command_line_are_followed(tmp_path):
+    data = dataset(tmp_path / "data")
+    masks = tmp_path / "masks"
+    masks.mkdir()
+    for path in (data / "labelsTs").iterdir():
+        labels, geometry = read_labels(path)
+        write_labels(masks / path.name, np.roll(labels, 1, axis=0), geometry, like=None)
+    strict = evaluate(masks, data)
+    loose = evaluate(masks, data, overrides=["evaluation.tolerance_mm=50", "evaluation.metrics=[nsd,hd95_voxels]"])
+    assert strict.summary.mean.nsd is not None and strict.summary.mean.nsd < 1 == loose.summary.mean.nsd
+    assert loose.summary.mean.dice == strict.summary.mean.dice and loose.summary.mean.hd95_voxels == 1
+    assert loose.rules.metrics == ("nsd", "hd95_voxels")
+    with pytest.raises(UsageError, match="teacher: unknown key"):
+        evaluate(masks, data, overrides=["teacher.name=x"])
+    with pytest.raises(UsageError, match="no class 'moon'"):
+        evaluate(masks, data, overrides=["evaluation.class_tolerances_mm={moon: 2}"])
+    done = run_cli(
+        *("evaluate", masks, "--data", data, "--set", "evaluation.metrics=[dice,nsd]", "--cases"),
+        *("-o", tmp_path / "s.csv", "-o", tmp_path / "s.tex"),
+        in_process=True,
+    )
+    assert done.exit_code == 0, done.output
+    assert "NSD" in done.stdout and "missed" in done.stdout and "case_Ts_1" in done.stdout
+    assert (tmp_path / "s.csv").read_text().count("case_Ts") == 2 * (len(LABELS) - 1)
+    assert "toprule" in (tmp_path / "s.tex").read_text()
+    refused = run_cli("evaluate", masks, "--data", data, "-o", tmp_path / "s.xlsx", in_process=True)
+    assert refused.exit_code == 2 and ".tex" in refused.text

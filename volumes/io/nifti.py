@@ -21,6 +21,7 @@ from ..memory import available_memory
 from .gzipped import DAMAGE, GzipReader
 from .nifti_header import (
     Layout,
+    channel_count,
     geometry_of,
     header_like,
     layout_of,
@@ -70,6 +71,12 @@ def read_geometry(path: str | Path) -> Geometry:
     path = Path(path)
     header = _header_of(path)
     return geometry_of(header, spatial_shape(header), path)
+
+
+@_boundary
+def read_channel_count(path: str | Path) -> int:
+    """How many values a file holds for each voxel, from its header alone: 1 for a label map. Raises BadInputError."""
+    return channel_count(_header_of(Path(path)))
 
 
 @_boundary
@@ -208,7 +215,7 @@ def _refuse_not_finite(values: np.ndarray, path: Path) -> None:
         count = values.size - int(np.isfinite(values).sum())
         raise BadInputError(
             f"{path}: holds {count} voxels that are NaN, infinite or too large; expected finite numbers. "
-            "Replace them, for example with the value of air."
+            "Replace them, in a scan for example with the value of air."
         )
 
 

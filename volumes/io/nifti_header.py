@@ -166,6 +166,11 @@ def header_like(source: Any, geometry: Geometry, like: Path) -> Any:
     return header
 
 
+def channel_count(header: Any) -> int:
+    """The product of the dimensions after the three of space."""
+    return prod(max(1, int(n)) for n in header["dim"][4 : 1 + max(0, min(int(header["dim"][0]), 7))])
+
+
 def spatial_shape(header: Any) -> tuple[int, int, int]:
     """(D, H, W); an axis that the header leaves out has one voxel."""
     width, height, depth = (max(1, int(n)) for n in header["dim"][1:4])

@@ -22,7 +22,7 @@ from .dicom.seg import check_source, is_seg, write_seg
 from .dicom.series import find_series, read_series
 from .foreign_formats import is_foreign, is_named_like_a_file, passed_over, way_out
 from .mask_codes import Code, decoded
-from .nifti import memory_to_read, read_labels, read_scan, write_labels, write_scan
+from .nifti import memory_to_read, read_geometry, read_labels, read_scan, write_labels, write_scan
 from .pictures import is_picture, read_picture_labels, read_pictures, write_picture_labels
 
 _LOG = logging.getLogger("samkd")
@@ -241,6 +241,13 @@ def read_source(source: Source, *, channels: int = 1) -> Volume:
                 "scan onto one grid."
             )
     return Volume(np.concatenate(arrays), first)
+
+
+def source_geometry(source: Source, *, channels: int = 1) -> Geometry:
+    """The grid of a scan, for NIfTI from the header alone. Raises BadInputError."""
+    if is_nifti(source.files[0]):
+        return read_geometry(source.files[0])
+    return read_source(source, channels=channels).geometry
 
 
 def _holds_all(source: Source, channels: int) -> bool:

@@ -19,6 +19,7 @@ from ...errors import UsageError
 from ...training.patches import PatchBatches
 from ...training.prepared import prepare_cases
 from ...training.progress import Bar
+from ...training.run import Run
 from ...training.split import DataSplit
 from ...training.validation import PooledDice
 from ...volumes.datasets.registry import Dataset, read_case
@@ -67,7 +68,9 @@ def bench_distill(teachers: Sequence[str]) -> DistillationCosts:
     """
     if not teachers:
         raise UsageError("bench distill: name the runs that teach, for example `samkd bench distill runs/teach-...`")
-    runs = [read_teacher(text) for text in teachers]
+    runs = [(teacher, weight) for teacher, weight in map(read_teacher, teachers) if isinstance(teacher, Run)]
+    if len(runs) < len(teachers):
+        raise UsageError("bench distill: folders of predictions cost no training step; name runs alone")
     first = runs[0][0]
     config = config_for(None, first, [])
     dataset = open_dataset(config, Path(first.config.data), runs=first.path.parent)

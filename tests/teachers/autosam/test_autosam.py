@@ -82,7 +82,7 @@ def test_the_generator_replaces_the_feature_it_reads(prompt_from: str, index: in
         seen["read"] = inputs[0]
         return prompt
 
-    model.prompt_generator.register_forward_hook(replace)
+    model.get_submodule("prompt_generator").register_forward_hook(replace)
     for number, head in enumerate(model.mask_decoder.heads):
         head.register_forward_pre_hook(lambda module, inputs, number=number: seen.update({f"head{number}": inputs[0]}))
     image = torch.randn(1, 1, *PATCH)

@@ -97,6 +97,7 @@ def taps_of(vectors: Vectors, *, mutation: str = "") -> dict[str, Tensor]:
 def run(model: AutoSAM, vectors: Vectors) -> tuple[dict[str, Tensor], Tensor]:
     """What hooks see, under the file's names and in the authors' layout (which ours is inside), and the logits."""
     encoder, generator, decoder = model.image_encoder, model.prompt_generator, model.mask_decoder
+    assert generator is not None
     stride = vectors.sizes["token_tap_stride"]
     taps: dict[str, Tensor] = {}
 

@@ -44,7 +44,7 @@ def test_any_number_of_slices_and_one_channel_is_repeated():
 
 def test_stacks_of_a_batch_do_not_see_each_other():
     model = tiny_teacher("masam", zero_init=False).eval()
-    nn.init.normal_(model.factors.v.weight)
+    nn.init.normal_(model.get_parameter("factors.v.weight"))
     images = torch.randn(2, 1, 5, 64, 64)
     with torch.no_grad():
         torch.testing.assert_close(model(images)[1:], model(images[1:]), rtol=1e-4, atol=1e-5)
@@ -175,7 +175,7 @@ def test_load_base_refuses_another_backbone_and_leaves_the_model_alone(tmp_path:
         ({"patch": (5, 64, 60)}, "64x60.*multiples of 16"),
         ({"patch": (5, 0, 64)}, "multiples of 16"),
         ({"ranks": 4}, "no option ranks.*rank, scale"),
-        ({"adapters": "none"}, "option adapters is 'none': choose one of before, after, both"),
+        ({"adapters": "beside"}, "option adapters is 'beside': choose one of before, after, both, none"),
         ({"decoder": "unet"}, "option decoder is 'unet': choose one of progressive, multi_scale, sam"),
     ],
 )

@@ -198,7 +198,10 @@ def test_autocast_leaves_clicks_where_they_are():
         ({"num_classes": 1}, "num_classes=1: give at least 2"),
         ({"patch": (3, 64, 60)}, "64x60.*multiples of 16"),
         ({"rank": 0}, "rank is 0: give 1 or more"),
-        ({"sd_trans": "sum"}, "sd_trans is 'sum': choose one of add, concatenate, cross, none"),
+        (
+            {"sd_trans": "sum"},
+            "sd_trans is 'sum': choose one of add, add_output, concatenate, ",
+        ),
         ({"conditioning": "film"}, "conditioning is 'film': choose one of hyper, add, concatenate"),
         ({"adapter": "prefix"}, "adapter is 'prefix': choose one of bottleneck, lora"),
         ({"adapter": "lora", "sd_trans": "add"}, "leave sd_trans out"),

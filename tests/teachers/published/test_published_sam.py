@@ -87,16 +87,28 @@ def test_nothing_is_trained_and_every_key_is_the_files(tmp_path: Path):
         model.load_base(tmp_path / "efficient.pth")
 
 
+@torch.no_grad()
 @pytest.mark.parametrize(
-    ("given", "message"),
-    [
-        ({"points": [(0, 0, POINT, 1), (0, 0, (3.0, 1.0, 1.0), 1)]}, "class 1 has 2 prompts in one patch"),
-        ({"points": [(0, 1, POINT, 1)], "boxes": [(0, 1, BOX)]}, "class 2 has 2 prompts in one patch"),
-    ],
+    ("backbone", "convention"), [("vit_tiny", None), ("vit_tiny", "medsam"), ("efficient_vit_ti", None)]
 )
-def test_more_than_one_prompt_of_a_class_is_refused(given: dict[str, Any], message: str):
-    with pytest.raises(UsageError, match=message):
-        small()(torch.rand(1, 1, DEPTH, SIDE, SIDE), prompts(classes=2, **given))
+def test_several_points_on_a_slice_are_those_of_the_authors(backbone: str, convention: str | None):
+    model = small(backbone, convention=convention)
+    image = torch.rand(1, 1, DEPTH, SIDE, SIDE)
+    logits = model(image, prompts(classes=2, points=[(0, 0, POINT, 1), (0, 0, (3.0, 8.0, 9.0), 1)]))
+    clicks, photographs = [[20.0, 30], [9.0, 8], [0, 0]], convention != "medsam"
+    slices = image[0].transpose(0, 1)
+    masks, iou = as_the_authors(model, slices[3:], clicks, [1, 1, -1], photographs=photographs)
+    taken = 1 + int(iou[0, 1:].argmax()) if backbone.startswith("efficient") else 0
+    torch.testing.assert_close(logits[0, 1, 3], masks[0, taken], atol=1e-5, rtol=1e-4)
+    assert (logits[0, 1, :3] == UNSEEN).all() and (logits[0, 2] == UNSEEN).all()
+    apart = model(image, prompts(classes=2, points=[(0, 0, POINT, 1), (0, 0, (1.0, 8.0, 9.0), 1)]))
+    assert [bool((plane != UNSEEN).all()) for plane in apart[0, 1]] == [False, True, False, True]
+
+
+def test_points_beside_a_box_of_a_class_are_refused():
+    shown = prompts(classes=2, points=[(0, 1, POINT, 1)], boxes=[(0, 1, BOX)])
+    with pytest.raises(UsageError, match="class 2 has 2 prompts in one patch: give points or one box"):
+        small()(torch.rand(1, 1, DEPTH, SIDE, SIDE), shown)
 
 
 @pytest.mark.parametrize(

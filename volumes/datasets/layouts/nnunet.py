@@ -24,7 +24,7 @@ def _fits(root: Path) -> bool:
 def _read(root: Path) -> Dataset:
     content, faults = description(root), []
     channels = tuple(numbered(content, "channel_names", faults).values())
-    labels = _labels(content.get("labels"), faults)
+    labels = read_class_names(content.get("labels"), faults)
     ending = content.get("file_ending")
     if not isinstance(ending, str) or not (is_nifti(Path(f"a{ending}")) or is_picture(Path(f"a{ending}"))):
         faults.append(
@@ -48,7 +48,7 @@ def _read(root: Path) -> Dataset:
     return sound(dataset, faults, source=root / "dataset.json")
 
 
-def _labels(value: Any, faults: list[str]) -> dict[int, str]:
+def read_class_names(value: Any, faults: list[str]) -> dict[int, str]:
     if not isinstance(value, Mapping) or not value:
         faults.append(f'"labels" is {json.dumps(value)}; expected {{"background": 0, name: 1, ...}}')
         return {}

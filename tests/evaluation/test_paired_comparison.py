@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scipy.stats import wilcoxon
 
-from samkd.distill.paired_comparison import PairedDifference, paired_difference
+from samkd.evaluation.paired_comparison import PairedDifference, paired_difference
 from samkd.evaluation.records import DiceByCase
 
 

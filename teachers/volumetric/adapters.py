@@ -1,8 +1,8 @@
-"""The spatial adapter of AutoSAM Adapter as its paper writes it."""
+"""The spatial adapter of 3DSAM-adapter and AutoSAM Adapter as the papers write it."""
 
 from torch import Tensor, nn
 
-from ..volumetric.encoder import DepthwiseAdapter
+from .encoder import DepthwiseAdapter, VolumeEncoder
 
 
 class SpatialAdapter(DepthwiseAdapter):
@@ -21,3 +21,9 @@ class SpatialAdapter(DepthwiseAdapter):
         """x [B, h, w, d, C] -> the same shape."""
         y = self.conv(self.down(x).movedim(-1, 1)).relu()
         return x + self.up(y.movedim(1, -1))
+
+
+def use_spatial_adapters(encoder: VolumeEncoder, dim: int) -> None:
+    """Exchange the adapters of the authors' code for the paper's, in every block of `dim` channels."""
+    for block in encoder.blocks:
+        block.adapter = SpatialAdapter(dim)

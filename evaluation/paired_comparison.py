@@ -1,16 +1,16 @@
-"""What the teacher was worth: the student against its control, case by case."""
+"""Two results on the same cases, case by case: a student against its control, or any two models."""
 
 from dataclasses import dataclass
 
 import numpy as np
 from scipy.stats import bootstrap, wilcoxon
 
-from ..evaluation.records import DiceByCase
+from .records import ValuesByCase
 
 
 @dataclass(frozen=True, kw_only=True)
 class PairedDifference:
-    """The mean of Dice differences over so many cases, with its interval and p-value; None without enough cases.
+    """The mean difference of a metric over so many cases, with its interval and p-value; None without enough cases.
 
     `low` and `high` are a 95 % percentile bootstrap over cases (10000 seeded resamples), `p` is the Wilcoxon
     signed-rank test's, two-sided, and 1 when no case differs. They need two cases.
@@ -23,18 +23,18 @@ class PairedDifference:
     p: float | None = None
 
 
-def paired_difference(student: DiceByCase, control: DiceByCase, *, seed: int = 0) -> dict[str, PairedDifference]:
-    """Dice of the student minus Dice of the control over the test cases, per class and for each case's ``mean``.
+def paired_difference(one: ValuesByCase, other: ValuesByCase, *, seed: int = 0) -> dict[str, PairedDifference]:
+    """One result minus the other over the cases of the first, per class and for each case's ``mean``.
 
     A class counts in the cases that hold it. The p-values are not corrected for their number.
     """
     per_class: dict[str, list[float]] = {}
     means = []
-    for case, classes in student.items():
+    for case, classes in one.items():
         differences = {
-            name: one - other
-            for name, one in classes.items()
-            if one is not None and (other := control[case][name]) is not None
+            name: value - against
+            for name, value in classes.items()
+            if value is not None and (against := other[case][name]) is not None
         }
         for name, difference in differences.items():
             per_class.setdefault(name, []).append(difference)
