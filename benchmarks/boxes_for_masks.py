@@ -22,7 +22,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -34,9 +34,9 @@ from samkd.configs.load import load_config
 from samkd.deploy.runtime.engine_openvino import core
 from samkd.distill.case_prompts import case_prompts
 from samkd.distill.ensemble import Ensemble, EnsembleMember
-from samkd.distill.paired_comparison import paired_difference
 from samkd.distill.soft_targets import cached_targets, validation_dice
 from samkd.distill.train import student_plan
+from samkd.evaluation.paired_comparison import paired_difference
 from samkd.evaluation.records import CaseScores, DiceByCase
 from samkd.training.prepared import prepare_cases
 from samkd.training.run import Run
@@ -143,8 +143,8 @@ def teach(config: Path, options: argparse.Namespace) -> None:
         samkd("prompts", options.data, "--kind", "boxes", "--jitter", jitter, "--seed", 0, "-o", folder)
     settings_ = load_config(str(config), [f"student.name={options.student}"])
     dataset, plan = open_dataset(settings_, options.data, runs=options.out), student_plan(settings_)
-    ensemble = Ensemble([EnsembleMember.of(Run.read(options.out / "teacher"))])
-    network: Any = ensemble.teachers[0].network
+    member = EnsembleMember.of(Run.read(options.out / "teacher"))
+    ensemble, network = Ensemble([member]), cast(Any, member.network)
     if options.openvino:
         network.image_encoder = InOpenVINO(network.image_encoder, side=network.patch[-1], precision=options.openvino)
     encoder = Remembered(network)
