@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from ..errors import UsageError
-from .options import AsJson, Base, Data, Runs, Trust
+from .options import AsJson, Data, PretrainedPath, Runs, Trust
 from .tables import print_comparison, print_configs, print_doctor, print_networks
 
 
@@ -61,11 +61,15 @@ def report(
         Path | None, typer.Option("--output", "-o", help="The HTML file to write (default: RUNS/report.html).")
     ] = None,
     data: Data = None,
-    base: Base = None,
+    pretrained_path: PretrainedPath = None,
     runs: Runs = Path("runs"),
     trust: Trust = None,
 ) -> None:
     """Compare teacher, control, student and package in one offline HTML file."""
     from ..workflows.report import report as compare
 
-    print_comparison(compare(package, out=out or runs / "report.html", data=data, runs=runs, base=base, trust=trust))
+    print_comparison(
+        compare(
+            package, out=out or runs / "report.html", data=data, runs=runs, pretrained_path=pretrained_path, trust=trust
+        )
+    )

@@ -23,7 +23,7 @@ Trust = Annotated[
     Path | None,
     typer.Option(help="Refuse a package that the owner of this ed25519 public key (PEM) did not sign."),
 ]
-Base = Annotated[
+PretrainedPath = Annotated[
     Path | None,
     typer.Option(
         "--weights", help="Where the published file lies that the run adapts, if it was moved; or `litemedsam`."

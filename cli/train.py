@@ -9,11 +9,11 @@ from ..sam.presets import ENCODERS
 from ..students import STUDENTS
 from ..teachers import PUBLISHED, TEACHERS
 from .options import (
-    Base,
     ConfigName,
     Data,
     Devices,
     Overrides,
+    PretrainedPath,
     RunFolder,
     Runs,
     Split,
@@ -94,7 +94,7 @@ def distill(
         typer.Option(help="A folder of prompts, CASE.json, which stand for masks: they are shown to the teacher."),
     ] = None,
     split: Split = None,
-    base: Base = None,
+    pretrained_path: PretrainedPath = None,
     student_weights: Annotated[
         Path | None,
         typer.Option(help="The published file that the student starts from, or `litemedsam`."),
@@ -131,7 +131,7 @@ def distill(
         overrides=overrides,
         run=run,
         control=control,
-        base=base,
+        pretrained_path=pretrained_path,
         options=StudentOptions(devices=devices, online=online, cache_limit=limit, weights=student_weights),
     )
     print_study(study)

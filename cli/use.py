@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..errors import UsageError
-from .options import Base, Modality, Split, Trust
+from .options import Modality, PretrainedPath, Split, Trust
 from .tables import show_text
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ def predict(
         str, typer.Option(help="What the numbers of --point and --box are: mm (RAS+) or voxel (i, j, k of the file).")
     ] = "mm",
     prompts: Annotated[Path | None, typer.Option(help="A JSON file of prompts, for one class or several.")] = None,
-    base: Base = None,
+    pretrained_path: PretrainedPath = None,
     seg_type: Annotated[str, typer.Option(help="The type of a DICOM-SEG: binary or labelmap.")] = "binary",
     report: Annotated[
         Path | None, typer.Option(help="Write seconds by stage, memory, organ volumes and warnings to this JSON file.")
@@ -59,7 +59,7 @@ def predict(
         fast=fast,
         largest_component=largest_component,
     )
-    raise typer.Exit(predict_scans(model, options, base=base, trust=trust, threads=threads))
+    raise typer.Exit(predict_scans(model, options, pretrained_path=pretrained_path, trust=trust, threads=threads))
 
 
 def evaluate(
@@ -91,7 +91,7 @@ def evaluate(
     ] = 1,
     split: Split = None,
     modality: Modality = None,
-    base: Base = None,
+    pretrained_path: PretrainedPath = None,
     config_name: Annotated[
         str | None,
         typer.Option(
@@ -121,7 +121,7 @@ def evaluate(
     for path in out or []:
         check_ending(path)
     if compare:
-        if any((data, truth, split, modality, base, config_name, cases, trust)):
+        if any((data, truth, split, modality, pretrained_path, config_name, cases, trust)):
             raise UsageError("--compare takes results, --set and -o alone; they are scored already")
         _compare(models, out or [], override)
         return
@@ -138,7 +138,7 @@ def evaluate(
             prompt_from_truth=truth,
             split=split,
             modality=modality,
-            base=base,
+            pretrained_path=pretrained_path,
             config_name=config_name,
             trust=trust,
             overrides=override,

@@ -87,8 +87,8 @@ class EnsembleMember:
     prompt_kinds: frozenset[str] = frozenset()  # those of prompts.KINDS that it was made to take; empty for none
 
     @classmethod
-    def of(cls, run: Run, *, weight: float = 1.0, base: Path | None = None) -> "EnsembleMember":
-        """`base` as in networks.load_network. Raises BadInputError for a run that is not finished."""
+    def of(cls, run: Run, *, weight: float = 1.0, pretrained_path: Path | None = None) -> "EnsembleMember":
+        """`pretrained_path` as in networks.load_network. Raises BadInputError for a run that is not finished."""
         if not run.finished:
             raise BadInputError(f"{run.path}: this run is not finished, it cannot teach; run its command again")
         cases = frozenset(run.config.cases.train)
@@ -96,7 +96,7 @@ class EnsembleMember:
             name=run.path.name,
             plan=run.plan,
             sha256=file_digest(run.weights),
-            load=lambda: load_network(run, base=base),
+            load=lambda: load_network(run, pretrained_path=pretrained_path),
             weight=weight,
             trained_on=cases,
             prompts_required=run.config.network.name == PUBLISHED,

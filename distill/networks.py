@@ -18,12 +18,12 @@ if TYPE_CHECKING:
     from ..teachers.base import TeacherNetwork
 
 
-def load_network(run: Run, *, base: Path | None = None) -> TeacherNetwork | Student:
+def load_network(run: Run, *, pretrained_path: Path | None = None) -> TeacherNetwork | Student:
     """The network of a run with its best weights, in evaluation mode.
 
-    A teacher that adapts published weights is put together again: `base` is their file, or its name in
+    A teacher that adapts published weights is put together again: `pretrained_path` is their file, or its name in
     sam.packaged_weights (default: where it lay when the teacher was trained). Raises BadInputError when the run has no
-    weights yet or the base is gone, IntegrityError when the weights are broken or the base is another file.
+    weights yet or the published file is gone, IntegrityError when the weights are broken or it is another file.
     """
     if not run.weights.exists():
         raise BadInputError(f"{run.path}: no weights yet; finish this run first")
@@ -32,7 +32,7 @@ def load_network(run: Run, *, base: Path | None = None) -> TeacherNetwork | Stud
     else:
         network = teacher_from_spec(run.config.network)
         if pretrained := run.config.adapted_file:
-            path = find_weights(base) if base else Path(run.config.pretrained_path or "")
+            path = find_weights(pretrained_path) if pretrained_path else Path(run.config.pretrained_path or "")
             if not path.is_file():
                 raise BadInputError(
                     f"{path}: {run.path} adapts this file ({pretrained.name}); say where it is: --weights"
@@ -42,7 +42,7 @@ def load_network(run: Run, *, base: Path | None = None) -> TeacherNetwork | Stud
                     f"{path}: not the weights that {run.path} adapts ({pretrained.name}, sha256 {pretrained.sha256}); "
                     "give that very file with --weights"
                 )
-            network.load_base(path)
-            network.freeze_base()
+            network.load_pretrained(path)
+            network.freeze_pretrained()
     load_weights(network, run.weights)
     return network.eval()

@@ -57,20 +57,24 @@ def study(
     runs: Path,
     run: Path | None = None,
     control: bool = True,
-    base: Path | None = None,
+    pretrained_path: Path | None = None,
     options: StudentOptions = StudentOptions(),
 ) -> Study:
     """Measure the teachers on the student's validation cases, then train the control and a student per lambda.
 
-    Runs that are there already are reused. `run` is the folder of the one student, `base` the published file that the
-    teachers adapt, where it has moved. Each distilled run gets a ``comparison.json``; several lambdas also leave the
-    curve of their test Dice (the paper's Table 4) as an SVG in the run root. Raises what `distill` raises, and
-    BadInputError for teachers of other classes or channels and for predictions that cannot be used, and what
+    Runs that are there already are reused. `run` is the folder of the one student, `pretrained_path` the published file
+    that the teachers adapt, where it has moved. Each distilled run gets a ``comparison.json``; several lambdas also
+    leave the curve of their test Dice (the paper's Table 4) as an SVG in the run root. Raises what `distill` raises,
+    and BadInputError for teachers of other classes or channels and for predictions that cannot be used, and what
     check_prompts raises.
     """
     runs_that_teach = [teacher for teacher, _ in teachers if isinstance(teacher, Run)]
     check_teachers(runs_that_teach, dataset)
-    members = [_member(teacher, dataset, weight=weight, base=base) for teacher, weight in teachers if min(lambdas) < 1]
+    members = [
+        _member(teacher, dataset, weight=weight, pretrained_path=pretrained_path)
+        for teacher, weight in teachers
+        if min(lambdas) < 1
+    ]
     ensemble = Ensemble(members) if members else None
     if ensemble:
         check_prompts(ensemble, dataset.training, dataset, online=options.online)
@@ -101,9 +105,11 @@ def study(
     return Study(tuple(runs_that_teach), control_run, students, effects, curve)
 
 
-def _member(teacher: Run | PredictionFolder, dataset: Dataset, *, weight: float, base: Path | None) -> Member:
+def _member(
+    teacher: Run | PredictionFolder, dataset: Dataset, *, weight: float, pretrained_path: Path | None
+) -> Member:
     if isinstance(teacher, Run):
-        return EnsembleMember.of(teacher, weight=weight, base=base)
+        return EnsembleMember.of(teacher, weight=weight, pretrained_path=pretrained_path)
     return PredictionMember.of(teacher, dataset, weight=weight)
 
 

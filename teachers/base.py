@@ -34,7 +34,7 @@ class TeacherNetwork(nn.Module):
     saved_frozen: frozenset[str] = frozenset()
     tune: Tune = "adapters"
 
-    def freeze_base(self) -> None:
+    def freeze_pretrained(self) -> None:
         """Freeze what `tune` does not train of a network that starts from a published file.
 
         "adapters": the adapters and the parts named in `trainable` learn, "decoder": prompt encoder and mask decoder
@@ -60,7 +60,7 @@ class TeacherNetwork(nn.Module):
         self.saved_frozen = frozenset(name for name in learning if not name.startswith(DECODING))
         freeze(self, keep=learning - self.saved_frozen)
 
-    def load_base(self, path: str | Path) -> LoadReport:
+    def load_pretrained(self, path: str | Path) -> LoadReport:
         """Fill SAM's parts from a published checkpoint; errors as in `sam.checkpoints.load_published`."""
         return load_published(self, path, added=adapter_names(self))
 

@@ -75,7 +75,7 @@ def teaching_job(
 
     def initialise(network: TeacherNetwork) -> None:
         if pretrained:
-            network.freeze_base()
+            network.freeze_pretrained()
         if first:
             _continue_from(first, network, dataset.labels)
         if teacher.hold_encoder:

@@ -62,6 +62,6 @@ def package(built, tmp_path):
 def pytest_terminal_summary(terminalreporter):
     """One line says whether the numbers of the authors' code were there to compare with."""
     skipped = [report for report in terminalreporter.stats.get("skipped", []) if "conformance" in str(report.longrepr)]
-    found = any(CONFORMANCE.glob("*.safetensors"))
-    state = f"found at {CONFORMANCE}" if found else f"absent from {CONFORMANCE} (set SAMKD_CONFORMANCE)"
+    result = any(CONFORMANCE.glob("*.safetensors"))
+    state = f"found at {CONFORMANCE}" if result else f"absent from {CONFORMANCE} (set SAMKD_CONFORMANCE)"
     terminalreporter.write_line(f"conformance vectors: {state}, {len(skipped)} tests skipped for want of them")

@@ -37,7 +37,7 @@ from .validation import grid_dice
 class Pretrainable(Protocol):
     """A network that has published weights."""
 
-    def load_base(self, path: str | Path) -> LoadReport: ...
+    def load_pretrained(self, path: str | Path) -> LoadReport: ...
 
 
 def run_job(job: TrainingJob, *, runs: Path, run: Path | None = None, devices: int = 1) -> Run:
@@ -125,16 +125,16 @@ def load_pretrained(network: torch.nn.Module, path: Path, *, name: str) -> LoadR
     """Fill the network from a published checkpoint. Raises UsageError for a network, called ``name``, without any."""
     if not isinstance(network, Pretrainable):
         raise UsageError(f"{path}: there are no published weights of {name}; leave this file out")
-    return network.load_base(path)
+    return network.load_pretrained(path)
 
 
 def report_pretrained(run: Run, path: Path | None, report: LoadReport) -> None:
-    """What became of each tensor of a published file: base.json, and one line of it."""
-    run.write_json("base.json", asdict(report))
+    """What became of each tensor of a published file: pretrained.json, and one line of it."""
+    run.write_json("pretrained.json", asdict(report))
     console.print(
         f"{path} ({report.variant}): {len(report.loaded)} tensors loaded, {len(report.interpolated)} of them "
         f"interpolated; {len(report.reinitialised)} re-initialised by design, {len(report.added)} added, "
-        f"{len(report.dropped)} dropped; each by name in {run.path / 'base.json'}"
+        f"{len(report.dropped)} dropped; each by name in {run.path / 'pretrained.json'}"
     )
 
 

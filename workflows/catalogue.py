@@ -26,7 +26,7 @@ def networks(*, classes: int) -> Iterator[dict[str, Any]]:
                     )
             except UsageError:  # this teacher does not adapt that backbone
                 continue
-            network.freeze_base()
+            network.freeze_pretrained()
             yield _row(network, kind="teacher", name=name, backbone=backbone)
     for name in STUDENTS:
         backbone = STUDENT_ENCODERS.get(name, "")

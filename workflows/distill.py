@@ -38,16 +38,15 @@ def distill(
     overrides: Sequence[str],
     run: Path | None,
     control: bool,
-    base: Path | None,
+    pretrained_path: Path | None,
     options: StudentOptions,
 ) -> Study:
     """Train a student for every lambda, and with `control` the same student without its teachers.
 
     `config_name`, `teachers`, `lambdas`, `data`, `unlabelled` and `prompts` are those of read_lesson. `run` is the
-    folder of the one student (UsageError with several lambdas), `base` the published file that the teachers adapt
-    where it has moved.
-    The student's weights may be named as in sam.packaged_weights. Raises what find_weights, read_lesson and
-    distill.study.study raise.
+    folder of the one student (UsageError with several lambdas), `pretrained_path` the published file that the teachers
+    adapt where it has moved. The student's weights may be named as in sam.packaged_weights. Raises what find_weights,
+    read_lesson and distill.study.study raise.
     """
     if run is not None and len(lambdas) > 1:
         raise UsageError("--run names one folder; leave it out with several lambdas")
@@ -71,7 +70,7 @@ def distill(
         runs=runs,
         run=run,
         control=control,
-        base=base,
+        pretrained_path=pretrained_path,
         options=options,
     )
 

@@ -35,13 +35,13 @@ Segment = Callable[[Case, Volume, np.ndarray], np.ndarray]
 
 
 def evaluate(
-    model: Path,
-    data: Path,
+    model: str | Path,
+    data: str | Path,
     *,
     prompt_from_truth: str | None = None,
     split: Path | None = None,
     modality: str | None = None,
-    base: Path | None = None,
+    pretrained_path: Path | None = None,
     config_name: str | None = None,
     trust: Path | None = None,
     overrides: list[str] | None = None,
@@ -52,7 +52,7 @@ def evaluate(
     The test cases of a `split` (a run's splits.json) take their place. `modality` ("CT" or "MR") keeps one of the two
     in a dataset that holds both. With `prompt_from_truth` ("point", "boxes" for one on each slice, or any other
     spelling of training.prompt_protocol.parse_protocol) the network is shown where each class is: scores of a user who
-    knows. A `repetition`, from 0, has draws of its own. `base` is the published file that a run adapts,
+    knows. A `repetition`, from 0, has draws of its own. `pretrained_path` is the published file that a run adapts,
     where it has moved. The config of that name says which classes of the dataset are the model's. With `trust`, a
     public key (PEM), its owner must have signed a package.
 
@@ -62,15 +62,16 @@ def evaluate(
     Raises BadInputError when the model's classes are not the dataset's, UsageError for options that this kind of model
     does not take.
     """
+    model, data = Path(model), Path(data)
     protocol = parse_protocol(prompt_from_truth) if prompt_from_truth else None
     protocol = protocol and protocol.repeated(repetition)
     config = load_config(config_name) if config_name else None
-    loaded = None if _is_mask_folder(model) else load_model(model, base=base, trust=trust)
+    loaded = None if _is_mask_folder(model) else load_model(model, pretrained_path=pretrained_path, trust=trust)
     settings = parse_evaluation(_evaluation_of(model, loaded, config), overrides or [])
     dataset = _test_dataset(data, config, split=split, modality=modality)
     cases = labelled_test(dataset)
     if loaded is None:
-        if protocol or base or trust:
+        if protocol or pretrained_path or trust:
             raise UsageError(f"{model}: a folder of masks takes neither prompts nor --weights nor --trust")
         rules = scoring_rules(settings, dataset.labels.values())
         return _scores(partial(_read_mask, model), cases, dataset, rules=rules, one_by_one=False)

@@ -21,28 +21,28 @@ def is_package(path: Path) -> bool:
 def load_model(
     path: str | Path,
     *,
-    base: str | Path | None = None,
+    pretrained_path: str | Path | None = None,
     trust: str | Path | None = None,
     threads: int | None = None,
 ) -> Model:
     """A package (folder or zip) or a run folder, ready to segment.
 
-    `base` is the published file that a run adapts, where it has moved; `trust` the public key (PEM) whose owner must
-    have signed a package; `threads` those of the network (default: all cores).
+    `pretrained_path` is the published file that a run adapts, where it has moved; `trust` the public key (PEM) whose
+    owner must have signed a package; `threads` those of the network (default: all cores).
 
-    Raises UsageError for a `base` that the model does not adapt and for `trust` with a run folder, which nobody signs;
-    BadInputError, IntegrityError and MissingExtraError for what cannot be opened.
+    Raises UsageError for a `pretrained_path` that the model does not adapt and for `trust` with a run folder, which
+    nobody signs; BadInputError, IntegrityError and MissingExtraError for what cannot be opened.
     """
     path = Path(path)
     if is_package(path):
-        if base is not None:
+        if pretrained_path is not None:
             raise UsageError(f"{path}: a package holds all its weights; leave --weights out")
         from ..deploy.runtime.package import Package
 
         return Package.open(path, trust=None if trust is None else Path(trust), threads=threads)
     if trust is not None:
         raise UsageError(f"{path}: only packages are signed; leave --trust out")
-    return load_run(path, base=None if base is None else Path(base), threads=threads)
+    return load_run(path, pretrained_path=None if pretrained_path is None else Path(pretrained_path), threads=threads)
 
 
 def checked_manifest(package: Path, *, trust: Path | None = None, threads: int | None = None) -> Manifest:
@@ -76,9 +76,9 @@ class RunModel(Model):
         }
 
 
-def load_run(path: Path, *, base: Path | None = None, threads: int | None = None) -> RunModel:
-    """The network of a run folder. Raises what Run.read and load_network raise, and UsageError for a `base` that the
-    run does not adapt.
+def load_run(path: Path, *, pretrained_path: Path | None = None, threads: int | None = None) -> RunModel:
+    """The network of a run folder. Raises what Run.read and load_network raise, and UsageError for a `pretrained_path`
+    that the run does not adapt.
     """
     import torch
 
@@ -87,11 +87,11 @@ def load_run(path: Path, *, base: Path | None = None, threads: int | None = None
     from ..training.run import Run
 
     run = Run.read(path)
-    if base is not None and run.config.adapted_file is None:
+    if pretrained_path is not None and run.config.adapted_file is None:
         raise UsageError(f"{path}: this run adapts no published weights; leave --weights out")
     if threads is not None:
         torch.set_num_threads(threads)
-    network = load_network(run, base=base)
+    network = load_network(run, pretrained_path=pretrained_path)
     return RunModel(
         path=path,
         plan=run.plan,

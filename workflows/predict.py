@@ -11,13 +11,15 @@ def predict(
     model: str | Path,
     options: PredictOptions,
     *,
-    base: str | Path | None = None,
+    pretrained_path: str | Path | None = None,
     trust: str | Path | None = None,
     threads: int | None = None,
 ) -> int:
     """Segment scans with a package or a run and return the exit code; what is printed is what runtime.pyz prints.
 
-    `base` is the published file that a run adapts, where it has moved; `trust` the public key (PEM) whose owner must
-    have signed a package. Raises what deploy.runtime.predict.predict and models.load_model raise.
+    `pretrained_path` is the published file that a run adapts, where it has moved; `trust` the public key (PEM) whose
+    owner must have signed a package. Raises what deploy.runtime.predict.predict and models.load_model raise.
     """
-    return predict_with(options, lambda: load_model(model, base=base, trust=trust, threads=threads))
+    return predict_with(
+        options, lambda: load_model(model, pretrained_path=pretrained_path, trust=trust, threads=threads)
+    )

@@ -48,15 +48,15 @@ def report(
     out: Path,
     data: Path | None,
     runs: Path,
-    base: Path | None = None,
+    pretrained_path: Path | None = None,
     trust: Path | None = None,
 ) -> Comparison:
     """Compare a package with its student, the student's control (if it was trained) and teacher in one HTML file.
 
     `package` is the newest in `runs` if it is None. It is checked before anything of it is read, with `trust`, a public
-    key (PEM), its signature, too; then its masks are made in a process of their own. `base` is the published file that
-    a run adapts, where it has moved. Raises what deploy.runtime.package.Package.open raises, and BadInputError when the
-    runs that the package comes from are not in `runs`.
+    key (PEM), its signature, too; then its masks are made in a process of their own. `pretrained_path` is the published
+    file that a run adapts, where it has moved. Raises what deploy.runtime.package.Package.open raises, and
+    BadInputError when the runs that the package comes from are not in `runs`.
     """
     package = package or newest_package(runs)
     manifest = checked_manifest(package, trust=trust)
@@ -81,7 +81,7 @@ def report(
         "training loss": {name: smoothed(run, "loss") for name, run in stages.items()},
         "validation Dice": {name: points(run, "dice") for name, run in stages.items()},
     }
-    pictures = _pictures(stages, cases[:PICTURED_CASES], dataset, package_masks=masks, base=base)
+    pictures = _pictures(stages, cases[:PICTURED_CASES], dataset, package_masks=masks, pretrained_path=pretrained_path)
     title = f"samkd: {config_name}"
     write_report(out, title=title, facts=facts, curves=curves, columns=columns, pictures=pictures)
     return Comparison(columns, package, out, facts)
@@ -164,13 +164,13 @@ def _pictures(
     dataset: Dataset,
     *,
     package_masks: dict[str, np.ndarray],
-    base: Path | None,
+    pretrained_path: Path | None,
 ) -> dict[str, bytes]:
     """A PNG per case: the truth beside the masks of every run and of the package.
 
     A run that finds nothing without prompts is shown a box on every slice, from the truth; these are drawn, too.
     """
-    networks = {name: (run.plan, load_network(run, base=base)) for name, run in stages.items()}
+    networks = {name: (run.plan, load_network(run, pretrained_path=pretrained_path)) for name, run in stages.items()}
     pictures = {}
     for case in cases:
         volume, truth = read_labelled_case(case, dataset)

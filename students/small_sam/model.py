@@ -127,7 +127,7 @@ class SmallSAM(nn.Module):
         logits = logits.unflatten(0, (-1, embedding.shape[2])).transpose(1, 2)
         return torch.cat([torch.zeros_like(logits[:, :1]), logits], dim=1)
 
-    def load_base(self, path: str | Path) -> LoadReport:
+    def load_pretrained(self, path: str | Path) -> LoadReport:
         """Fill SAM's parts from a published checkpoint; errors as in `sam.checkpoints.load_published`.
 
         Class tokens, their hypernetworks and the two last up-sampling stages start anew, as the report names.

@@ -38,11 +38,11 @@ class MedSA(TeacherNetwork):
     the paper's "everything" and what `prompts=None` does for all. The background's logit is 0. SAM's decoder ends at
     four times the embedding's size; its logits are resized to height and width bilinearly, as SAM's are.
 
-    One input channel is repeated to SAM's three, other numbers go through a learned 1 x 1 convolution. `freeze_base`
-    leaves the adapters trainable, the code of prompts on other slices, and the class tokens with their hypernetworks;
-    SAM is frozen, its prompt encoder too. With `class_tokens` "frozen" the adapters alone learn, as in the paper.
-    If `records_iou`, a pass leaves the IoU that the decoder predicts for the masks as `predicted_iou` [B, K - 1, D],
-    and the head that predicts it learns.
+    One input channel is repeated to SAM's three, other numbers go through a learned 1 x 1 convolution.
+    `freeze_pretrained` leaves the adapters trainable, the code of prompts on other slices, and the class tokens with
+    their hypernetworks; SAM is frozen, its prompt encoder too. With `class_tokens` "frozen" the adapters alone learn,
+    as in the paper. If `records_iou`, a pass leaves the IoU that the decoder predicts for the masks as `predicted_iou`
+    [B, K - 1, D], and the head that predicts it learns.
     """
 
     prompt_kinds = KINDS
@@ -201,12 +201,12 @@ class MedSA(TeacherNetwork):
                 module.eval()
         return self
 
-    def load_base(self, path: str | Path) -> LoadReport:
+    def load_pretrained(self, path: str | Path) -> LoadReport:
         """Fill SAM's parts from a published checkpoint; errors as in `sam.checkpoints.load_published`.
 
         Every class starts as SAM's first mask, the one for clear prompts.
         """
-        report = super().load_base(path)
+        report = super().load_pretrained(path)
         if report.reinitialised:
             state = canonical_state(read_state(path))
             for name in report.reinitialised:

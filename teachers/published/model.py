@@ -148,7 +148,7 @@ class PublishedSAM(TeacherNetwork):
             return best
         return torch.where(boxed, 0, best) if self.convention == "sam" else torch.zeros_like(best)
 
-    def load_base(self, path: str | Path) -> LoadReport:
+    def load_pretrained(self, path: str | Path) -> LoadReport:
         """Fill all of the model from its published file; errors as in `sam.checkpoints.load_published`."""
         return load_published(self, path, replaced=NOTHING)
 

@@ -21,7 +21,7 @@ def record_published(job: TrainingJob, *, runs: Path, run: Path | None = None) -
         raise UsageError("the teacher 'published' is a published model as it is: give its file with --weights alone")
     network = job.build()
     report = load_pretrained(network, job.pretrained, name=job.network.name)
-    network.freeze_base()
+    network.freeze_pretrained()
     run_config = job.run_config()
     folder = Run.create(run or runs / job.folder_name(run_config), run_config)
     if folder.finished:

@@ -69,7 +69,7 @@ class Teacher3D(TeacherNetwork):
             block.norm1.requires_grad_(True)
             block.norm2.requires_grad_(True)
 
-    def load_base(self, path: str | Path) -> LoadReport:
+    def load_pretrained(self, path: str | Path) -> LoadReport:
         """Fill SAM's image encoder from a published checkpoint; its neck, prompt encoder and mask decoder are dropped.
 
         The relative positions along the slices start as the mean of SAM's two. Errors as in

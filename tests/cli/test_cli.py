@@ -202,6 +202,6 @@ def test_every_teacher_says_the_patch_of_its_paper():
 
 def test_info_counts_what_the_papers_count(tmp_path):
     rows = json.loads(run_cli("info", "--json", "--classes", "13", cwd=tmp_path).stdout)
-    found = {(row["name"], row["backbone"]): (row["parameters"], row["tuned"]) for row in rows}
-    assert found["masam", "vit_h"] == (729_864_857, 96_811_929)  # Chen et al. 2023: 12 organs, about 97 M tuned
-    assert {name for name, _ in found} >= {"masam", "medsa", "autosam", "sam3d", "swinunetr-tiny", "swinunetr-small"}
+    result = {(row["name"], row["backbone"]): (row["parameters"], row["tuned"]) for row in rows}
+    assert result["masam", "vit_h"] == (729_864_857, 96_811_929)  # Chen et al. 2023: 12 organs, about 97 M tuned
+    assert {name for name, _ in result} >= {"masam", "medsa", "autosam", "sam3d", "swinunetr-tiny", "swinunetr-small"}

@@ -121,7 +121,7 @@ def test_a_report_shows_it_boxes_and_draws_them(place: Path, monkeypatch: pytest
     _, truth = read_labelled_case(case, dataset)
     drawn: dict[str, np.ndarray] = {}
     monkeypatch.setattr(report, "comparison_png", lambda scan, masks, *, spacing: drawn.update(masks) or b"")
-    report._pictures({"teacher": run}, [case], dataset, package_masks={case.name: truth}, base=None)
+    report._pictures({"teacher": run}, [case], dataset, package_masks={case.name: truth}, pretrained_path=None)
     assert list(drawn) == ["truth", "boxes", "teacher", "package"]
     slices = [set(np.flatnonzero(drawn[name].any(axis=(1, 2)))) for name in ("truth", "boxes", "teacher")]
     assert slices[0] == slices[1] and slices[2] and slices[2] <= slices[0]

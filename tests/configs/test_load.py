@@ -16,8 +16,8 @@ def prepared(*rules: str, values: list[float]) -> np.ndarray:
 
 
 def test_clip_then_shift_and_scale_with_the_numbers_of_amos():
-    found = prepared(CLIP, "{rule: shift_scale, subtract: 50, divide: 141}", values=[-2000, -991, 50, 191, 362, 3000])
-    np.testing.assert_allclose(found, [-1041 / 141, -1041 / 141, 0, 1, 312 / 141, 312 / 141], rtol=1e-6)
+    result = prepared(CLIP, "{rule: shift_scale, subtract: 50, divide: 141}", values=[-2000, -991, 50, 191, 362, 3000])
+    np.testing.assert_allclose(result, [-1041 / 141, -1041 / 141, 0, 1, 312 / 141, 312 / 141], rtol=1e-6)
 
 
 @pytest.mark.parametrize(

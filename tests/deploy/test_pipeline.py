@@ -104,12 +104,12 @@ def test_papers(built):
 def test_metadata_is_read_by_monai(built):
     from monai.bundle.config_parser import ConfigParser
 
-    found = ConfigParser.load_config_file(built / "configs/metadata.json")
-    parser = ConfigParser(found)
+    result = ConfigParser.load_config_file(built / "configs/metadata.json")
+    parser = ConfigParser(result)
     image, pred = (parser[f"network_data_format::{key}"] for key in ("inputs::image", "outputs::pred"))
     assert image["spatial_shape"] == [16, 16, 16] and image["channel_def"] == {"0": "CT"}
     assert pred["channel_def"] == {"0": "background", "1": "liver", "2": "left kidney"} and pred["num_channels"] == 3
-    assert found["eval_metrics"]["dice"]["liver"] > 0.999 and found["required_packages_version"]["openvino"]
+    assert result["eval_metrics"]["dice"]["liver"] > 0.999 and result["required_packages_version"]["openvino"]
 
 
 def test_package_gives_the_masks_of_the_network(built, levels, scan):

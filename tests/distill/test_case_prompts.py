@@ -97,9 +97,9 @@ def on_own_grid(dataset: Dataset, prompts: ScanPrompts) -> np.ndarray:
 
 def test_a_class_is_nowhere_outside_its_boxes(dataset):
     shown = {1: ClassPrompts(boxes=((4, 4, 2, 15, 15, 5),)), 2: ClassPrompts(boxes=((10, 12, 4, 23, 27, 6),))}
-    found = on_own_grid(dataset, ScanPrompts(shown, "voxel"))
-    np.testing.assert_allclose(found.sum(0), 1, atol=1e-5)
-    upright = found[:, :, ::-1, ::-1]  # the teacher's rows and columns run the other way: SPL against SAR
+    result = on_own_grid(dataset, ScanPrompts(shown, "voxel"))
+    np.testing.assert_allclose(result.sum(0), 1, atol=1e-5)
+    upright = result[:, :, ::-1, ::-1]  # the teacher's rows and columns run the other way: SPL against SAR
     one, two = np.zeros(SHAPE, bool), np.zeros(SHAPE, bool)
     one[2:6, 4:16, 4:16], two[4:7, 12:28, 10:24] = True, True
     np.testing.assert_allclose(upright[1], np.where(one, 0.6, 0), atol=1e-5)
@@ -109,19 +109,19 @@ def test_a_class_is_nowhere_outside_its_boxes(dataset):
 
 
 def test_a_class_with_a_point_may_be_anywhere_and_one_without_a_prompt_is_nowhere(dataset):
-    found = on_own_grid(dataset, ScanPrompts({1: ClassPrompts(points=((8, 8, 3, 1),))}, "voxel"))
-    assert set(np.flatnonzero((found[1] > 0.5).any(axis=(1, 2)))) == {3}
-    np.testing.assert_allclose(found[1, 3], 0.6, atol=1e-5)
-    assert not found[2].any()
-    np.testing.assert_allclose(found.sum(0), 1, atol=1e-5)
+    result = on_own_grid(dataset, ScanPrompts({1: ClassPrompts(points=((8, 8, 3, 1),))}, "voxel"))
+    assert set(np.flatnonzero((result[1] > 0.5).any(axis=(1, 2)))) == {3}
+    np.testing.assert_allclose(result[1, 3], 0.6, atol=1e-5)
+    assert not result[2].any()
+    np.testing.assert_allclose(result.sum(0), 1, atol=1e-5)
 
 
 def test_on_another_grid_the_edge_of_a_box_is_shared_out(dataset):
     """A box of 12 x 12 mm and 12 mm keeps its volume on voxels of 2 mm."""
     volume, _ = read_case(dataset.training[2], dataset)
     shown = ScanPrompts({1: ClassPrompts(boxes=((4, 4, 2, 15, 15, 5),))}, "voxel")
-    found = prompted_probabilities(Ensemble([member()]), volume, grid(STUDENT, volume.geometry), shown, case="")
-    assert found[1].sum() * 8 == pytest.approx(0.6 * 12 * 12 * 12, rel=0.05)
+    result = prompted_probabilities(Ensemble([member()]), volume, grid(STUDENT, volume.geometry), shown, case="")
+    assert result[1].sum() * 8 == pytest.approx(0.6 * 12 * 12 * 12, rel=0.05)
 
 
 def test_targets_are_keyed_by_what_the_prompts_say(dataset, tmp_path):

@@ -132,7 +132,7 @@ def test_student_and_control_start_from_a_published_file(tmp_path):
     started, scratch = sorted(
         runs_of(tmp_path / "runs", "control"), key=lambda run: run.config.objective.pretrained is None
     )
-    assert json.loads((started.path / "base.json").read_text())["variant"] == "efficient_vit_ti"
+    assert json.loads((started.path / "pretrained.json").read_text())["variant"] == "efficient_vit_ti"
     published = torch.load(file, weights_only=True)
     key = "image_encoder.blocks.0.attn.qkv.weight"
     torch.testing.assert_close(load_file(started.weights)[key], published[key])

@@ -104,9 +104,9 @@ def test_boundary_weights_mark_the_voxels_on_both_sides_of_a_border():
 
 def test_samples_without_labels_count_for_the_teacher_alone(batch):
     logits, labels, teacher = batch
-    found = distillation_loss(logits, labels[:1], teacher, lambda_=0.4)
+    result = distillation_loss(logits, labels[:1], teacher, lambda_=0.4)
     expected = 0.4 * segmentation_loss(logits[:1], labels[:1]) + 0.6 * probability_mse(logits, teacher)
-    torch.testing.assert_close(found["loss"], expected)
+    torch.testing.assert_close(result["loss"], expected)
 
 
 def test_a_temperature_that_would_be_ignored_is_refused():

@@ -72,12 +72,12 @@ def dice(a, b) -> float:
 
 def test_targets_lie_where_the_students_labels_lie():
     volume, labels = scan()
-    found = reader().probabilities(volume, grid(STUDENT, volume.geometry))
+    result = reader().probabilities(volume, grid(STUDENT, volume.geometry))
     truth = preprocess_labels(labels, volume.geometry, STUDENT)
-    assert found.dtype == np.float32
-    assert found.shape == (3, *truth.shape)
-    np.testing.assert_allclose(found.sum(0), 1, atol=1e-5)
-    classes = found.argmax(0)
+    assert result.dtype == np.float32
+    assert result.shape == (3, *truth.shape)
+    np.testing.assert_allclose(result.sum(0), 1, atol=1e-5)
+    classes = result.argmax(0)
     # Half-way intensities at the rim of class 2 read as class 1, so position is judged on both together.
     aligned = dice(classes > 0, truth > 0)
     assert aligned > 0.95
@@ -158,10 +158,10 @@ def test_a_case_without_a_mask_gets_its_patches_where_the_teacher_sees_organs(tm
     dataset = few_labels(write_dataset(tmp_path / "data", ("a", "b", "c")), 2, seed=0)
     made = fill(dataset, tmp_path / "cache")
     case = next(case for case in made if case.labels is None)
-    found = np.asarray(case.soft_targets).argmax(0)
-    assert set(case.class_locations) == set(np.unique(found)) - {0}
+    result = np.asarray(case.soft_targets).argmax(0)
+    assert set(case.class_locations) == set(np.unique(result)) - {0}
     for value, voxels in case.class_locations.items():
-        assert (found[tuple(voxels.T)] == value).all()
+        assert (result[tuple(voxels.T)] == value).all()
 
 
 def test_a_cache_beyond_its_limit_is_refused_before_anything_is_written(dataset, tmp_path):

@@ -16,16 +16,16 @@ def test_differences_are_paired_case_by_case():
     rng = np.random.default_rng(1)
     control = rng.uniform(0.3, 0.9, 40)  # cases differ far more than the two networks do
     gain = rng.normal(0.02, 0.01, 40)
-    found = paired_difference(rows({"a": list(control + gain)}), rows({"a": list(control)}))
-    assert found["a"].cases == 40
-    assert found["a"].difference == pytest.approx(gain.mean())
+    result = paired_difference(rows({"a": list(control + gain)}), rows({"a": list(control)}))
+    assert result["a"].cases == 40
+    assert result["a"].difference == pytest.approx(gain.mean())
     half = 1.96 * gain.std(ddof=1) / np.sqrt(40)
-    assert found["a"].low == pytest.approx(gain.mean() - half, abs=0.1 * half)
-    assert found["a"].high == pytest.approx(gain.mean() + half, abs=0.1 * half)
-    assert found["a"].p == pytest.approx(wilcoxon(control + gain - control)[1])
-    assert found["a"].p is not None and found["a"].p < 1e-6
-    assert found["mean"] == found["a"]
-    assert paired_difference(rows({"a": list(control + gain)}), rows({"a": list(control)})) == found
+    assert result["a"].low == pytest.approx(gain.mean() - half, abs=0.1 * half)
+    assert result["a"].high == pytest.approx(gain.mean() + half, abs=0.1 * half)
+    assert result["a"].p == pytest.approx(wilcoxon(control + gain - control)[1])
+    assert result["a"].p is not None and result["a"].p < 1e-6
+    assert result["mean"] == result["a"]
+    assert paired_difference(rows({"a": list(control + gain)}), rows({"a": list(control)})) == result
 
 
 def test_no_difference_is_no_effect():
@@ -34,11 +34,11 @@ def test_no_difference_is_no_effect():
 
 
 def test_a_class_absent_from_a_case_is_left_out_there():
-    found = paired_difference(
+    result = paired_difference(
         rows({"a": [0.5, 0.6], "b": [None, 0.9]}),
         rows({"a": [0.4, 0.4], "b": [None, 0.5]}),
     )
-    assert found["a"].cases == 2 and found["b"].cases == 1
-    assert found["b"].difference == pytest.approx(0.4)
-    assert found["b"].low is None and found["b"].p is None
-    assert found["mean"].difference == pytest.approx((0.1 + (0.2 + 0.4) / 2) / 2)
+    assert result["a"].cases == 2 and result["b"].cases == 1
+    assert result["b"].difference == pytest.approx(0.4)
+    assert result["b"].low is None and result["b"].p is None
+    assert result["mean"].difference == pytest.approx((0.1 + (0.2 + 0.4) / 2) / 2)

@@ -173,14 +173,14 @@ def by_medpy(pair: Pair, tolerance: float) -> Values:
 def by_surface_distance(pair: Pair, tolerance: float) -> Values:
     import surface_distance as library  # type: ignore[import-not-found]
 
-    found = library.compute_surface_distances(pair.truth, pair.prediction, pair.spacing)
-    areas = [found[f"surfel_areas_{side}"].sum() for side in ("gt", "pred")]
-    means = library.compute_average_surface_distance(found)
+    result = library.compute_surface_distances(pair.truth, pair.prediction, pair.spacing)
+    areas = [result[f"surfel_areas_{side}"].sum() for side in ("gt", "pred")]
+    means = library.compute_average_surface_distance(result)
     return {
         "dice": float(library.compute_dice_coefficient(pair.truth, pair.prediction)),
-        "subvoxel hd95": float(library.compute_robust_hausdorff(found, 95)),
+        "subvoxel hd95": float(library.compute_robust_hausdorff(result, 95)),
         "subvoxel asd": float(np.average(means, weights=areas)),
-        "subvoxel nsd": float(library.compute_surface_dice_at_tolerance(found, tolerance)),
+        "subvoxel nsd": float(library.compute_surface_dice_at_tolerance(result, tolerance)),
     }
 
 

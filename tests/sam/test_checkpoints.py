@@ -164,9 +164,9 @@ def test_every_fault_is_named_at_once_and_nothing_is_written(tmp_path: Path, mod
         load_published(model, tmp_path / "sam.pth")
     message = str(caught.value)
     assert str(tmp_path / "sam.pth") in message
-    found = re.search(r"missing: (.*); unexpected: (.*); wrong shape: (.*?)\. ", message)
-    assert found is not None, message
-    missing, unexpected, wrong = found.groups()
+    result = re.search(r"missing: (.*); unexpected: (.*); wrong shape: (.*?)\. ", message)
+    assert result is not None, message
+    missing, unexpected, wrong = result.groups()
     assert sorted(missing.split(", ")) == ["image_encoder.blocks.0.attn.proj.bias", "image_encoder.neck.0.weight"]
     assert unexpected == "image_encoder.blocks.0.attn.bogus"
     assert "image_encoder.blocks.2.attn.rel_pos_h is [7, 8], expected [5, 8]" in wrong

@@ -123,9 +123,9 @@ def test_corners_the_other_way_round_are_caught(case: tuple[nn.ModuleDict, Path]
     kept = first.clone()
     first.copy_(second)
     second.copy_(kept)
-    found = errors(*compared(*case))
-    assert found["prompt/box_sparse"] > 2 * TOLERANCE and found["prompt/point_sparse"] <= TOLERANCE
-    assert max(error for name, error in found.items() if name.startswith("masks_box")) > 2 * TOLERANCE
+    result = errors(*compared(*case))
+    assert result["prompt/box_sparse"] > 2 * TOLERANCE and result["prompt/point_sparse"] <= TOLERANCE
+    assert max(error for name, error in result.items() if name.startswith("masks_box")) > 2 * TOLERANCE
 
 
 def test_the_published_biases_count(case: tuple[nn.ModuleDict, Path]):

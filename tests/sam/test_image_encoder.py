@@ -39,11 +39,11 @@ def test_equals_sams_own_encoder_forward_and_backward(window: int):
     ours = ImageEncoder(backbone, image_size=(64, 64))
     ours.load_state_dict(theirs.state_dict())
     images = torch.randn(2, 3, 64, 64)
-    expected, found = theirs(images), ours(images)
-    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+    expected, result = theirs(images), ours(images)
+    torch.testing.assert_close(result, expected, rtol=1e-4, atol=1e-5)
     weights = torch.randn_like(expected)
     (expected * weights).sum().backward()
-    (found * weights).sum().backward()
+    (result * weights).sum().backward()
     for (name, parameter), reference in zip(ours.named_parameters(), theirs.parameters(), strict=True):
         assert parameter.grad is not None and reference.grad is not None
         scale = reference.grad.abs().max()
@@ -81,8 +81,8 @@ def test_two_stage_decoder_equals_sams_own(prompts: int):
     sparse, dense = torch.randn(prompts, 2, 32), torch.randn(prompts, 32, 4, 6)
     with torch.no_grad():
         expected = theirs.predict_masks(embedding, position, sparse, dense)
-        found = ours(embedding, position, sparse, dense)
-    torch.testing.assert_close(found, expected)
+        result = ours(embedding, position, sparse, dense)
+    torch.testing.assert_close(result, expected)
 
 
 @pytest.mark.parametrize(("stages", "scale"), [(3, 8), (4, 16)])

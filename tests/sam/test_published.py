@@ -48,18 +48,18 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*copying from a non-meta parame
 @pytest.mark.parametrize("path", of_kind("mobilesam"))
 def test_tiny_vit_manifest_is_the_authors(path: Path):
     vectors = read(path)
-    found = {key: tuple(value.shape) for key, value in vectors.weights.items()}
+    result = {key: tuple(value.shape) for key, value in vectors.weights.items()}
     size = tiny_vit_of(vectors.sizes)
-    classifier = {key: found[key] for key in found if key.startswith(("norm_head.", "head."))}
+    classifier = {key: result[key] for key in result if key.startswith(("norm_head.", "head."))}
     assert classifier.keys() <= classifier_manifest(size).keys()
-    assert tiny_vit_manifest(size) | classifier == found
+    assert tiny_vit_manifest(size) | classifier == result
 
 
 @pytest.mark.parametrize("path", of_kind("efficientsam"))
 def test_efficient_sam_manifest_is_the_authors(path: Path):
     vectors = read(path)
-    found = {key: tuple(value.shape) for key, value in vectors.weights.items()}
-    assert efficient_sam_manifest(efficient_vit_of(vectors.sizes)) == found
+    result = {key: tuple(value.shape) for key, value in vectors.weights.items()}
+    assert efficient_sam_manifest(efficient_vit_of(vectors.sizes)) == result
 
 
 # --- complete loading -----------------------------------------------------------------------------------------------
@@ -86,10 +86,10 @@ def test_parameters(name: str):
         pytest.skip(f"no {path}")
     counts = json.loads(path.read_text())[COUNTS[name]]
     model = whole_model(name)
-    found = {part: count(module) for part, module in model.items()}
+    result = {part: count(module) for part, module in model.items()}
     unused = counts.get("head", 0) + counts.get("norm_head", 0)
-    found["image_encoder"] += unused
-    assert found == {part: counts[part] for part in found}
+    result["image_encoder"] += unused
+    assert result == {part: counts[part] for part in result}
     assert count(model) + unused == counts["total"]
 
 
@@ -151,14 +151,14 @@ def test_renamed_reshaped_and_missing_keys_are_named(tmp_path: Path, name: str):
     torch.save(state, tmp_path / "weights.pt")
     with pytest.raises(BadInputError) as caught:
         load_published(whole_model(name), tmp_path / "weights.pt")
-    found = re.search(
+    result = re.search(
         r"\((.*)\) do not fit.* missing: (.*); unexpected: (.*); wrong shape: (.*?)\. ", str(caught.value)
     )
-    assert found is not None, caught.value
-    assert found[1] == name
-    assert set(found[2].split(", ")) == {A_BIAS[name], "mask_decoder.iou_token.weight"}
-    assert found[3] == f"{A_BIAS[name]}_"
-    assert re.fullmatch(r"image_encoder\.neck\.0\.weight is \[.*\], expected \[.*\]", found[4])
+    assert result is not None, caught.value
+    assert result[1] == name
+    assert set(result[2].split(", ")) == {A_BIAS[name], "mask_decoder.iou_token.weight"}
+    assert result[3] == f"{A_BIAS[name]}_"
+    assert re.fullmatch(r"image_encoder\.neck\.0\.weight is \[.*\], expected \[.*\]", result[4])
 
 
 @pytest.mark.parametrize(

@@ -47,10 +47,10 @@ def test_openvino_equals_torch(name: str, patch: tuple[int, int, int], options: 
     image = torch.randn(2, 1, *patch)[[0, 1, 0]]  # OpenVINO has been seen to answer its first call only rightly
     with torch.no_grad():
         expected = model(image).softmax(1).numpy()
-    found = Engine(convert(whole(model, patch=patch, in_channels=1)), precision="f32", threads=1)(image.numpy())
-    assert found.shape == expected.shape == (3, 4, *patch)
+    result = Engine(convert(whole(model, patch=patch, in_channels=1)), precision="f32", threads=1)(image.numpy())
+    assert result.shape == expected.shape == (3, 4, *patch)
     assert expected.std(axis=(2, 3, 4)).min() > 1e-3
-    assert np.abs(found - expected).max() < 1e-5
+    assert np.abs(result - expected).max() < 1e-5
 
 
 def compiled(graph: Graph) -> Callable[..., Tensor]:
@@ -77,7 +77,7 @@ def test_two_graphs_take_any_prompt(size):
         assert (coded - embedding).abs().max() < 1e-4
         automatic = masks(*empty)
         for given in ((some_points, some_labels, boxes), (points, labels, box), (some_points, some_labels, box)):
-            found = masks(coded, *given)
-            assert (found - model.masks(embedding, *given)).abs().max() < 1e-4
-            assert (found - automatic).abs().max() > 1e-2
+            result = masks(coded, *given)
+            assert (result - model.masks(embedding, *given)).abs().max() < 1e-4
+            assert (result - automatic).abs().max() > 1e-2
         assert (automatic - model(image)).abs().max() < 1e-4

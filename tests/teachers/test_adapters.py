@@ -86,7 +86,7 @@ def test_four_channels_start_as_their_mean_and_their_mix_is_tuned(name: str):
     image = torch.randn(1, 4, 3, 32, 32)
     with torch.no_grad():
         torch.testing.assert_close(four(image), grey(image.mean(1, keepdim=True)), atol=1e-4, rtol=1e-4)
-    four.freeze_base()
+    four.freeze_pretrained()
     assert {key for key, p in four.named_parameters() if p.requires_grad and key.startswith("to_three.")} == {
         "to_three.weight",
         "to_three.bias",

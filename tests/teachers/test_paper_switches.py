@@ -28,7 +28,7 @@ SHAPE = ("backbone", "in_channels", "num_classes", "patch")
 def full_size(name: str, *, backbone: str, patch: tuple[int, int, int], classes: int, **options: Any) -> Any:
     with torch.device("meta"):
         model = build_teacher(name, backbone=backbone, in_channels=1, num_classes=classes, patch=patch, **options)
-    model.freeze_base()
+    model.freeze_pretrained()
     return model
 
 
@@ -85,7 +85,7 @@ def test_a_config_with_a_wrong_option_is_refused_when_it_is_read(override: str, 
 def test_tune_says_what_learns(name: Any):
     adapters, decoder, everything = (tiny_teacher(name, tune=tune) for tune in ("adapters", "decoder", "all"))
     for model in (adapters, decoder, everything):
-        model.freeze_base()
+        model.freeze_pretrained()
     assert adapter_names(adapters) <= {key for key, p in adapters.named_parameters() if p.requires_grad}
     learning = {key for key, p in decoder.named_parameters() if p.requires_grad}
     assert learning == {
@@ -106,8 +106,8 @@ def test_a_run_that_tunes_the_decoder_is_put_together_again(options: dict[str, A
     file = sam_file("vit_tiny", tmp_path / "sam.pth")
     first, second = (tiny_teacher("masam", zero_init=False, **options) for _ in range(2))
     for model in (first, second):
-        model.load_base(file)
-        model.freeze_base()
+        model.load_pretrained(file)
+        model.freeze_pretrained()
     save_weights(first, tmp_path / "run.safetensors")
     load_weights(second, tmp_path / "run.safetensors")
     for name, value in first.state_dict().items():
@@ -290,7 +290,7 @@ def test_untouched_every_choice_of_medsa_is_its_base(options: dict[str, Any]):
 def test_frozen_class_tokens_leave_the_adapters_alone_to_learn():
     model, other = tiny_teacher("medsa", class_tokens="frozen"), tiny_teacher("medsa")
     for network in (model, other):
-        network.freeze_base()
+        network.freeze_pretrained()
     assert {name for name, p in model.named_parameters() if p.requires_grad} == {
         name for name in adapter_names(model) if name != "slice_prompts.codes"
     }
@@ -327,7 +327,7 @@ def test_the_papers_adapter_of_sam3d_has_the_codes_parameters_and_starts_as_the_
         full = build_teacher(
             "sam3d", backbone="vit_b", in_channels=1, num_classes=2, patch=(128, 128, 128), adapter="paper"
         )
-    full.freeze_base()
+    full.freeze_pretrained()
     assert trained(full) == pytest.approx(25.46e6, abs=5e3)
     assert trained(full.get_submodule("image_encoder")) == pytest.approx(15.21e6, abs=5e3)
 

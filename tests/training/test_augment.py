@@ -92,28 +92,28 @@ def test_translation_is_in_the_plane_and_bounded():
 
 def test_posterised_images_have_so_many_levels_and_keep_their_ends():
     image = torch.linspace(-3, 5, 1000).reshape(1, 10, 10, 10)
-    found = posterised(image, bits=3)
-    assert len(found.unique()) == 8
-    assert (found.min(), found.max()) == (-3, 5)
-    assert (found - image).abs().max() <= 8 / 7 / 2 + 1e-5
+    result = posterised(image, bits=3)
+    assert len(result.unique()) == 8
+    assert (result.min(), result.max()) == (-3, 5)
+    assert (result - image).abs().max() <= 8 / 7 / 2 + 1e-5
     assert torch.equal(posterised(torch.ones(1, 2, 2, 2), bits=3), torch.ones(1, 2, 2, 2))
 
 
 def test_erasing_takes_one_box_through_all_slices():
     image = torch.rand(2, 3, 20, 30)
     for seed in range(20):
-        found = random_intensity(np.random.default_rng(seed), Augmentation(erase=0.5), image)
-        changed = found != image
+        result = random_intensity(np.random.default_rng(seed), Augmentation(erase=0.5), image)
+        changed = result != image
         assert (changed == changed[:1, :1]).all()
         rows, columns = changed[0, 0].any(1).nonzero().ravel(), changed[0, 0].any(0).nonzero().ravel()
         assert changed[0, 0].sum() == len(rows) * len(columns) and len(rows) <= 10 and len(columns) <= 15
-        assert torch.allclose(found[changed], image.mean())
+        assert torch.allclose(result[changed], image.mean())
 
 
 def test_sharpness_leaves_flat_regions_and_changes_edges():
     image = torch.zeros(1, 1, 6, 6)
     image[..., 3:] = 1
-    found = random_intensity(np.random.default_rng(0), Augmentation(sharpness=1.0), image)
-    assert torch.equal(found[..., [0, 1, 4, 5]], image[..., [0, 1, 4, 5]])
-    low, high = (found[0, 0, 0, [2, 3]] - torch.tensor([0.0, 1.0])).tolist()
+    result = random_intensity(np.random.default_rng(0), Augmentation(sharpness=1.0), image)
+    assert torch.equal(result[..., [0, 1, 4, 5]], image[..., [0, 1, 4, 5]])
+    low, high = (result[0, 0, 0, [2, 3]] - torch.tensor([0.0, 1.0])).tolist()
     assert low == pytest.approx(-high) and low != 0

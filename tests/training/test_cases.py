@@ -20,9 +20,9 @@ PLAN = Plan(size=(None, 16, 16), intensity=({"rule": "zscore"},), patch=(1, 16, 
 def test_cases_of_every_layout_are_prepared_in_their_order(tmp_path, name):
     dataset = read_dataset(dataset_layouts.LAYOUTS[name](tmp_path / "data", training=5))
     seen = []
-    found = prepare_cases(dataset.training, dataset, PLAN, tmp_path / "cache", on_case=seen.append)
-    assert seen == [case.name for case in dataset.training] == [case.name for case in found]
-    for case, source in zip(found, dataset.training, strict=True):
+    result = prepare_cases(dataset.training, dataset, PLAN, tmp_path / "cache", on_case=seen.append)
+    assert seen == [case.name for case in dataset.training] == [case.name for case in result]
+    for case, source in zip(result, dataset.training, strict=True):
         alone = prepare_case(source, dataset, PLAN, tmp_path / "alone")
         np.testing.assert_array_equal(case.image, alone.image)
         np.testing.assert_array_equal(case.labels, alone.labels)

@@ -106,10 +106,10 @@ def test_the_averaged_weights_are_validated_and_kept(tmp_path):
     for step, (weights, averaged) in enumerate(zip(plain, seen, strict=True)):
         decay = min(0.3, (1 + step) / (10 + step))
         expected = [decay * value + (1 - decay) * weight for value, weight in zip(expected, weights, strict=True)]
-        for value, found in zip(expected, averaged, strict=True):
-            torch.testing.assert_close(found, value)
-    for weight, found in zip(plain[-1], own.parameters(), strict=True):
-        assert torch.equal(weight, found)  # training goes on with its own weights
+        for value, result in zip(expected, averaged, strict=True):
+            torch.testing.assert_close(result, value)
+    for weight, result in zip(plain[-1], own.parameters(), strict=True):
+        assert torch.equal(weight, result)  # training goes on with its own weights
     kept = load_file(tmp_path / "ema" / "weights.safetensors")
     for (name, _), value in zip(network().named_parameters(), seen[-1], strict=True):
         assert torch.equal(kept[name], value)

@@ -148,7 +148,7 @@ def test_the_iou_loss_is_the_squared_error_of_the_masks_iou_slice_by_slice():
 def test_medsa_learns_the_iou_of_its_masks_prompted_or_not():
     torch.manual_seed(0)
     model = tiny_teacher("medsa", iou_head=True)
-    model.freeze_base()
+    model.freeze_pretrained()
     image = torch.randn(1, 1, 3, 64, 64)
     step = SupervisedStep(dice_weight=0, cross_entropy_weight=0, iou_weight=1.0, network=model)
     terms = step(model, {"image": image, "labels": torch.randint(0, 4, (1, 3, 64, 64))}, 0)

@@ -68,12 +68,12 @@ def test_points_lie_inside_first_and_then_on_either_side_as_their_labels_say():
 
 def test_a_click_lies_where_the_network_is_wrong_and_says_the_truth():
     truth = two_boxes()
-    found = truth.copy()
-    found[0, 2, 3:8, 2:7] = 0  # class 1: a slice missed
-    found[1, 0, 0, 0] = 3  # class 3: one voxel too many
+    result = truth.copy()
+    result[0, 2, 3:8, 2:7] = 0  # class 1: a slice missed
+    result[1, 0, 0, 0] = 3  # class 3: one voxel too many
     first = point_prompts(rng(), truth, classes=4, count=2)
     for seed in range(10):
-        prompts = with_click(rng(seed), first, truth, found)
+        prompts = with_click(rng(seed), first, truth, result)
         np.testing.assert_array_equal(prompts.points[:, :, :2], first.points)
         assert prompts.labels[:, :, 2].tolist() == [[1, -1, -1], [-1, -1, 0]]
         d, h, w = prompts.points[0, 0, 2]
@@ -110,10 +110,10 @@ def test_prompts_from_the_truth_are_the_deepest_voxel_and_the_tight_box():
     truth[1:8, 2:9, 3:10] = 1
     truth[0, 0, 15] = 2
     labels = {0: "background", 1: "liver", 2: "vessel", 3: "absent"}
-    found = prompts_from_truth("point", truth, labels=labels, spacing=(1, 1, 1))
-    assert found.space == "voxel" and set(found.classes) == {1, 2}
-    assert found.classes[1].points == ((6, 5, 4, 1),)  # i, j, k
-    assert found.classes[2].points == ((15, 0, 0, 1),)
+    result = prompts_from_truth("point", truth, labels=labels, spacing=(1, 1, 1))
+    assert result.space == "voxel" and set(result.classes) == {1, 2}
+    assert result.classes[1].points == ((6, 5, 4, 1),)  # i, j, k
+    assert result.classes[2].points == ((15, 0, 0, 1),)
     boxes = prompts_from_truth("box", truth, labels=labels, spacing=(1, 1, 1))
     assert boxes.classes[1].boxes == ((3, 2, 1, 9, 8, 7),)
     grid = Geometry(np.eye(4), truth.shape)
@@ -249,9 +249,9 @@ def test_a_network_learns_to_follow_its_prompt(tmp_path):
     image = np.zeros((2, 1, 5, 5, 10), np.float32)
     image[:, :, 1:4, 1:4, 1:4] = image[:, :, 1:4, 1:4, 6:9] = 1
     points = np.array([[[[2, 2, 2]]], [[[2, 2, 7]]]], np.float32)
-    found = infer(image, PatchPrompts(points, np.ones((2, 1, 1), int), np.full((2, 1, 6), np.nan, np.float32)))[:, 1]
+    result = infer(image, PatchPrompts(points, np.ones((2, 1, 1), int), np.full((2, 1, 6), np.nan, np.float32)))[:, 1]
     for row, (pointed, other) in enumerate([(2, 7), (7, 2)]):
-        assert found[row, 2, 2, pointed] > found[row, 2, 2, other] + 0.3
+        assert result[row, 2, 2, pointed] > result[row, 2, 2, other] + 0.3
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])
@@ -369,8 +369,8 @@ def test_the_deepest_voxel_of_a_single_slice_is_the_one_in_its_plane(axis, thick
     spacing = [1.0, 1.0, 1.0]
     spacing[axis] = thickness
     s0, s1, s2 = spacing
-    found = prompts_from_truth("point", np.expand_dims(plane, axis), labels=[1], spacing=(s0, s1, s2))
-    ((w, h, d, _),) = found.classes[1].points
+    result = prompts_from_truth("point", np.expand_dims(plane, axis), labels=[1], spacing=(s0, s1, s2))
+    ((w, h, d, _),) = result.classes[1].points
     row, column = (place for number, place in enumerate((d, h, w)) if number != axis)
     assert row == 7 and 9 <= column <= 19
 
@@ -379,8 +379,8 @@ def test_a_videos_frames_are_pictures_and_a_volumes_slices_are_not():
     truth = np.zeros((3, 20, 20), np.uint8)
     truth[0, 2:5, 2:5] = truth[1, 1:10, 1:10] = truth[2, 2:5, 2:5] = 1
     for frames in (True, False):
-        found = prompts_from_truth("point", truth, labels=[1], spacing=(0.1, 1, 1), frames=frames)
-        ((w, h, d, _),) = found.classes[1].points
+        result = prompts_from_truth("point", truth, labels=[1], spacing=(0.1, 1, 1), frames=frames)
+        ((w, h, d, _),) = result.classes[1].points
         assert d == 1 and ((h, w) == (5, 5)) == frames
 
 
@@ -392,13 +392,13 @@ def test_the_deepest_voxel_of_a_volume_is_what_it_was():
         truth = ndimage.binary_opening(rng.random((9, 14, 13)) > 0.05).astype(np.uint8)
         depth = np.asarray(ndimage.distance_transform_edt(np.pad(truth, 1), sampling=spacing))
         d, h, w = np.array(np.unravel_index(depth.argmax(), depth.shape)) - 1
-        found = prompts_from_truth("point", truth, labels=[1], spacing=spacing)
-        assert found.classes[1].points == ((w, h, d, 1),)
+        result = prompts_from_truth("point", truth, labels=[1], spacing=spacing)
+        assert result.classes[1].points == ((w, h, d, 1),)
 
 
 def test_a_mask_of_one_voxel_has_its_voxel():
-    found = prompts_from_truth("point", np.ones((1, 1, 1), np.uint8), labels=[1], spacing=(1, 1, 1))
-    assert found.classes[1].points == ((0, 0, 0, 1),)
+    result = prompts_from_truth("point", np.ones((1, 1, 1), np.uint8), labels=[1], spacing=(1, 1, 1))
+    assert result.classes[1].points == ((0, 0, 0, 1),)
 
 
 def test_a_user_who_knows_the_mask_boxes_every_slice_along_an_axis():

@@ -13,12 +13,12 @@ def rates(**settings) -> list[float]:
 
 
 def test_warm_up_is_linear_and_decay_polynomial():
-    found = rates(warmup=4, steps=14)
-    assert found[:4] == [0.25, 0.5, 0.75, 1.0]
-    assert found[4] == 1.0
-    assert found[9] == pytest.approx(0.5**0.9)
-    assert 0 < found[-1] < 0.2
-    assert found[3:] == sorted(found[3:], reverse=True)
+    result = rates(warmup=4, steps=14)
+    assert result[:4] == [0.25, 0.5, 0.75, 1.0]
+    assert result[4] == 1.0
+    assert result[9] == pytest.approx(0.5**0.9)
+    assert 0 < result[-1] < 0.2
+    assert result[3:] == sorted(result[3:], reverse=True)
     assert rates(warmup=4, steps=14, power=7)[9] == pytest.approx(0.5**7)
 
 
@@ -27,9 +27,9 @@ def test_no_warm_up():
 
 
 def test_exponential_decay_loses_the_same_share_at_every_step_and_constant_none():
-    found = rates(warmup=2, steps=12, decay="exponential", final=0.01)
-    assert found[2] == 1.0
-    ratios = [later / earlier for earlier, later in pairwise(found[2:])]
+    result = rates(warmup=2, steps=12, decay="exponential", final=0.01)
+    assert result[2] == 1.0
+    ratios = [later / earlier for earlier, later in pairwise(result[2:])]
     assert ratios == pytest.approx([0.01**0.1] * 9)
     assert rates(warmup=2, steps=5, decay="constant") == [0.5, 1, 1, 1, 1]
 

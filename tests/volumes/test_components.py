@@ -7,13 +7,13 @@ from samkd.volumes.components import largest_components
 
 def reference(labels):
     """scipy.ndimage, 26 neighbours; of two largest ones the first."""
-    found = np.zeros_like(labels)
+    result = np.zeros_like(labels)
     for value in np.unique(labels[labels > 0]):
         parts = np.empty(labels.shape, np.int32)
         ndimage.label(labels == value, structure=np.ones((3, 3, 3)), output=parts)
         sizes = np.bincount(parts.ravel())[1:]
-        found[parts == 1 + sizes.argmax()] = value
-    return found
+        result[parts == 1 + sizes.argmax()] = value
+    return result
 
 
 @pytest.mark.parametrize("density", [0.05, 0.15, 0.3, 0.6])

@@ -93,8 +93,8 @@ def test_labels_lie_on_the_grid_of_the_scan():
     labels = np.random.default_rng(0).integers(0, 3, source.shape).astype(np.uint8)
     chosen = plan(spacing=(1, 1, 1), orientation="RAI")
     scan = preprocess(Volume(labels[None].astype(np.float32), source), plan(spacing=(1, 1, 1), orientation="RAI"))
-    found = preprocess_labels(labels, source, chosen)
-    assert found.shape == scan.geometry.shape and found.dtype == np.uint8
+    result = preprocess_labels(labels, source, chosen)
+    assert result.shape == scan.geometry.shape and result.dtype == np.uint8
     exact = preprocess_labels(labels, source, plan())
     np.testing.assert_array_equal(exact, labels[:, ::-1, ::-1])
 
@@ -110,12 +110,12 @@ def test_restore_undoes_prepare(codes, spacing):
     target = grid(chosen, source)
     one_hot = np.stack([(labels == k).astype(np.float32) for k in range(3)])
     probabilities = preprocess(Volume(one_hot, source), chosen)
-    found = restore(probabilities.array, target, source)
-    assert found.dtype == np.uint8 and found.shape == source.shape and found.flags.c_contiguous
+    result = restore(probabilities.array, target, source)
+    assert result.dtype == np.uint8 and result.shape == source.shape and result.flags.c_contiguous
     if spacing is None:
-        np.testing.assert_array_equal(found, labels)
+        np.testing.assert_array_equal(result, labels)
     else:
-        assert (found != labels).mean() < 0.02
+        assert (result != labels).mean() < 0.02
 
 
 def test_restore_is_the_argmax_of_the_resampled_classes():
@@ -132,8 +132,8 @@ def test_restore_takes_half_precision_and_many_classes():
     source = oblique((2, 3, 4))
     probabilities = np.zeros((300, 2, 3, 4), np.float16)
     probabilities[299, 1, 1, 1] = 1
-    found = restore(probabilities, source, source)
-    assert found.dtype == np.uint16 and found[1, 1, 1] == 299 and found.sum() == 299
+    result = restore(probabilities, source, source)
+    assert result.dtype == np.uint16 and result[1, 1, 1] == 299 and result.sum() == 299
 
 
 def test_restore_holds_no_second_volume():

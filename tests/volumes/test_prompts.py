@@ -64,8 +64,8 @@ def painter(patches, prompts):
 def marked(folder, plan, prompts) -> np.ndarray:
     """The mask that `painter` makes of the prompts, as nibabel reads it: [i, j, k]."""
     volume = read_scan(folder / "scan.nii.gz")
-    found = segment(volume, plan, painter, num_classes=3, batch=2, prompts=prompts)
-    write_labels(folder / "mask.nii.gz", found, volume.geometry, like=folder / "scan.nii.gz")
+    result = segment(volume, plan, painter, num_classes=3, batch=2, prompts=prompts)
+    write_labels(folder / "mask.nii.gz", result, volume.geometry, like=folder / "scan.nii.gz")
     return np.asarray(nib.Nifti1Image.from_filename(folder / "mask.nii.gz").dataobj)
 
 
@@ -110,14 +110,14 @@ def test_millimetres_go_to_every_patch_and_come_back(tmp_path, spacing, ornt, pl
     prompts = ScanPrompts({1: ClassPrompts(points=tuple((*place, 1) for place in places))})
     placed = prompts.onto(seen_by, scan=volume.geometry, classes=2)
     starts = rng.integers(-4, np.array(seen_by.shape), (30, 3))
-    found = placed.within(starts, plan.patch)
-    for start, points, labels in zip(starts, found.points[:, 0], found.labels[:, 0], strict=True):
+    result = placed.within(starts, plan.patch)
+    for start, points, labels in zip(starts, result.points[:, 0], result.labels[:, 0], strict=True):
         local = placed.points[0] - start
         expected = ((local >= -0.5) & (local < np.array(plan.patch) - 0.5)).all(axis=1)
         np.testing.assert_array_equal(labels == 1, expected)
         back = (points + start) @ seen_by.affine[:3, :3].T + seen_by.affine[:3, 3]
         np.testing.assert_allclose(back[expected], places[expected], atol=1e-4)
-    assert (found.labels == 1).any() and (found.labels == -1).any()
+    assert (result.labels == 1).any() and (result.labels == -1).any()
 
 
 def test_a_box_keeps_its_faces_on_another_grid():
@@ -150,12 +150,12 @@ def test_patches_get_what_lies_in_them_and_nothing_else():
     points = np.array([[[1.0, 1, 1], [6, 6, 6]], [[0, 0, 0], [0, 0, 0]]])
     boxes = np.array([[[np.nan] * 6], [[2.0, 2, 2, 5, 5, 5]]])
     placed = GridPrompts(points, np.array([[1, 0], [-1, -1]]), boxes)
-    found = placed.within(np.array([[0, 0, 0], [4, 4, 4], [6, 0, 0]]), (4, 4, 4))
-    assert found.labels.tolist() == [[[1, -1], [-1, -1]], [[-1, 0], [-1, -1]], [[-1, -1], [-1, -1]]]
-    assert found.points[1, 0].tolist() == [[0, 0, 0], [2, 2, 2]]
-    np.testing.assert_array_equal(found.boxes[:2, 1], [[2, 2, 2, 3, 3, 3], [0, 0, 0, 1, 1, 1]])
-    assert np.isnan(found.boxes[2]).all() and np.isnan(found.boxes[:, 0]).all()
-    assert not found.empty and placed.within(np.array([[6, 0, 0]]), (4, 4, 4)).empty
+    result = placed.within(np.array([[0, 0, 0], [4, 4, 4], [6, 0, 0]]), (4, 4, 4))
+    assert result.labels.tolist() == [[[1, -1], [-1, -1]], [[-1, 0], [-1, -1]], [[-1, -1], [-1, -1]]]
+    assert result.points[1, 0].tolist() == [[0, 0, 0], [2, 2, 2]]
+    np.testing.assert_array_equal(result.boxes[:2, 1], [[2, 2, 2, 3, 3, 3], [0, 0, 0, 1, 1, 1]])
+    assert np.isnan(result.boxes[2]).all() and np.isnan(result.boxes[:, 0]).all()
+    assert not result.empty and placed.within(np.array([[6, 0, 0]]), (4, 4, 4)).empty
 
 
 def test_without_prompts_infer_gets_the_patches_alone():
@@ -164,8 +164,8 @@ def test_without_prompts_infer_gets_the_patches_alone():
         return np.concatenate([1 - patches, patches], axis=1)
 
     array = np.random.default_rng(0).random((1, 6, 6, 6), np.float32)
-    found = sliding_window(array, (4, 4, 4), 0.5, infer, num_classes=2)
-    np.testing.assert_allclose(found[1], array[0], atol=1e-6)
+    result = sliding_window(array, (4, 4, 4), 0.5, infer, num_classes=2)
+    np.testing.assert_allclose(result[1], array[0], atol=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -32,9 +32,9 @@ def reference(array, positions, order):
 def test_against_the_definition(shape, order):
     array = np.random.default_rng(0).normal(size=SOURCE.shape).astype(np.float32)
     target = SOURCE.resized(shape)
-    found = resample(array, SOURCE, target, order=order)
-    assert found.shape == shape and found.dtype == np.float32
-    np.testing.assert_allclose(found, reference(array, sample_positions(SOURCE, target), order), atol=1e-5)
+    result = resample(array, SOURCE, target, order=order)
+    assert result.shape == shape and result.dtype == np.float32
+    np.testing.assert_allclose(result, reference(array, sample_positions(SOURCE, target), order), atol=1e-5)
 
 
 def test_positions_come_from_the_affines():
@@ -50,26 +50,26 @@ def test_a_linear_ramp_in_mm_stays_one():
     target = SOURCE.resized((20, 13, 7))
     centres = [SOURCE.affine[a, a] * np.arange(SOURCE.shape[a]) for a in range(3)]
     ramp = np.sum(np.meshgrid(*centres, indexing="ij"), axis=0).astype(np.float32)
-    found = resample(ramp, SOURCE, target, order=1)
+    result = resample(ramp, SOURCE, target, order=1)
     wanted = [
         np.clip(target.affine[a, a] * np.arange(target.shape[a]) + target.affine[a, 3], 0, centres[a][-1])
         for a in range(3)
     ]
-    np.testing.assert_allclose(found, sum(np.meshgrid(*wanted, indexing="ij")), atol=1e-4)
+    np.testing.assert_allclose(result, sum(np.meshgrid(*wanted, indexing="ij")), atol=1e-4)
 
 
 @pytest.mark.parametrize("order", [0, 1])
 def test_the_same_grid_changes_nothing(order):
     array = np.random.default_rng(0).normal(size=SOURCE.shape).astype(np.float32)
-    found = resample(array, SOURCE, SOURCE, order=order)
-    np.testing.assert_array_equal(found, array)
-    assert not np.shares_memory(found, array)
+    result = resample(array, SOURCE, SOURCE, order=order)
+    np.testing.assert_array_equal(result, array)
+    assert not np.shares_memory(result, array)
 
 
 def test_nearest_keeps_labels_and_their_type():
     labels = np.random.default_rng(0).choice(np.array([0, 3, 300], np.uint16), SOURCE.shape)
-    found = resample(labels, SOURCE, SOURCE.resized((9, 17, 5)), order=0)
-    assert found.dtype == np.uint16 and set(np.unique(found)) <= {0, 3, 300}
+    result = resample(labels, SOURCE, SOURCE.resized((9, 17, 5)), order=0)
+    assert result.dtype == np.uint16 and set(np.unique(result)) <= {0, 3, 300}
 
 
 def test_slabs_and_channels_do_not_show(monkeypatch):

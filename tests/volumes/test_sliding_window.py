@@ -62,21 +62,21 @@ def test_cutting_and_stitching_give_the_scan_back(shape, overlap, batch):
         seen.append(patches.shape)
         return np.concatenate([patches, 1 - patches[:, :1]], axis=1)
 
-    found = sliding_window(array, (4, 8, 6), overlap, infer, num_classes=3, batch=batch)
-    assert found.dtype == np.float32 and found.shape == (3, *shape)
-    np.testing.assert_allclose(found, np.concatenate([array, 1 - array[:1]]), atol=1e-5)
+    result = sliding_window(array, (4, 8, 6), overlap, infer, num_classes=3, batch=batch)
+    assert result.dtype == np.float32 and result.shape == (3, *shape)
+    np.testing.assert_allclose(result, np.concatenate([array, 1 - array[:1]]), atol=1e-5)
     assert all(n <= batch and rest == (2, 4, 8, 6) for n, *rest_ in seen for rest in [tuple(rest_)])
 
 
 def test_overlapping_answers_are_averaged_by_weight():
     patch, answers = (1, 1, 8), iter([0.0, 1.0])
-    found = sliding_window(
+    result = sliding_window(
         np.zeros((1, 1, 1, 12), np.float32), patch, 0.5, lambda x: np.full_like(x, next(answers)), num_classes=1
     )[0, 0, 0]
     weights = gaussian_weights(patch)[0, 0]
-    np.testing.assert_array_equal(found[:4], 0)
-    np.testing.assert_allclose(found[4:8], weights[:4] / (weights[:4] + weights[4:]), rtol=1e-5)
-    np.testing.assert_allclose(found[8:], 1)
+    np.testing.assert_array_equal(result[:4], 0)
+    np.testing.assert_allclose(result[4:8], weights[:4] / (weights[:4] + weights[4:]), rtol=1e-5)
+    np.testing.assert_allclose(result[8:], 1)
 
 
 def test_an_answer_of_another_shape_is_not_accepted():

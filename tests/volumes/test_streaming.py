@@ -118,8 +118,8 @@ def test_a_network_in_the_background_is_kept_busy_and_changes_nothing(at_once):
         return wait
 
     prepared = preprocess(volume, plan)
-    found = segment_preprocessed(prepared, volume.geometry, plan, begin, num_classes=CLASSES, at_once=at_once)
-    np.testing.assert_array_equal(found, whole(volume, plan))
+    result = segment_preprocessed(prepared, volume.geometry, plan, begin, num_classes=CLASSES, at_once=at_once)
+    np.testing.assert_array_equal(result, whole(volume, plan))
     assert ahead[: 1 - at_once or None] == [at_once] * (len(begun) - at_once + 1) and ahead[-1] == 1
 
 
@@ -167,9 +167,9 @@ def test_memory_does_not_grow_with_the_length_of_the_scan():
         answer = np.full((1, 16, 8, 20, 20), 1 / 16, np.float32)
         tracemalloc.start()
         segment_preprocessed(prepared, volume.geometry, plan, lambda patches: answer, num_classes=16)
-        found = tracemalloc.get_traced_memory()[1] - length * 40 * 40  # the labels
+        result = tracemalloc.get_traced_memory()[1] - length * 40 * 40  # the labels
         tracemalloc.stop()
-        return found
+        return result
 
     short, long = peak(24), peak(240)
     assert long < 1.2 * short and long < 16 * 240 * 40 * 40 * 4 / 5

@@ -62,7 +62,7 @@ def measure(
         )
         image = torch.randn(1, 1, *patch)
         labels = torch.randint(classes, (1, *patch))
-    network.freeze_base()
+    network.freeze_pretrained()
     if attention == "SAM's":
         use_published_attention(network)
     optimizer = torch.optim.AdamW([parameter for parameter in network.parameters() if parameter.requires_grad])

@@ -67,9 +67,9 @@ def test_int8_computes_in_int8(exported, tmp_path):
     assert sum(node.op_type == "DequantizeLinear" for node in made.graph.node) > 20
     save(made, tmp_path / "model.onnx")
     assert (tmp_path / "model.onnx").stat().st_size < 0.6 * len(model.SerializeToString())
-    found = Engine(tmp_path / "model.onnx", precision="f32", threads=1)(images)
-    assert np.isfinite(found).all() and np.abs(found[0] - found[1]).max() > 1e-4
-    assert 1e-6 < np.abs(found - expected).max() < 0.3
+    result = Engine(tmp_path / "model.onnx", precision="f32", threads=1)(images)
+    assert np.isfinite(result).all() and np.abs(result[0] - result[1]).max() > 1e-4
+    assert 1e-6 < np.abs(result - expected).max() < 0.3
     weakest = weakest_layers(model, made, images[0])
     assert len(weakest) == 3 and all(each.endswith(" dB)") for each in weakest)
 

@@ -93,10 +93,10 @@ def test_three_bytes_keep_every_row_to_23_bits(tmp_path):
     assert store_in_three_bytes(model) == 1
     ov.save_model(model, tmp_path / "model.xml", compress_to_fp16=False)
     assert rows.nbytes * 0.75 <= (tmp_path / "model.bin").stat().st_size < rows.nbytes * 0.76
-    found = core().compile_model(tmp_path / "model.xml", "CPU", {"INFERENCE_PRECISION_HINT": "f32"})(
+    result = core().compile_model(tmp_path / "model.xml", "CPU", {"INFERENCE_PRECISION_HINT": "f32"})(
         np.ones_like(rows)
     )[0]
-    assert (np.abs(found - rows).max(1) <= np.abs(rows).max(1) * 2.0**-23).all()
+    assert (np.abs(result - rows).max(1) <= np.abs(rows).max(1) * 2.0**-23).all()
 
 
 def test_a_third_of_the_file_of_a_plain_conversion_and_the_same_numbers(student, model, images, tmp_path):
@@ -125,10 +125,10 @@ def test_a_third_of_the_file_of_a_plain_conversion_and_the_same_numbers(student,
 def test_int8_computes_in_int8_and_still_looks_at_its_input(model, images, expected, tmp_path):
     save(quantize(model, list(images), SCHEMES[0]), tmp_path / "model.xml", half=False)
     engine = Engine(tmp_path / "model.xml", precision="f32", threads=1)
-    found = engine(images[:2])
+    result = engine(images[:2])
     assert engine.precision == "f32" and engine.layer_precisions()["i8"] > 20
-    assert np.isfinite(found).all() and np.abs(found[0] - found[1]).max() > 1e-2
-    agree = (found.argmax(1) == expected[:2].argmax(1)).mean()
+    assert np.isfinite(result).all() and np.abs(result[0] - result[1]).max() > 1e-2
+    agree = (result.argmax(1) == expected[:2].argmax(1)).mean()
     assert agree > 0.9  # random weights: nearly every voxel is a close call
     assert (tmp_path / "model.bin").stat().st_size < 6e6
 

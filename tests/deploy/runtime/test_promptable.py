@@ -96,13 +96,13 @@ def made(request):
 def test_masks_are_the_networks_with_prompts_and_without(made, student):
     package = Package.open(made, threads=1)
     assert package.prompt_kinds == frozenset(TAKES) and isinstance(package.engine, Promptable)
-    found = {}
+    result = {}
     for name, prompts in (("none", None), ("clicks", CLICKS), ("box", BOX)):
         for seed, expected in enumerate(masks_of(student, prompts)):
-            found[name, seed] = package.segment(make_scan(seed), prompts=prompts)
-            assert len(np.unique(expected)) == 3 and (found[name, seed] == expected).mean() > 0.9998
-    assert (found["none", 0] != found["clicks", 0]).mean() > 0.002
-    assert (found["none", 0] != found["box", 0]).mean() > 0.02
+            result[name, seed] = package.segment(make_scan(seed), prompts=prompts)
+            assert len(np.unique(expected)) == 3 and (result[name, seed] == expected).mean() > 0.9998
+    assert (result["none", 0] != result["clicks", 0]).mean() > 0.002
+    assert (result["none", 0] != result["box", 0]).mean() > 0.02
 
 
 def test_manifest_says_what_was_lost_with_prompts(made):
@@ -145,15 +145,15 @@ def test_another_prompt_decodes_its_class_where_it_lies(openvino, monkeypatch):
     first = len(calls) - patches
     assert 0 < first < patches  # two classes, each in the few patches that hold its points
     one_more = ScanPrompts({**CLICKS.classes, 2: ClassPrompts(((22, 15, 9, 1), (20, 15, 9, 1)))}, "voxel")
-    found = session.labels(one_more)
+    result = session.labels(one_more)
     assert 0 < len(calls) - patches - first < first
-    np.testing.assert_array_equal(found, package.segment(volume, prompts=one_more))
+    np.testing.assert_array_equal(result, package.segment(volume, prompts=one_more))
     monkeypatch.setattr("samkd.deploy.runtime.promptable._KEPT", 0)
     calls.clear()
     bounded = package.session(prepared, volume.geometry)
     for prompts in (None, one_more):
         labels = bounded.labels(prompts)
-    np.testing.assert_array_equal(labels, found)
+    np.testing.assert_array_equal(labels, result)
     assert len(calls) > 2 * patches
 
 

@@ -64,8 +64,8 @@ def test_device_needs_no_torch_and_gives_the_same_masks(device, built, scans, tm
     home = tmp_path / "home"
     home.mkdir()
     for name in ("torch", "monai", "scipy", "pydantic", "nncf", "samkd"):
-        found = subprocess.run([device, "-c", f"import {name}"], capture_output=True, check=False, cwd=home)
-        assert found.returncode == 1, name
+        result = subprocess.run([device, "-c", f"import {name}"], capture_output=True, check=False, cwd=home)
+        assert result.returncode == 1, name
     scan, mask = scans / "p11.nii.gz", tmp_path / "mask.nii.gz"
     done = run(device, built, "predict", scan, "-o", mask, "--threads", "1", cwd=tmp_path, home=home)
     assert done.returncode == 0, done.stderr

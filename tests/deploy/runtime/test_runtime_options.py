@@ -173,9 +173,9 @@ def test_scans_unlike_the_training_data_are_flagged_not_refused(built, scan, tmp
     report = tmp_path / "report.json"
     command = ["predict", str(tmp_path / "usual.nii.gz"), str(tmp_path / "shifted.nii.gz"), "-o", str(tmp_path / "m")]
     assert main([*command, "--package", str(built), "--threads", "1", "--report", str(report)]) == 0
-    found = [each["flags"] for each in json.loads(report.read_text())["scans"]]
-    assert found[0] == [] and len(found[1]) == 1
-    assert found[1][0].startswith("channel 0: intensities unlike the training data")
+    result = [each["flags"] for each in json.loads(report.read_text())["scans"]]
+    assert result[0] == [] and len(result[1]) == 1
+    assert result[1][0].startswith("channel 0: intensities unlike the training data")
     assert f"warning: {tmp_path / 'shifted.nii.gz'}: channel 0" in capsys.readouterr().err
 
 
@@ -187,11 +187,11 @@ def test_flags():
     fine = Geometry(np.diag([2.0, 1, 1, 1]), (10, 20, 20))
     labels = np.ones(fine.shape, np.uint8)
 
-    def found(scan, source=fine, labels=labels, spacing=(2.0, 1.0, None)):
+    def result(scan, source=fine, labels=labels, spacing=(2.0, 1.0, None)):
         return flags(Volume(scan, source.resized((20, 20, 20))), source, labels, profile=profile, spacing=spacing)
 
-    assert found(rng.normal(0.5, 0.1, (1, 20, 20, 20)).astype(np.float32)) == []
+    assert result(rng.normal(0.5, 0.1, (1, 20, 20, 20)).astype(np.float32)) == []
     for strange in (scans[0] + 0.2, scans[0] * 0.1, 1 - 2 * scans[0], np.zeros_like(scans[0])):
-        assert ["unlike" in line for line in found(strange.astype(np.float32))] == [True]
-    assert found(scans[0], spacing=(0.9, 1.0, 1.0)) == ["voxels of 2 mm along d, the network works on 0.9 mm"]
-    assert found(scans[0], labels=0 * labels) == ["nothing was found: every voxel is background"]
+        assert ["unlike" in line for line in result(strange.astype(np.float32))] == [True]
+    assert result(scans[0], spacing=(0.9, 1.0, 1.0)) == ["voxels of 2 mm along d, the network works on 0.9 mm"]
+    assert result(scans[0], labels=0 * labels) == ["nothing was found: every voxel is background"]

@@ -13,9 +13,9 @@ def test_is_monais_own():
     ours.load_state_dict(theirs.state_dict())
     assert (ours.in_channels, ours.num_classes, ours.patch) == (2, 3, (8, 16, 24))
     image = torch.randn(2, 2, 8, 16, 24)
-    found = ours(image)
-    assert found.shape == (2, 3, 8, 16, 24)
-    torch.testing.assert_close(found, theirs(image))
+    result = ours(image)
+    assert result.shape == (2, 3, 8, 16, 24)
+    torch.testing.assert_close(result, theirs(image))
 
 
 def test_parameter_count():

@@ -91,9 +91,9 @@ def test_a_slice_knows_its_neighbours_and_no_other_case(size, slices):
     if slices == "depth":
         assert difference()[0, :4].max() < 1e-6  # at the start slices are SAM's, one by one
         nn.init.normal_(model.get_parameter("along_depth.weight"), std=0.05)
-    found = difference()
-    assert (found[0, 3:] > 1e-4).all()
-    assert found[0, :3].max() < 1e-6 and found[1].max() < 1e-6
+    result = difference()
+    assert (result[0, 3:] > 1e-4).all()
+    assert result[0, :3].max() < 1e-6 and result[1].max() < 1e-6
 
 
 @BOTH
@@ -165,7 +165,7 @@ def test_a_published_file_fills_all_that_does_not_belong_to_classes(name: str, s
     model = build_student(name, in_channels=2, num_classes=4, patch=(3, 64, 96), slices=slices)
     before = {key: value.clone() for key, value in model.state_dict().items()}
     assert isinstance(model, SmallSAM)
-    report = model.load_base(tmp_path / "weights.pt")
+    report = model.load_pretrained(tmp_path / "weights.pt")
     assert report.variant == STUDENT_ENCODERS[name] and report.interpolated == ()
     kinds = [report.loaded, report.reinitialised, report.added]
     assert sorted(key for kind in kinds for key in kind) == sorted(before)
@@ -190,7 +190,7 @@ def test_another_family_is_refused(tmp_path: Path):
         model = build_student(name, in_channels=1, num_classes=4, patch=(3, 64, 96))
         assert isinstance(model, SmallSAM)
         with pytest.raises(BadInputError, match=r"weights\.pt: these are weights of EfficientSAM"):
-            model.load_base(tmp_path / "weights.pt")
+            model.load_pretrained(tmp_path / "weights.pt")
 
 
 # --- refusals -------------------------------------------------------------------------------------------------------

@@ -36,8 +36,8 @@ def learn(model: nn.Module, steps: int, rate: float, example) -> None:
 
 def dice(logits: Tensor, labels: Tensor) -> float:
     """The mean over the foreground classes that are there."""
-    found = logits.argmax(1)
-    parts = [(found == value, labels == value) for value in labels.unique().tolist() if value]
+    result = logits.argmax(1)
+    parts = [(result == value, labels == value) for value in labels.unique().tolist() if value]
     return float(np.mean([float(2 * (ours & true).sum() / (ours.sum() + true.sum())) for ours, true in parts]))
 
 

@@ -45,10 +45,10 @@ def test_windows_are_those_of_monai_and_come_back():
     rolled = torch.roll(padded, (-3, -3, 0), (1, 2, 3))
     expected = monai.window_partition(rolled, window)
     windows = _Windows(grid, window, shift, channels=5)
-    found = windows.cut(x)
-    assert torch.equal(found[:, :5], expected.flatten(0, 1))
-    assert torch.equal(windows.join(found[:, :5]), x)
-    codes = found[:, 5:].reshape(*expected.shape[:2], 2)
+    result = windows.cut(x)
+    assert torch.equal(result[:, :5], expected.flatten(0, 1))
+    assert torch.equal(windows.join(result[:, :5]), x)
+    codes = result[:, 5:].reshape(*expected.shape[:2], 2)
     apart = (codes[:, :, None] != codes[:, None]).any(-1)
     assert torch.equal(apart, monai.compute_mask(padded.shape[1:4], window, shift, x.device) < 0)
 
@@ -61,5 +61,5 @@ def test_transposed_convolution_and_convolution_as_one(size: int):
     def two(x: Tensor) -> Tensor:
         return nn.functional.conv3d(nn.functional.conv_transpose3d(x, up, stride=2), conv, padding=size // 2)
 
-    found = nn.functional.conv_transpose3d(x, _compose(up, conv), stride=2, padding=size // 2)
-    torch.testing.assert_close(found, two(x), rtol=1e-4, atol=1e-4)
+    result = nn.functional.conv_transpose3d(x, _compose(up, conv), stride=2, padding=size // 2)
+    torch.testing.assert_close(result, two(x), rtol=1e-4, atol=1e-4)

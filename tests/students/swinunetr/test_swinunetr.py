@@ -13,8 +13,8 @@ from samkd.students.swinunetr.window_attention import FastWindowAttention
 COUNTS = SHARED / "conformance" / "parameter_counts.json"
 
 
-def relative(found: torch.Tensor, expected: torch.Tensor) -> float:
-    return ((found - expected).abs().max() / expected.abs().max()).item()
+def relative(result: torch.Tensor, expected: torch.Tensor) -> float:
+    return ((result - expected).abs().max() / expected.abs().max()).item()
 
 
 def test_equals_monais_own_with_shifted_and_padded_windows():
@@ -23,13 +23,13 @@ def test_equals_monais_own_with_shifted_and_padded_windows():
     assert list(ours.state_dict()) == list(theirs.state_dict())
     ours.load_state_dict(theirs.state_dict())
     image = torch.randn(1, 2, 32, 64, 32)
-    expected, found = theirs(image), ours(image)
-    assert found.shape == (1, 3, 32, 64, 32)
-    assert relative(found, expected) < 1e-5
+    expected, result = theirs(image), ours(image)
+    assert result.shape == (1, 3, 32, 64, 32)
+    assert relative(result, expected) < 1e-5
     with torch.no_grad():
         assert relative(ours(image), expected) < 1e-5
     expected.square().mean().backward()
-    found.square().mean().backward()
+    result.square().mean().backward()
     largest = max(p.grad.abs().max().item() for p in theirs.parameters() if p.grad is not None)
     for (name, parameter), reference in zip(ours.named_parameters(), theirs.parameters(), strict=True):
         assert parameter.grad is not None and reference.grad is not None
@@ -46,11 +46,11 @@ def test_window_attention_in_double_precision(masked: bool):
     x, twin = (torch.randn(10, 12, 8, generator=torch.Generator().manual_seed(3)).double() for _ in range(2))
     x.requires_grad_()
     twin.requires_grad_()
-    expected, found = theirs(x, mask), ours(twin, mask)
-    torch.testing.assert_close(found, expected)
+    expected, result = theirs(x, mask), ours(twin, mask)
+    torch.testing.assert_close(result, expected)
     weights = torch.randn_like(expected)
     (expected * weights).sum().backward()
-    (found * weights).sum().backward()
+    (result * weights).sum().backward()
     torch.testing.assert_close(twin.grad, x.grad)
     for (name, parameter), reference in zip(ours.named_parameters(), theirs.parameters(), strict=True):
         torch.testing.assert_close(parameter.grad, reference.grad, msg=name)

@@ -62,7 +62,7 @@ def test_untouched_adapters_leave_the_encoder_as_it_is(adapter: str):
 
 def test_adapters_learn_from_their_start():
     model = tiny_teacher("autosam")
-    model.freeze_base()
+    model.freeze_pretrained()
     optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=1.0)
     for _ in range(2):
         optimizer.zero_grad()
@@ -123,9 +123,9 @@ def test_autocast_stays_close_to_single_precision():
     assert (rounded - exact).abs().max() < 0.1 * exact.abs().max()
 
 
-def test_freeze_base_leaves_what_the_authors_tune():
+def test_freeze_pretrained_leaves_what_the_authors_tune():
     model = tiny_teacher("autosam")
-    model.freeze_base()
+    model.freeze_pretrained()
     tuned = re.compile(
         r"image_encoder\.(slice_embed|depth_embed|necks)|prompt_generator|mask_decoder"
         r"|image_encoder\.blocks\.\d+\.(adapter|norm[12]|attn\.rel_pos_d)"
@@ -142,7 +142,7 @@ def test_parameter_counts(classes: int):
         model = build_teacher(
             "autosam", backbone="vit_b", in_channels=1, num_classes=classes, patch=(128, 128, 128), adapter="code"
         )
-    model.freeze_base()
+    model.freeze_pretrained()
     count = lambda module: sum(p.numel() for p in module.parameters())  # noqa: E731
     assert count(model) == expected["total"]
     assert sum(p.numel() for p in model.parameters() if p.requires_grad) == expected["trainable"]
@@ -175,14 +175,14 @@ def test_published_files_fit_whatever_the_patch(backbone: str, patch: tuple[int,
 
 
 @pytest.mark.parametrize(("side", "interpolated"), [(64, False), (128, True)])
-def test_load_base_accounts_for_every_key(tmp_path: Path, side: int, interpolated: bool):
+def test_load_pretrained_accounts_for_every_key(tmp_path: Path, side: int, interpolated: bool):
     sam = published_sam("vit_tiny_p8", (side, side))
     for parameter in sam.parameters():
         nn.init.normal_(parameter)
     torch.save(sam.state_dict(), tmp_path / "sam.pth")
     model = tiny_teacher("autosam")
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    report = model.load_base(tmp_path / "sam.pth")
+    report = model.load_pretrained(tmp_path / "sam.pth")
     assert report.variant == "vit_tiny_p8"
     kinds = [report.loaded, report.reinitialised, report.added]
     assert sorted(key for kind in kinds for key in kind) == sorted(model.state_dict())
@@ -201,12 +201,12 @@ def test_load_base_accounts_for_every_key(tmp_path: Path, side: int, interpolate
             assert torch.equal(after[key], before[key]), key
 
 
-def test_load_base_refuses_another_backbone_and_leaves_the_model_alone(tmp_path: Path):
+def test_load_pretrained_refuses_another_backbone_and_leaves_the_model_alone(tmp_path: Path):
     torch.save(published_sam("vit_tiny", (64, 64)).state_dict(), tmp_path / "sam.pth")
     model = tiny_teacher("autosam")
     before = {name: value.clone() for name, value in model.state_dict().items()}
     with pytest.raises(BadInputError, match=r"sam\.pth.*vit_tiny\b"):
-        model.load_base(tmp_path / "sam.pth")
+        model.load_pretrained(tmp_path / "sam.pth")
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
 
 
@@ -218,7 +218,7 @@ def test_weights_survive_a_safetensors_round_trip_and_load_as_base(tmp_path: Pat
         nn.init.normal_(block.attn.rel_pos_d)
     save_file(model.state_dict(), tmp_path / "weights.safetensors")
     twin.load_state_dict(load_file(tmp_path / "weights.safetensors"))
-    assert third.load_base(tmp_path / "weights.safetensors").added == ()
+    assert third.load_pretrained(tmp_path / "weights.safetensors").added == ()
     image = torch.randn(1, 1, *PATCH)
     with torch.no_grad():
         assert torch.equal(model(image), twin(image)) and torch.equal(model(image), third(image))
@@ -239,10 +239,10 @@ def test_it_learns_one_case_by_heart():
         optimizer.zero_grad()
         segmentation_loss(logits, labels).backward()
         optimizer.step()
-    found = logits.argmax(1)
+    result = logits.argmax(1)
     for label in (1, 2):
-        both = ((found == label) & (labels == label)).sum()
-        assert 2 * both / ((found == label).sum() + (labels == label).sum()) > 0.85
+        both = ((result == label) & (labels == label)).sum()
+        assert 2 * both / ((result == label).sum() + (labels == label).sum()) > 0.85
 
 
 @pytest.mark.parametrize(

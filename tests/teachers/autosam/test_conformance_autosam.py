@@ -161,9 +161,9 @@ def test_autosam(path: Path):
 @pytest.mark.parametrize("mutation", ["tanh gelu", "attention scale", "relative axes", "instance norm eps"])
 def test_mutation_is_caught(path: Path, mutation: str):
     vectors = read(path)
-    found = errors(taps_of(vectors, mutation=mutation), vectors.outputs)
-    assert all(found[name] > 2 * TOLERANCE for name in (*WIRINGS.values(), "apg/out"))
-    assert (found["enc/feature3_1_C_H_W_D"] > 2 * TOLERANCE) == (mutation != "instance norm eps")
+    result = errors(taps_of(vectors, mutation=mutation), vectors.outputs)
+    assert all(result[name] > 2 * TOLERANCE for name in (*WIRINGS.values(), "apg/out"))
+    assert (result["enc/feature3_1_C_H_W_D"] > 2 * TOLERANCE) == (mutation != "instance norm eps")
 
 
 @pytest.mark.parametrize("path", of_kind("autosam"))

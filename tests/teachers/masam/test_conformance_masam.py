@@ -82,9 +82,9 @@ def test_masam_mutation_is_caught(path: Path, mutation: str):
     vectors = read(path)
     model = masam_of(vectors)
     mutate(model.image_encoder, mutation)
-    found = errors(masam_taps(model, vectors), vectors.outputs)
-    assert found["image_embedding"] > 2 * TOLERANCE
-    assert found["low_res_logits"] > TOLERANCE
+    result = errors(masam_taps(model, vectors), vectors.outputs)
+    assert result["image_embedding"] > 2 * TOLERANCE
+    assert result["low_res_logits"] > TOLERANCE
 
 
 def mutate(encoder: ImageEncoder, mutation: str) -> None:

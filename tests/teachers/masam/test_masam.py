@@ -81,9 +81,9 @@ def test_autocast_stays_close_to_single_precision():
     assert (rounded - exact).abs().max() < 0.1 * exact.abs().max()
 
 
-def test_freeze_base_leaves_adapters_and_decoders_trainable():
+def test_freeze_pretrained_leaves_adapters_and_decoders_trainable():
     model = tiny_teacher("masam")
-    model.freeze_base()
+    model.freeze_pretrained()
     tuned = re.compile(
         r"factors\.[uv]\.|image_encoder\.blocks\.\d+\.adapter[12]\.|image_encoder\.blocks\.\d+\.attn\.qkv\.[qv]_sigma\."
         r"|prompt_encoder\.|mask_decoder\."
@@ -109,7 +109,7 @@ def test_parameter_counts(backbone: str, organs: int):
     expected = json.loads(COUNTS.read_text())[f"MA-SAM {backbone} num_classes={organs} img512 rank32"]
     with torch.device("meta"):
         model = build_teacher("masam", backbone=backbone, in_channels=1, num_classes=organs + 1, patch=(5, 512, 512))
-    model.freeze_base()
+    model.freeze_pretrained()
     assert sum(p.numel() for p in model.parameters()) == expected["total"]
     assert sum(p.numel() for p in model.parameters() if p.requires_grad) == expected["trainable"]
 
@@ -134,14 +134,14 @@ def published_sam(image_size: tuple[int, int]) -> nn.ModuleDict:
     )
 
 
-def test_load_base_accounts_for_every_key(tmp_path: Path):
+def test_load_pretrained_accounts_for_every_key(tmp_path: Path):
     sam = published_sam((128, 128))
     for parameter in sam.parameters():
         nn.init.normal_(parameter)
     torch.save(sam.state_dict(), tmp_path / "sam.pth")
     model = tiny_teacher("masam")
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    report = model.load_base(tmp_path / "sam.pth")
+    report = model.load_pretrained(tmp_path / "sam.pth")
     assert report.variant == "vit_tiny"
     kinds = [report.loaded, report.reinitialised, report.added]
     assert sorted(key for kind in kinds for key in kind) == sorted(model.state_dict())
@@ -158,12 +158,12 @@ def test_load_base_accounts_for_every_key(tmp_path: Path):
         assert torch.equal(after[key], before[key]), key
 
 
-def test_load_base_refuses_another_backbone_and_leaves_the_model_alone(tmp_path: Path):
+def test_load_pretrained_refuses_another_backbone_and_leaves_the_model_alone(tmp_path: Path):
     torch.save(published_sam((64, 64)).state_dict(), tmp_path / "sam.pth")
     model = tiny_teacher("masam", backbone="vit_tiny_p8")
     before = {name: value.clone() for name, value in model.state_dict().items()}
     with pytest.raises(BadInputError, match=r"sam\.pth.*SAM \(vit_tiny\), .* SAM \(vit_tiny_p8\)"):
-        model.load_base(tmp_path / "sam.pth")
+        model.load_pretrained(tmp_path / "sam.pth")
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
 
 

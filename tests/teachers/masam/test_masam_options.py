@@ -52,7 +52,7 @@ def test_before_and_after_have_as_many_parameters_and_both_has_one_adapter_more_
     adapter = 2 * dim + 2 * dim * channels + 3 * channels**2 + channels
     assert count(both) - count(before) == 4 * adapter
     for model in (before, after, both):
-        model.freeze_base()
+        model.freeze_pretrained()
     assert count(both, trained=True) - count(after, trained=True) == 4 * adapter
 
 
@@ -82,7 +82,7 @@ def test_before_and_after_part_with_the_first_steps():
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_every_decoder_ends_at_full_size_and_learns(backbone: str, decoder: str, checkpointing: bool):
     model = tiny_teacher("masam", backbone=backbone, decoder=decoder, patch=(5, 48, 64), checkpointing=checkpointing)
-    model.freeze_base()
+    model.freeze_pretrained()
     logits = model(torch.randn(2, 1, 5, 48, 64))
     assert logits.shape == (2, 4, 5, 48, 64)
     segmentation_loss(logits, torch.randint(4, (2, 5, 48, 64))).backward()
@@ -127,7 +127,7 @@ def test_parameter_counts_of_the_decoders():
             models[decoder] = build_teacher(
                 "masam", backbone="vit_b", in_channels=1, num_classes=13, patch=(5, 512, 512), decoder=decoder
             )
-        models[decoder].freeze_base()
+        models[decoder].freeze_pretrained()
     skips = sum(768 * w + w + 2 * w + 9 * 2 * w * w + w + 2 * w for w in (64, 32, 16))
     # SAM's ends at 32 channels: no norm behind its second stage, no third and fourth; its hypernetworks are wider.
     stages = 2 * 32 + (4 * 32 * 16 + 16) + 2 * 16 + (4 * 16 * 8 + 8)
@@ -172,7 +172,7 @@ def test_published_files_fit_every_choice(adapters: str, decoder: str):
 def test_rgb_frames_train_and_see_their_neighbours(decoder: str):
     """Surgical video in the paper: three channels, the frames in the place of slices."""
     model = tiny_teacher("masam", in_channels=3, patch=(4, 32, 48), decoder=decoder, zero_init=False)
-    model.freeze_base()
+    model.freeze_pretrained()
     before = {name: value.clone() for name, value in model.state_dict().items()}
     frames = torch.rand(1, 3, 4, 32, 48)
     step(model, frames)

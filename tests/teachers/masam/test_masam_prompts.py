@@ -63,14 +63,14 @@ def test_for_one_class_it_is_the_softmax_of_its_own_decoding():
     decoded = []
     model.mask_decoder.register_forward_hook(lambda module, inputs, output: decoded.append(output[0]))
     with torch.no_grad():
-        found = model(image, boxes_to_prompts((0, 0, BOX), classes=1)).softmax(1)
-    torch.testing.assert_close(found[0].transpose(0, 1), decoded[1].softmax(1), rtol=1e-4, atol=1e-5)
+        result = model(image, boxes_to_prompts((0, 0, BOX), classes=1)).softmax(1)
+    torch.testing.assert_close(result[0].transpose(0, 1), decoded[1].softmax(1), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("decoder", ["progressive", "multi_scale", "sam"])
 def test_boxes_train_what_the_decoder_reads_them_by(decoder: str):
     model = tiny_teacher("masam", decoder=decoder)
-    model.freeze_base()
+    model.freeze_pretrained()
     logits = model(torch.randn(1, 1, 5, 64, 64), boxes_to_prompts((0, 0, BOX), (0, 2, BOX)))
     assert logits.shape == (1, 4, 5, 64, 64)
     segmentation_loss(logits, torch.randint(4, (1, 5, 64, 64))).backward()
@@ -128,8 +128,8 @@ def test_a_box_says_which_of_two_equal_squares():
         return Prompts.of(drawn, torch.device("cpu"))
 
     def dice(logits: Tensor, truth: Tensor) -> float:
-        found = logits[0].argmax(0) == 1
-        return float(2 * (found & truth).sum() / (found.sum() + truth.sum()))
+        result = logits[0].argmax(0) == 1
+        return float(2 * (result & truth).sum() / (result.sum() + truth.sum()))
 
     for number in range(80):
         given = box(number % 2) if number % 5 else None

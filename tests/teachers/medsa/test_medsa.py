@@ -81,8 +81,8 @@ def test_adapters_sit_where_the_paper_puts_them():
     queries, places, keys, key_places = (torch.randn(2, n, 128) for n in (6, 6, 16, 16))
     q = queries + places
     q = layer.norm1(queries + layer.self_attn(q, q, queries))
-    found = layer.cross_attn_token_to_image(q + places, keys + key_places, keys)
-    q = layer.norm2(q + found + layer.prompt_adapter(found, places[:, 4:]))  # own tokens: IoU and three classes
+    result = layer.cross_attn_token_to_image(q + places, keys + key_places, keys)
+    q = layer.norm2(q + result + layer.prompt_adapter(result, places[:, 4:]))  # own tokens: IoU and three classes
     q = layer.norm3(q + layer.mlp(q) + 0.3 * layer.mlp_adapter(q))
     k = keys + layer.cross_attn_image_to_token(keys + key_places, q + places, q)
     k = layer.norm4(k + layer.image_adapter(k))

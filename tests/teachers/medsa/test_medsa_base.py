@@ -58,7 +58,7 @@ def test_untouched_it_is_its_base(backbone: str, conditioning: str, zero_init: b
 @pytest.mark.parametrize("backbone", ["vit_tiny", "mobile_vit_t"])
 def test_frozen_it_learns_adapters_and_class_tokens_only(backbone: str):
     model = tiny_teacher("medsa", backbone=backbone, zero_init=False)
-    model.freeze_base()
+    model.freeze_pretrained()
     model.train()
     tuned = re.compile(
         r"image_encoder\..*\.adapters\.(attention|mlp)\.|mask_decoder\.transformer\.layers\.\d\.\w+_adapter\."
@@ -97,7 +97,7 @@ def test_parameter_counts(backbone: str, blocks: int, dim: int):
     for classes in (2, 14):
         with torch.device("meta"):
             model = build_teacher("medsa", backbone=backbone, in_channels=1, num_classes=classes, patch=(5, 1024, 1024))
-        model.freeze_base()
+        model.freeze_pretrained()
         tuned = sum(p.numel() for p in model.parameters() if p.requires_grad)
         assert tuned == expected + (classes - 1) * class_parts
         if (backbone, classes) == ("vit_h", 2):
@@ -106,11 +106,11 @@ def test_parameter_counts(backbone: str, blocks: int, dim: int):
 
 @pytest.mark.parametrize("backbone", MEDSA_BACKBONES)
 @pytest.mark.parametrize("organs", [1, 4, 5])
-def test_load_base_accounts_for_every_key(backbone: str, organs: int, tmp_path: Path):
+def test_load_pretrained_accounts_for_every_key(backbone: str, organs: int, tmp_path: Path):
     sam = published(backbone, image_size=(128, 128))
     torch.save(sam.state_dict(), tmp_path / "sam.pth")
     model = tiny_teacher("medsa", backbone=backbone, num_classes=organs + 1)
-    report = model.load_base(tmp_path / "sam.pth")
+    report = model.load_pretrained(tmp_path / "sam.pth")
     assert report.variant == backbone
     kinds = [report.loaded, report.reinitialised, report.added]
     assert sorted(key for kind in kinds for key in kind) == sorted(model.state_dict())
@@ -125,10 +125,10 @@ def test_load_base_accounts_for_every_key(backbone: str, organs: int, tmp_path: 
                 assert torch.equal(ours[key.replace("mlps.0.", f"mlps.{index}.")], theirs[key]), key
 
 
-def test_load_base_refuses_another_backbone(tmp_path: Path):
+def test_load_pretrained_refuses_another_backbone(tmp_path: Path):
     torch.save(published("vit_tiny").state_dict(), tmp_path / "sam.pth")
     with pytest.raises(BadInputError, match=r"sam\.pth.*(vit_tiny|wrong shape)"):
-        tiny_teacher("medsa", backbone="vit_tiny_p8").load_base(tmp_path / "sam.pth")
+        tiny_teacher("medsa", backbone="vit_tiny_p8").load_pretrained(tmp_path / "sam.pth")
 
 
 def test_weights_survive_a_safetensors_round_trip(tmp_path: Path):
@@ -144,7 +144,7 @@ def test_weights_survive_a_safetensors_round_trip(tmp_path: Path):
 @pytest.mark.parametrize("backbone", ["vit_tiny", "efficient_vit_ti"])
 def test_lora_control(backbone: str):
     model = tiny_teacher("medsa", backbone=backbone, adapter="lora").eval()
-    model.freeze_base()
+    model.freeze_pretrained()
     tuned = {name for name, p in model.image_encoder.named_parameters() if p.requires_grad}
     assert tuned and all(re.fullmatch(r"blocks\.\d+\.attn\.qkv\.[qv]_(down|up)\.weight", name) for name in tuned)
     base = base_of(model, backbone)["image_encoder"]

@@ -21,8 +21,8 @@ def two_blobs() -> tuple[Tensor, Tensor]:
 
 
 def dice(logits: Tensor, truth: Tensor) -> float:
-    found = logits[0].argmax(0) == 1
-    return float(2 * (found & truth).sum() / (found.sum() + truth.sum()))
+    result = logits[0].argmax(0) == 1
+    return float(2 * (result & truth).sum() / (result.sum() + truth.sum()))
 
 
 def learn(model: MedSA, steps: int, example) -> None:

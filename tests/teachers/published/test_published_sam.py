@@ -78,13 +78,13 @@ def test_nothing_without_prompts_and_cases_do_not_mix():
 def test_nothing_is_trained_and_every_key_is_the_files(tmp_path: Path):
     path = published_sam(tmp_path / "sam.pth", backbone="vit_tiny")
     model = small()
-    report = model.load_base(path)
+    report = model.load_pretrained(path)
     assert set(report.loaded) == set(model.state_dict()) and not report.added and not report.reinitialised
-    model.freeze_base()
+    model.freeze_pretrained()
     assert not any(parameter.requires_grad for parameter in model.parameters())
     torch.save(published("efficient_vit_ti").state_dict(), tmp_path / "efficient.pth")
     with pytest.raises(BadInputError, match="weights of EfficientSAM"):
-        model.load_base(tmp_path / "efficient.pth")
+        model.load_pretrained(tmp_path / "efficient.pth")
 
 
 @torch.no_grad()

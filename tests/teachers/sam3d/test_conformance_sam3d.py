@@ -130,12 +130,12 @@ def test_mutation_is_caught(path: Path, mutation: str):
     vectors = read(path)
     model = sam3d_of(vectors)
     mutate(model, vectors, mutation)
-    found = errors(sam3d_taps(model, vectors), vectors.outputs)
+    result = errors(sam3d_taps(model, vectors), vectors.outputs)
     if mutation != "points as d, h, w":
-        assert found["enc/feature3"] > 2 * TOLERANCE
-        assert found["decoder/masks_auto_no_prompt_b_cls_D_H_W"] > TOLERANCE
-    assert found["prompt/feature3_prompted"] > 2 * TOLERANCE
-    assert found["decoder/masks_b_cls_D_H_W"] > TOLERANCE
+        assert result["enc/feature3"] > 2 * TOLERANCE
+        assert result["decoder/masks_auto_no_prompt_b_cls_D_H_W"] > TOLERANCE
+    assert result["prompt/feature3_prompted"] > 2 * TOLERANCE
+    assert result["decoder/masks_b_cls_D_H_W"] > TOLERANCE
 
 
 def mutate(model: SAM3D, vectors: Vectors, mutation: str) -> None:

@@ -101,9 +101,9 @@ def test_autocast_stays_close_to_single_precision():
     assert (rounded - exact).abs().max() < 0.1 * exact.abs().max()
 
 
-def test_freeze_base_leaves_what_the_authors_tune():
+def test_freeze_pretrained_leaves_what_the_authors_tune():
     model = tiny_teacher("sam3d", num_classes=2)
-    model.freeze_base()
+    model.freeze_pretrained()
     for name, parameter in model.named_parameters():
         assert parameter.requires_grad == bool(SAM3D_TRAINED.match(name)), name
     before = {name: value.clone() for name, value in model.state_dict().items()}
@@ -123,7 +123,7 @@ def test_parameter_counts(backbone: str):
     (expected,) = (value for key, value in counts.items() if key.startswith(f"3DSAM-adapter {backbone}"))
     with torch.device("meta"):
         model = build_teacher("sam3d", backbone=backbone, in_channels=1, num_classes=2, patch=(128, 128, 128))
-    model.freeze_base()
+    model.freeze_pretrained()
     sizes = {name: parameter.numel() for name, parameter in model.named_parameters()}
     tuned = {name: parameter.numel() for name, parameter in model.named_parameters() if parameter.requires_grad}
 

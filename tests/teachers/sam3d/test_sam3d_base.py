@@ -23,11 +23,11 @@ def test_weights_survive_a_safetensors_round_trip(tmp_path: Path):
 
 
 @pytest.mark.parametrize("side", [64, 128])
-def test_load_base_accounts_for_every_key(tmp_path: Path, side: int):
+def test_load_pretrained_accounts_for_every_key(tmp_path: Path, side: int):
     theirs = torch.load(published_sam(tmp_path / "sam.pth", side=side), weights_only=True)
     model = tiny_teacher("sam3d")
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    report = model.load_base(tmp_path / "sam.pth")
+    report = model.load_pretrained(tmp_path / "sam.pth")
     assert report.variant == "vit_tiny_p8"
     kinds = [report.loaded, report.reinitialised, report.added]
     assert sorted(key for kind in kinds for key in kind) == sorted(model.state_dict())
@@ -46,12 +46,12 @@ def test_load_base_accounts_for_every_key(tmp_path: Path, side: int):
     assert model.get_parameter("image_encoder.blocks.0.attn.rel_pos_d").requires_grad
 
 
-def test_load_base_refuses_another_backbone_and_leaves_the_model_alone(tmp_path: Path):
+def test_load_pretrained_refuses_another_backbone_and_leaves_the_model_alone(tmp_path: Path):
     published_sam(tmp_path / "sam.pth", backbone="vit_tiny")
     model = tiny_teacher("sam3d")
     before = {name: value.clone() for name, value in model.state_dict().items()}
     with pytest.raises(BadInputError, match=r"sam\.pth.*vit_tiny\b"):
-        model.load_base(tmp_path / "sam.pth")
+        model.load_pretrained(tmp_path / "sam.pth")
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
 
 
@@ -59,8 +59,8 @@ def test_the_base_and_the_tuned_part_make_the_model_again(tmp_path: Path):
     base = published_sam(tmp_path / "sam.pth", side=128)
     model, twin = tiny_teacher("sam3d").eval(), tiny_teacher("sam3d").eval()
     for network in (model, twin):
-        network.load_base(base)
-        network.freeze_base()
+        network.load_pretrained(base)
+        network.freeze_pretrained()
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.requires_grad:

@@ -38,8 +38,8 @@ def learn(model: SAM3D, example, *, steps: int) -> None:
 
 
 def dice(logits: Tensor, truth: Tensor, label: int = 1) -> float:
-    found = logits[0].argmax(0) == label
-    return (2 * (found & truth).sum() / (found.sum() + truth.sum())).item()
+    result = logits[0].argmax(0) == label
+    return (2 * (result & truth).sum() / (result.sum() + truth.sum())).item()
 
 
 def test_overfits_two_classes_without_prompts():

@@ -160,8 +160,8 @@ def test_a_mask_elsewhere_is_put_on_its_scan_only_when_asked(root):
     write_labels(case.label.files[0], mask, Geometry(moved, volume.geometry.shape), like=None)
     with pytest.raises(BadInputError, match=r"lies up to 5 mm away .* samkd convert --fix-affine"):
         read_case(case, dataset)
-    _, found = read_case(case, dataset, fix_affine=True)
-    np.testing.assert_array_equal(found, mask)
+    _, result = read_case(case, dataset, fix_affine=True)
+    np.testing.assert_array_equal(result, mask)
     write_labels(case.label.files[0], mask[:-1], Geometry(moved, mask[:-1].shape), like=None)
     with pytest.raises(BadInputError, match="has the shape"):
         read_case(case, dataset, fix_affine=True)

@@ -358,8 +358,8 @@ def test_a_colour_that_stands_for_nothing_is_named(tmp_path):
 
 def test_sources_of_a_folder(tmp_path):
     dataset_layouts.nnunet(tmp_path / "n")
-    found = sources(tmp_path / "n" / "imagesTr", channels=2)
-    assert (found[0].name, len(found[0].files), found[0].mask_name) == ("case_000", 2, "case_000.nii.gz")
+    result = sources(tmp_path / "n" / "imagesTr", channels=2)
+    assert (result[0].name, len(result[0].files), result[0].mask_name) == ("case_000", 2, "case_000.nii.gz")
     assert [len(s.files) for s in sources(tmp_path / "n" / "imagesTr")] == [1] * 6
     dataset_layouts.endovis(tmp_path / "e")
     assert [(s.name, len(s.files)) for s in sources(tmp_path / "e")] == [("seq_1", 5), ("seq_2", 5), ("seq_3", 5)]

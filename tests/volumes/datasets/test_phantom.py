@@ -118,8 +118,8 @@ def test_intensity_alone_does_not_find_the_organs(cases):
         inside = sum(np.histogram(v.array[0][m == label], edges)[0] for v, m in cases[:12])
         everywhere = sum(np.histogram(v.array, edges)[0] for v, _ in cases[:12])
         size = sum(np.count_nonzero(m == label) for _, m in cases[:12])
-        hits, found = (np.concatenate([[0], np.cumsum(counts)]) for counts in (inside, everywhere))
-        table = np.triu(2 * (hits[None] - hits[:, None]) / (found[None] - found[:, None] + size))
+        hits, result = (np.concatenate([[0], np.cumsum(counts)]) for counts in (inside, everywhere))
+        table = np.triu(2 * (hits[None] - hits[:, None]) / (result[None] - result[:, None] + size))
         low, high = np.unravel_index(table.argmax(), table.shape)
         for volume, mask in cases[12:]:
             if np.any(mask == label):
@@ -189,16 +189,16 @@ def test_every_organ_of_a_scan_as_a_case_of_its_own(written, tmp_path):
     together, apart = read_dataset(written), read_dataset(root)
     assert apart.labels == {0: "background", 1: "organ"}
     for whole, parts in ((together.training, apart.training), (together.test, apart.test)):
-        found = {case.name: case for case in parts}
+        result = {case.name: case for case in parts}
         for case in whole:
             volume, mask = read_case(case, together)
             assert mask is not None
             for organ in np.unique(mask)[1:]:
-                part = found.pop(f"{case.name}_{organ}")
+                part = result.pop(f"{case.name}_{organ}")
                 scan, one = read_case(part, apart)
                 assert np.array_equal(scan.array, volume.array) and scan.geometry.same_grid(volume.geometry)
                 assert np.array_equal(one == 1, mask == organ)
-        assert not found
+        assert not result
     with pytest.raises(OutputError, match="something else"):
         write_phantom(root, training=2, test=1, seed=7)
 

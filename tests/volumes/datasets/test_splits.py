@@ -61,10 +61,10 @@ def test_a_patient_rule_must_be_one_and_match():
 
 
 def test_folds_hold_every_patient_out_once():
-    found = [fold(cases(11, visits=2), folds=5, index=i, seed=3, patient=r"(p\d+)") for i in range(5)]
-    held_out = [name for _, part in found for name in names(part)]
+    result = [fold(cases(11, visits=2), folds=5, index=i, seed=3, patient=r"(p\d+)") for i in range(5)]
+    held_out = [name for _, part in result for name in names(part)]
     assert sorted(held_out) == sorted(names(cases(11, visits=2)))
-    for train, part in found:
+    for train, part in result:
         assert not {name[:3] for name in names(train)} & {name[:3] for name in names(part)}
         assert len(train) + len(part) == 22 and len(part) in (4, 6)
     with pytest.raises(UsageError, match="fold 5 of 5"):

@@ -34,10 +34,10 @@ def test_nifti(tmp_path, monkeypatch, reader):
         first = read(Source("x", (path,)))
         for _ in range(COUNT):
             path.write_bytes(mutated(whole, rng))
-            found = read_or_refuse(lambda: read(Source("x", (path,))))  # noqa: B023
-            if found is not None:
+            result = read_or_refuse(lambda: read(Source("x", (path,))))  # noqa: B023
+            if result is not None:
                 accepted += 1
-                (array, grid), (wanted, place) = array_and_geometry(found), array_and_geometry(first)
+                (array, grid), (wanted, place) = array_and_geometry(result), array_and_geometry(first)
                 np.testing.assert_array_equal(array, wanted)
                 np.testing.assert_array_equal(grid.affine, place.affine)
         assert accepted < COUNT / 10  # the time, the name and the flags of the gzip header are under no checksum
@@ -63,9 +63,9 @@ def test_png(tmp_path):
         first = read(Source("x", (path,)))
         for _ in range(COUNT):
             path.write_bytes(mutated(whole, rng))
-            found = read_or_refuse(lambda: read(Source("x", (path,))))  # noqa: B023
-            if found is not None:
-                np.testing.assert_array_equal(found, first)
+            result = read_or_refuse(lambda: read(Source("x", (path,))))  # noqa: B023
+            if result is not None:
+                np.testing.assert_array_equal(result, first)
 
 
 @pytest.mark.parametrize("suffix", [".jpg", ".tif"])

@@ -119,8 +119,8 @@ def test_sform_wins_over_qform_of_another_code(tmp_path):
 
 def test_qform_alone_is_enough(tmp_path):
     image(affine=turned(20), sform=0).to_filename(tmp_path / "a.nii")
-    found = read_scan(tmp_path / "a.nii").geometry.affine[:, [2, 1, 0, 3]]
-    np.testing.assert_allclose(found, turned(20), atol=1e-5)
+    result = read_scan(tmp_path / "a.nii").geometry.affine[:, [2, 1, 0, 3]]
+    np.testing.assert_allclose(result, turned(20), atol=1e-5)
 
 
 def test_a_qfac_of_zero_means_one(plain):
@@ -366,8 +366,8 @@ def test_labels_round_trip(tmp_path, plain, largest, dtype):
     labels = np.zeros(geometry.shape, np.int64)
     labels[1, 2, 3] = largest
     write_labels(tmp_path / "m.nii.gz", labels, geometry, like=plain)
-    found, place = read_labels(tmp_path / "m.nii.gz")
-    np.testing.assert_array_equal(found, labels)
+    result, place = read_labels(tmp_path / "m.nii.gz")
+    np.testing.assert_array_equal(result, labels)
     np.testing.assert_array_equal(place.affine, geometry.affine)
     written = nib.Nifti1Image.from_filename(tmp_path / "m.nii.gz")
     assert written.get_data_dtype() == dtype
@@ -432,9 +432,9 @@ def test_a_scan_round_trips(tmp_path):
     for channels in (1, 2):
         array = np.random.default_rng(0).normal(size=(channels, 6, 5, 4)).astype(np.float32)
         write_scan(tmp_path / "s.nii.gz", Volume(array, geometry))
-        found = read_scan(tmp_path / "s.nii.gz", channels=channels)
-        np.testing.assert_array_equal(found.array, array)
-        assert found.geometry.same_grid(geometry, tolerance_mm=1e-4)
+        result = read_scan(tmp_path / "s.nii.gz", channels=channels)
+        np.testing.assert_array_equal(result.array, array)
+        assert result.geometry.same_grid(geometry, tolerance_mm=1e-4)
 
 
 def test_an_unwritable_folder_leaves_nothing(tmp_path, plain):

@@ -82,8 +82,8 @@ def test_shallow_grey_masks_keep_their_numbers(tmp_path, depth):
     bits = np.unpackbits(labels[..., None], axis=-1)[..., -depth:].reshape(4, -1)
     rows = b"".join(b"\0" + np.packbits(row).tobytes() for row in bits)
     (tmp_path / "m.png").write_bytes(png(16, 4, depth, 0, rows))
-    found, geometry = read_picture_labels([tmp_path / "m.png"])
-    np.testing.assert_array_equal(found[0], labels)
+    result, geometry = read_picture_labels([tmp_path / "m.png"])
+    np.testing.assert_array_equal(result[0], labels)
     assert geometry.shape == (1, 4, 16) and geometry.axis_codes == "SPL"
 
 

@@ -124,10 +124,10 @@ def test_nested_series_are_named_by_folders_alone(tmp_path):
     write_series(tmp_path / "scans" / "two" / "parts", values(1))
     for file in write_series(tmp_path / "scans" / "two" / "parts" / "more", values(2)):
         file.rename(tmp_path / "scans" / "two" / "parts" / f"b{file.name}")
-    found = find_series(tmp_path)
-    assert {name: len(files) for name, files in found.items()} == {"one": 6, "parts-1": 6, "parts-2": 6}
+    result = find_series(tmp_path)
+    assert {name: len(files) for name, files in result.items()} == {"one": 6, "parts-1": 6, "parts-2": 6}
     assert [source.mask_name for source in sources(tmp_path)] == ["one.nii.gz", "parts-1.nii.gz", "parts-2.nii.gz"]
-    np.testing.assert_array_equal(read_series(found["parts-2"]).array[0], values(2) - 1024.0)
+    np.testing.assert_array_equal(read_series(result["parts-2"]).array[0], values(2) - 1024.0)
     with pytest.raises(BadInputError, match=r"found 2 \(parts-1, 6 files; parts-2, 6 files\)"):
         read_series(tmp_path / "scans" / "two")
 
@@ -201,8 +201,8 @@ def test_real_ct_in_jpeg2000_equals_an_independent_reader():
 
 @needs_real
 def test_real_mr_series_equal_an_independent_reader():
-    found = find_series(REAL / "dicom" / "mr-hippocampus")
-    assert {name: len(files) for name, files in found.items()} == {"study1": 32, "study2": 35, "study3": 40}
-    for files in found.values():
+    result = find_series(REAL / "dicom" / "mr-hippocampus")
+    assert {name: len(files) for name, files in result.items()} == {"study1": 32, "study2": 35, "study3": 40}
+    for files in result.values():
         ordered = sorted(files, key=lambda path: pydicom.dcmread(path).ImagePositionPatient[2])
         assert_same(read_series(files), *itk(ordered))

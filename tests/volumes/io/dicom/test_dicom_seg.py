@@ -60,8 +60,8 @@ def test_it_lands_on_the_slices_it_came_from(tmp_path, kind, seed):
     assert seg.StudyInstanceUID == headers[0].StudyInstanceUID
     assert seg.SeriesInstanceUID != headers[0].SeriesInstanceUID
     uids = [header.SOPInstanceUID for header in headers]
-    found = seg.get_pixels_by_source_instance(uids, combine_segments=True, assert_missing_frames_are_empty=True)
-    np.testing.assert_array_equal(found, mask)
+    result = seg.get_pixels_by_source_instance(uids, combine_segments=True, assert_missing_frames_are_empty=True)
+    np.testing.assert_array_equal(result, mask)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["ct", "mask.dcm"]
 
 
@@ -72,10 +72,10 @@ def test_multiframe_source(tmp_path, kind):
     write_seg(tmp_path / "mask.dcm", labels(), geometry, [source], names=NAMES, kind=kind)
     assert_same_voxels(tmp_path / "mask.dcm", labels(), geometry)
     seg = highdicom.seg.segread(tmp_path / "mask.dcm")
-    found = seg.get_pixels_by_source_frame(
+    result = seg.get_pixels_by_source_frame(
         pydicom.dcmread(source).SOPInstanceUID, [4, 2], combine_segments=True, assert_missing_frames_are_empty=True
     )
-    np.testing.assert_array_equal(found, labels()[[1, 0]])
+    np.testing.assert_array_equal(result, labels()[[1, 0]])
 
 
 def test_a_mask_without_any_organ_is_written(tmp_path):
@@ -117,8 +117,8 @@ def test_segments_have_organ_codes(tmp_path):
     ],
 )
 def test_codes_of_class_names(name, code, side):
-    found = organ(name)
-    assert found.type.value == code and (found.side.meaning if found.side else None) == side
+    result = organ(name)
+    assert result.type.value == code and (result.side.meaning if result.side else None) == side
 
 
 def test_the_classes_of_the_built_in_datasets_have_codes():

@@ -65,7 +65,7 @@ def test_the_run_keeps_what_was_tuned_and_the_hash_of_the_base(taught):
     state = load_file(run.state)
     assert not any(".mlp." in name and "image_encoder" in name for name in state)
     assert run.config.objective.pretrained.name == "sam.pth"
-    report = json.loads((run.path / "base.json").read_text())
+    report = json.loads((run.path / "pretrained.json").read_text())
     assert report["variant"] == "vit_tiny_p8" and "image_encoder.pos_embed" in report["interpolated"]
     network = load_network(run)
     theirs = torch.load(base, weights_only=True)
@@ -76,13 +76,13 @@ def test_the_run_keeps_what_was_tuned_and_the_hash_of_the_base(taught):
 def test_another_base_is_refused_and_a_moved_one_can_be_named(taught, tmp_path):
     run, base = taught
     with pytest.raises(IntegrityError, match=r"other\.pth: not the weights that .* adapts \(sam\.pth, sha256"):
-        load_network(run, base=published(tmp_path / "other.pth", seed=1))
+        load_network(run, pretrained_path=published(tmp_path / "other.pth", seed=1))
     moved = tmp_path / "moved.pth"
     moved.write_bytes(base.read_bytes())
-    again = load_network(run, base=moved).state_dict()
+    again = load_network(run, pretrained_path=moved).state_dict()
     assert all(torch.equal(value, again[name]) for name, value in load_network(run).state_dict().items())
     with pytest.raises(BadInputError, match=r"gone\.pth: .* adapts this file .* --weights"):
-        load_network(run, base=tmp_path / "gone.pth")
+        load_network(run, pretrained_path=tmp_path / "gone.pth")
 
 
 # --- on the command line ----------------------------------------------------------------------------------------------
