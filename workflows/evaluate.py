@@ -10,6 +10,7 @@ import numpy as np
 from ..configs.evaluation_schema import Evaluation
 from ..configs.load import load_config, parse_evaluation
 from ..configs.schema import Config
+from ..configs.validate import validated
 from ..deploy.runtime.package import warn_unchecked
 from ..deploy.runtime.quality import scan_flags
 from ..errors import BadInputError, UsageError, about
@@ -187,7 +188,13 @@ def _scores(
 
 
 def _evaluation_of(model: Path, loaded: Model | None, config: Config | None) -> Evaluation:
-    """What a config says of scores: the one that was named, else the one that a run was made with, else the default."""
-    if config is None and loaded is not None and not is_package(model):
-        config = config_for(None, Run.read(model), [])
-    return Evaluation() if config is None else config.evaluation
+    """What a config says of scores: the one that was named, else the one that a run was made with, else the default.
+
+    Of the run's only this section is read: how it was trained does not matter here, nor whether today's samkd would.
+    """
+    if config is not None:
+        return config.evaluation
+    if loaded is None or is_package(model):
+        return Evaluation()
+    section = Run.read(model).config.user_config.get("evaluation") or {}
+    return validated(section, source=f"{model}: evaluation", kind=Evaluation)

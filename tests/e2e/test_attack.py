@@ -13,7 +13,7 @@ BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 
 @pytest.mark.slow
 def test_a_short_attack_finds_nothing(tmp_path):
-    command = [sys.executable, BENCHMARKS / "attack.py", "--scale", "0.03", "--work", tmp_path]
+    command = [sys.executable, BENCHMARKS / "attack.py", "--scale", "0.02", "--work", tmp_path]
     command += ["--only", "kills", "damaged", "weights", "fuzz"]
     environment = {**os.environ, "OMP_NUM_THREADS": "2"}
     process = subprocess.run(
@@ -22,7 +22,7 @@ def test_a_short_attack_finds_nothing(tmp_path):
     said = process.stdout + process.stderr
     assert process.returncode == 0, said
     assert "0 tracebacks, 0 hangs over 20 s\n0 silent acceptances" in said
-    assert "3 of 3 kills resumed with the same weights, on two threads" in said
+    assert "2 of 2 kills resumed with the same weights, on two threads" in said
 
 
 @pytest.fixture

@@ -49,7 +49,7 @@ def before(tmp_path_factory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("model", ["runs/control", "package", "package.zip"])
+@pytest.mark.parametrize("model", ["runs/control", "package.zip"])
 def test_masks_of_an_older_model_are_the_same(before, model, tmp_path):
     (scan,) = sorted((before / "runs").glob("data/*/imagesTs/*.nii.gz"))
     for source, name in ((before, "then.nii.gz"), (None, "now.nii.gz")):

@@ -41,7 +41,9 @@ def dice(logits: Tensor, labels: Tensor) -> float:
     return float(np.mean([float(2 * (ours & true).sum() / (ours.sum() + true.sum())) for ours, true in parts]))
 
 
-@pytest.mark.parametrize("name", STUDENT_ENCODERS)
+@pytest.mark.parametrize(
+    "name", sorted(set(STUDENT_ENCODERS) - {"litemedsam"})
+)  # mobilesam with another stem: a minute
 def test_a_named_student_learns_a_phantom_patch(name: str):
     volume, mask = make_case(3, orientation="SPL")
     plan = Plan(
@@ -57,7 +59,7 @@ def test_a_named_student_learns_a_phantom_patch(name: str):
     model = build_student(name, in_channels=1, num_classes=7, patch=plan.patch)
     with torch.no_grad():
         before = dice(model(image), truth)
-    steps = 80 if name == "litemedsam" else 40  # its tokens of 4 pixels are 4 times as many
+    steps = 40
     learn(model, steps, 1e-3, lambda step: (image, None, truth))
     with torch.no_grad():
         after = dice(model(image), truth)
