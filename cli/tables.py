@@ -27,10 +27,15 @@ def show(table: Table) -> None:
 
 def show_text(table: "TextTable") -> None:
     """Print a table of texts."""
-    shown = Table(*table.columns, title=table.title)
+    shown = Table(*_folded(table.columns), title=table.title)
     for row in table.rows:
         shown.add_row(*row)
     show(shown)
+
+
+def _folded(columns: Sequence[str]) -> list[Column]:
+    """Columns whose texts are folded where they are too long: the name of a run that is cut cannot be copied."""
+    return [Column(name, overflow="fold") for name in columns]
 
 
 def print_scores(results: "Mapping[str, CaseScores | None]", *, title: str) -> None:
@@ -257,7 +262,7 @@ def print_runs(rows: "Sequence[RunSummary]", *, root: Path) -> None:
         print(f"{root}: holds no run; `samkd teach` makes one")
         return
     columns = ("run", "network", "state", "Dice", "MB", "from", "into")
-    table = Table(*(Column(name, overflow="fold") for name in columns))  # a name that is cut cannot be copied
+    table = Table(*_folded(columns))
     for row in rows:
         steps = f"{row.step} steps" if row.steps in (None, row.step) else f"{row.step} of {row.steps} steps"
         dice = row.validation_dice if row.test_dice is None else row.test_dice
