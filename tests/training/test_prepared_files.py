@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 from io import BytesIO
 
 import numpy as np
@@ -24,6 +26,41 @@ def folder(tmp_path):
     folder = tmp_path / "plan"
     write_arrays(folder, "case", ARRAYS)
     return folder
+
+
+@pytest.mark.parametrize("array", [*ARRAYS.values(), np.asfortranarray(np.eye(5)[:3]), np.float32(2)])
+def test_the_files_are_those_of_numpy(tmp_path, array):
+    write_arrays(tmp_path, "case", {"image": np.asarray(array)})
+    expected = BytesIO()
+    np.save(expected, np.ascontiguousarray(array))
+    assert (tmp_path / "case.image.npy").read_bytes() == expected.getvalue()
+
+
+FULL_DISK = """
+import resource, signal, sys
+import numpy as np
+from pathlib import Path
+from samkd.errors import OutputError
+from samkd.training.prepared_files import write_arrays
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+size, folder = int(sys.argv[1]), Path(sys.argv[2])
+resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+try:
+    write_arrays(folder, "case", {"image": np.ones((1, 15, 15, 15), np.float32)})
+except OutputError as error:
+    print("refused", error)
+"""
+
+
+@pytest.mark.parametrize("missing", [1, 100, 1000, 5000])
+def test_a_disk_that_is_full_for_the_last_bytes_leaves_no_file(tmp_path, missing):
+    """C's buffers are flushed when a file is closed, and what does not fit then is lost without an error."""
+    size = 15**3 * 4 + 128 - missing
+    process = subprocess.run(
+        [sys.executable, "-c", FULL_DISK, str(size), str(tmp_path)], capture_output=True, text=True, check=False
+    )
+    assert "refused" in process.stdout and "cannot be written" in process.stdout, process.stdout + process.stderr
+    assert not list(tmp_path.rglob("*.npy")) and not list(tmp_path.rglob("*.json"))
 
 
 def test_what_was_written_is_read(folder):
