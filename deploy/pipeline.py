@@ -31,7 +31,8 @@ from .export.registry import require_precision, target_named
 from .package.sbom import distribution
 from .package.signing import Signer
 from .package.writer import draft, finish
-from .runtime.manifest import CandidateResult, ClassEntry, Description, Gate, Manifest, PromptSupport
+from .runtime.judgement import CandidateResult, Gate
+from .runtime.manifest import ClassEntry, Description, Manifest, PromptSupport
 from .runtime.manifest_rules import EXPECTED, SAMPLE
 from .runtime.package import Package
 from .runtime.quality import intensity_profile

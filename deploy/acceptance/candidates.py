@@ -17,15 +17,15 @@ from ...volumes.geometry import Volume
 from ...volumes.prompts import ScanPrompts
 from ..export.base import Candidate
 from ..export.sensitivity import signal_to_noise
-from ..runtime.manifest import (
+from ..runtime.judgement import (
     CandidateResult,
     ClassDrop,
     ConvertedScores,
     GeometryResult,
-    Manifest,
     PromptedResult,
     ValidationScores,
 )
+from ..runtime.manifest import Manifest
 from ..runtime.package import Package
 from .gate import compare, require_accuracy, require_sensible, shown_the_middle
 

@@ -7,7 +7,7 @@ import numpy as np
 from ...errors import GateRefusedError
 from ...evaluation.records import DiceByCase
 from ...volumes.prompts import PatchPrompts
-from ..runtime.manifest import ClassDrop
+from ..runtime.judgement import ClassDrop
 
 SENSITIVITY = 1e-3  # least change of a probability between different inputs; rounding is a thousand times smaller
 _SUM_TOLERANCE = 1e-3

@@ -18,7 +18,7 @@ from ...errors import GateRefusedError
 from ...volumes.files import temporary_folder
 from ...volumes.plan import Plan
 from ...volumes.sliding_window import tile_starts
-from ..runtime.manifest import GeometryResult
+from ..runtime.judgement import GeometryResult
 from ..runtime.package import Package
 from .candidates import Selection
 

@@ -2,7 +2,8 @@
 
 from collections.abc import Sequence
 
-from ..runtime.manifest import CandidateResult, ConvertedScores, Manifest
+from ..runtime.judgement import CandidateResult, ConvertedScores
+from ..runtime.manifest import Manifest
 
 _USE = """## Use
 

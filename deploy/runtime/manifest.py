@@ -10,6 +10,18 @@ from typing import Any
 
 from ...errors import BadInputError, IntegrityError
 from ...volumes.plan import Plan
+from .judgement import (
+    CandidateResult,
+    ClassDrop,
+    Gate,
+    GeometryResult,
+    optional_text,
+    read_candidate,
+    read_class_drop,
+    read_gate,
+    read_geometry_result,
+    score_row,
+)
 from .manifest_rules import FORMAT, check_values
 
 MANIFEST = "manifest.json"
@@ -51,99 +63,6 @@ class Description:
     dataset: str = ""
     text: str = ""
     channels: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Gate:
-    """What was judged: no class (with `per_class`), or not the mean of all, may lose more than `max_drop` of Dice.
-
-    `per_class` is None in a package that was written before this was recorded.
-    """
-
-    max_drop: float
-    per_class: bool | None
-
-
-@dataclass(frozen=True)
-class ClassDrop:
-    """Mean Dice of one class before (torch) and after (converted) conversion, over the same `cases`."""
-
-    name: str
-    torch: float | None
-    converted: float | None
-    drop: float | None
-    cases: int
-    worst_case: str | None
-    worst_drop: float | None
-
-
-@dataclass(frozen=True)
-class ValidationScores:
-    """The mean Dice and NSD (0 to 1) and HD95 (mm) of a class over the validation cases; None where no case has it."""
-
-    dice: float | None
-    hd95_mm: float | None
-    nsd: float | None
-
-
-@dataclass(frozen=True)
-class ConvertedScores(ValidationScores):
-    """The scores of a class against the truth, and `to_torch` those against the masks of the torch network."""
-
-    to_torch: ValidationScores
-
-
-@dataclass(frozen=True)
-class PromptedResult:
-    """What one candidate did when it was shown each class by a prompt of that kind.
-
-    `agreement` is the share of all voxels that got the class which the torch network gave with the same prompts.
-    """
-
-    kind: str
-    agreement: float
-    per_class: dict[str, ConvertedScores]
-
-
-@dataclass
-class CandidateResult:
-    """What one candidate did.
-
-    `agreement` is the share of all voxels that got the torch network's class, `per_class` the scores by class name;
-    `snr_db` is the signal-to-noise ratio of the probabilities in decibels, None for exact ones. `prompted` is what it
-    did with prompts. A candidate that was refused before it was measured has none of these.
-    """
-
-    precision: str
-    inference_precision: str
-    quantization: str | None
-    refusal: str | None = None
-    snr_db: float | None = None
-    agreement: float | None = None
-    per_class: dict[str, ConvertedScores] = field(default_factory=dict)
-    prompted: PromptedResult | None = None
-
-    @property
-    def title(self) -> str:
-        return f"{self.precision} ({self.quantization})" if self.quantization else self.precision
-
-
-@dataclass(frozen=True)
-class GeometryResult:
-    """What one geometry of inference did: patches (D, H, W) whose neighbours overlap by that part of them.
-
-    `work` is the number of voxels that the network computes for each voxel of a prepared scan; `dice` and `hd95_mm` are
-    means over the classes against the truth, `seconds` those for a validation scan on the machine that judged. One that
-    was refused before it was measured has none of these.
-    """
-
-    patch: tuple[int, int, int]
-    overlap: float
-    work: float
-    refusal: str | None = None
-    dice: float | None = None
-    hd95_mm: float | None = None
-    seconds: float | None = None
 
 
 @dataclass(frozen=True)
@@ -239,7 +158,7 @@ class Manifest:
             values["geometries"] = [asdict(each) for each in self.geometries]
         if self.gate is not None:
             values["gate"] = asdict(self.gate)
-            values["scores"] = {"max_drop": self.gate.max_drop, "per_class": dict(map(_score_row, self.scores))}
+            values["scores"] = {"max_drop": self.gate.max_drop, "per_class": dict(map(score_row, self.scores))}
         if self.signer is not None:
             values["signer"] = self.signer
         if self.digest:
@@ -261,18 +180,18 @@ def _record(values: Mapping[str, Any]) -> Manifest:
         in_channels=int(values["in_channels"]),
         precision=str(values["precision"]),
         inference_precision=str(values["inference_precision"]),
-        quantization=_text(values.get("quantization")),
+        quantization=optional_text(values.get("quantization")),
         prompts=_prompts(values.get("prompts")),
         intensities=tuple(dict(each) for each in values.get("intensities", ())),
         provenance=dict(values.get("provenance", {})),
         description=_description(values.get("description", {})),
         judged_on=str(values.get("judged_on", "")),
         versions={str(name): str(version) for name, version in values.get("versions", {}).items()},
-        candidates=tuple(map(_candidate, values.get("ladder", ()))),
-        geometries=tuple(map(_geometry, values.get("geometries", ()))),
-        gate=_gate(values),
-        scores=tuple(_class_drop(name, row) for name, row in values.get("scores", {}).get("per_class", {}).items()),
-        signer=_text(values.get("signer")),
+        candidates=tuple(map(read_candidate, values.get("ladder", ()))),
+        geometries=tuple(map(read_geometry_result, values.get("geometries", ()))),
+        gate=read_gate(values),
+        scores=tuple(read_class_drop(name, row) for name, row in values.get("scores", {}).get("per_class", {}).items()),
+        signer=optional_text(values.get("signer")),
         files={
             str(name): FileEntry(entry["bytes"], entry["sha256"]) for name, entry in values.get("files", {}).items()
         },
@@ -297,78 +216,3 @@ def _description(values: Mapping[str, Any]) -> Description:
         text=str(values.get("text", "")),
         channels=tuple(map(str, values.get("channels", ()))),
     )
-
-
-def _candidate(values: Mapping[str, Any]) -> CandidateResult:
-    prompted = values.get("prompted")
-    return CandidateResult(
-        precision=str(values["precision"]),
-        inference_precision=str(values["inference_precision"]),
-        quantization=_text(values["quantization"]),
-        refusal=_text(values.get("refusal")),
-        snr_db=_number(values.get("snr_db")),
-        agreement=_number(values.get("agreement")),
-        per_class=_converted_scores(values.get("per_class", {})),
-        prompted=prompted
-        and PromptedResult(
-            str(prompted["kind"]), float(prompted["agreement"]), _converted_scores(prompted["per_class"])
-        ),
-    )
-
-
-def _geometry(values: Mapping[str, Any]) -> GeometryResult:
-    d, h, w = map(int, values["patch"])
-    return GeometryResult(
-        patch=(d, h, w),
-        overlap=float(values["overlap"]),
-        work=float(values["work"]),
-        refusal=_text(values.get("refusal")),
-        dice=_number(values.get("dice")),
-        hd95_mm=_number(values.get("hd95_mm")),
-        seconds=_number(values.get("seconds")),
-    )
-
-
-def _converted_scores(per_class: Mapping[str, Any]) -> dict[str, ConvertedScores]:
-    return {
-        name: ConvertedScores(*_scores(row), to_torch=ValidationScores(*_scores(row["to_torch"])))
-        for name, row in per_class.items()
-    }
-
-
-def _scores(row: Mapping[str, Any]) -> tuple[float | None, ...]:
-    return tuple(_number(row[key]) for key in ("dice", "hd95_mm", "nsd"))
-
-
-def _gate(values: Mapping[str, Any]) -> Gate | None:
-    if "gate" in values:
-        return Gate(float(values["gate"]["max_drop"]), bool(values["gate"]["per_class"]))
-    if "scores" in values:  # before it was recorded what the gate judged
-        return Gate(float(values["scores"]["max_drop"]), None)
-    return None
-
-
-def _class_drop(name: str, row: Mapping[str, Any]) -> ClassDrop:
-    return ClassDrop(
-        name=name,
-        torch=_number(row["torch"]),
-        converted=_number(row["package"]),
-        drop=_number(row["drop"]),
-        cases=int(row["cases"]),
-        worst_case=_text(row.get("worst_case")),
-        worst_drop=_number(row.get("worst_drop")),
-    )
-
-
-def _score_row(drop: ClassDrop) -> tuple[str, dict[str, Any]]:
-    """A row of the table of scores: in the file, the Dice of the converted model is called "package"."""
-    row = asdict(drop)
-    return row.pop("name"), {"package": row.pop("converted"), **row}
-
-
-def _number(value: Any) -> float | None:
-    return None if value is None else float(value)
-
-
-def _text(value: Any) -> str | None:
-    return None if value is None else str(value)

@@ -7,7 +7,7 @@ import pytest
 
 from samkd.deploy.acceptance.candidates import Selection
 from samkd.deploy.acceptance.geometries import InferenceGeometry, cheaper_geometries, select_geometry
-from samkd.deploy.runtime.manifest import CandidateResult, ConvertedScores, ValidationScores
+from samkd.deploy.runtime.judgement import CandidateResult, ConvertedScores, ValidationScores
 from samkd.errors import GateRefusedError
 from samkd.volumes.plan import Plan
 

@@ -1,18 +1,15 @@
 """The model card, word for word."""
 
 from samkd.deploy.package.card import model_card
-from samkd.deploy.runtime.manifest import (
+from samkd.deploy.runtime.judgement import (
     CandidateResult,
     ClassDrop,
-    ClassEntry,
     ConvertedScores,
-    Description,
     Gate,
-    Manifest,
     PromptedResult,
-    PromptSupport,
     ValidationScores,
 )
+from samkd.deploy.runtime.manifest import ClassEntry, Description, Manifest, PromptSupport
 from samkd.volumes import Plan
 
 LIVER = ConvertedScores(0.75, 2.5, 0.5, to_torch=ValidationScores(0.875, 1.0, 1.0))

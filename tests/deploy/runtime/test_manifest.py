@@ -5,7 +5,8 @@ import json
 import pytest
 
 from samkd.deploy.runtime.integrity import render
-from samkd.deploy.runtime.manifest import Gate, Manifest
+from samkd.deploy.runtime.judgement import Gate
+from samkd.deploy.runtime.manifest import Manifest
 from samkd.errors import BadInputError, IntegrityError
 
 

@@ -1,0 +1,175 @@
+"""What was judged of a package, as its manifest records it: gate, candidates, geometries, classes, and their JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Gate:
+    """What was judged: no class (with `per_class`), or not the mean of all, may lose more than `max_drop` of Dice.
+
+    `per_class` is None in a package that was written before this was recorded.
+    """
+
+    max_drop: float
+    per_class: bool | None
+
+
+@dataclass(frozen=True)
+class ClassDrop:
+    """Mean Dice of one class before (torch) and after (converted) conversion, over the same `cases`."""
+
+    name: str
+    torch: float | None
+    converted: float | None
+    drop: float | None
+    cases: int
+    worst_case: str | None
+    worst_drop: float | None
+
+
+@dataclass(frozen=True)
+class ValidationScores:
+    """The mean Dice and NSD (0 to 1) and HD95 (mm) of a class over the validation cases; None where no case has it."""
+
+    dice: float | None
+    hd95_mm: float | None
+    nsd: float | None
+
+
+@dataclass(frozen=True)
+class ConvertedScores(ValidationScores):
+    """The scores of a class against the truth, and `to_torch` those against the masks of the torch network."""
+
+    to_torch: ValidationScores
+
+
+@dataclass(frozen=True)
+class PromptedResult:
+    """What one candidate did when it was shown each class by a prompt of that kind.
+
+    `agreement` is the share of all voxels that got the class which the torch network gave with the same prompts.
+    """
+
+    kind: str
+    agreement: float
+    per_class: dict[str, ConvertedScores]
+
+
+@dataclass
+class CandidateResult:
+    """What one candidate did.
+
+    `agreement` is the share of all voxels that got the torch network's class, `per_class` the scores by class name;
+    `snr_db` is the signal-to-noise ratio of the probabilities in decibels, None for exact ones. `prompted` is what it
+    did with prompts. A candidate that was refused before it was measured has none of these.
+    """
+
+    precision: str
+    inference_precision: str
+    quantization: str | None
+    refusal: str | None = None
+    snr_db: float | None = None
+    agreement: float | None = None
+    per_class: dict[str, ConvertedScores] = field(default_factory=dict)
+    prompted: PromptedResult | None = None
+
+    @property
+    def title(self) -> str:
+        return f"{self.precision} ({self.quantization})" if self.quantization else self.precision
+
+
+@dataclass(frozen=True)
+class GeometryResult:
+    """What one geometry of inference did: patches (D, H, W) whose neighbours overlap by that part of them.
+
+    `work` is the number of voxels that the network computes for each voxel of a prepared scan; `dice` and `hd95_mm` are
+    means over the classes against the truth, `seconds` those for a validation scan on the machine that judged. One that
+    was refused before it was measured has none of these.
+    """
+
+    patch: tuple[int, int, int]
+    overlap: float
+    work: float
+    refusal: str | None = None
+    dice: float | None = None
+    hd95_mm: float | None = None
+    seconds: float | None = None
+
+
+def read_candidate(values: Mapping[str, Any]) -> CandidateResult:
+    prompted = values.get("prompted")
+    return CandidateResult(
+        precision=str(values["precision"]),
+        inference_precision=str(values["inference_precision"]),
+        quantization=optional_text(values["quantization"]),
+        refusal=optional_text(values.get("refusal")),
+        snr_db=_number(values.get("snr_db")),
+        agreement=_number(values.get("agreement")),
+        per_class=_converted_scores(values.get("per_class", {})),
+        prompted=prompted
+        and PromptedResult(
+            str(prompted["kind"]), float(prompted["agreement"]), _converted_scores(prompted["per_class"])
+        ),
+    )
+
+
+def read_geometry_result(values: Mapping[str, Any]) -> GeometryResult:
+    d, h, w = map(int, values["patch"])
+    return GeometryResult(
+        patch=(d, h, w),
+        overlap=float(values["overlap"]),
+        work=float(values["work"]),
+        refusal=optional_text(values.get("refusal")),
+        dice=_number(values.get("dice")),
+        hd95_mm=_number(values.get("hd95_mm")),
+        seconds=_number(values.get("seconds")),
+    )
+
+
+def _converted_scores(per_class: Mapping[str, Any]) -> dict[str, ConvertedScores]:
+    return {
+        name: ConvertedScores(*_scores(row), to_torch=ValidationScores(*_scores(row["to_torch"])))
+        for name, row in per_class.items()
+    }
+
+
+def _scores(row: Mapping[str, Any]) -> tuple[float | None, ...]:
+    return tuple(_number(row[key]) for key in ("dice", "hd95_mm", "nsd"))
+
+
+def read_gate(values: Mapping[str, Any]) -> Gate | None:
+    if "gate" in values:
+        return Gate(float(values["gate"]["max_drop"]), bool(values["gate"]["per_class"]))
+    if "scores" in values:  # before it was recorded what the gate judged
+        return Gate(float(values["scores"]["max_drop"]), None)
+    return None
+
+
+def read_class_drop(name: str, row: Mapping[str, Any]) -> ClassDrop:
+    return ClassDrop(
+        name=name,
+        torch=_number(row["torch"]),
+        converted=_number(row["package"]),
+        drop=_number(row["drop"]),
+        cases=int(row["cases"]),
+        worst_case=optional_text(row.get("worst_case")),
+        worst_drop=_number(row.get("worst_drop")),
+    )
+
+
+def score_row(drop: ClassDrop) -> tuple[str, dict[str, Any]]:
+    """A row of the table of scores: in the file, the Dice of the converted model is called "package"."""
+    row = asdict(drop)
+    return row.pop("name"), {"package": row.pop("converted"), **row}
+
+
+def _number(value: Any) -> float | None:
+    return None if value is None else float(value)
+
+
+def optional_text(value: Any) -> str | None:
+    return None if value is None else str(value)
