@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from helpers.oblique_scan import oblique_scan
 from helpers.predictions import soft, write_label_map, write_nnunet, write_organs, write_probabilities
 from PIL import Image
 
@@ -32,21 +33,7 @@ STUDENT = Plan(
 NAMES = {0: "background", 1: "liver", 2: "spleen"}
 
 
-def scan() -> tuple[Volume, np.ndarray]:
-    """Oblique, anisotropic, with two blocks that no symmetry maps onto each other."""
-    labels = np.zeros((14, 40, 36), np.uint8)
-    labels[3:8, 5:22, 4:16] = 1
-    labels[8:13, 24:38, 18:34] = 2
-    angle = np.deg2rad(12)
-    turn = np.array([[np.cos(angle), -np.sin(angle), 0], [np.sin(angle), np.cos(angle), 0], [0, 0, 1]])
-    affine = np.eye(4)
-    affine[:3, :3] = turn @ np.array([[0, 0, -1.1], [0, 1.3, 0], [4.0, 0, 0]])
-    affine[:3, 3] = (10, -20, 30)
-    geometry = Geometry(affine, labels.shape)
-    return Volume(labels[None].astype(np.float32), geometry), labels
-
-
-VOLUME, LABELS = scan()
+VOLUME, LABELS = oblique_scan()
 OWN = VOLUME.geometry
 ONTO = grid(STUDENT, OWN)
 

@@ -11,6 +11,7 @@ import time
 import numpy as np
 import pytest
 import torch
+from helpers.oblique_scan import oblique_scan
 
 from samkd.configs.schema import Augmentation
 from samkd.distill.ensemble import Ensemble, EnsembleMember
@@ -20,7 +21,7 @@ from samkd.errors import IntegrityError, UsageError
 from samkd.training.patches import PatchBatches
 from samkd.training.prepared import few_labels, prepare_cases
 from samkd.volumes.datasets.registry import read_dataset
-from samkd.volumes.geometry import Geometry, Volume
+from samkd.volumes.geometry import Volume
 from samkd.volumes.io.nifti import write_labels, write_scan
 from samkd.volumes.plan import Plan, grid
 from samkd.volumes.preprocess import preprocess_labels
@@ -52,26 +53,12 @@ def reader(network=None, *, plan=TEACHER, weights="one", weight=1.0) -> Ensemble
     return EnsembleMember("reader", plan, weights, lambda: made, weight, frozenset())
 
 
-def scan() -> tuple[Volume, np.ndarray]:
-    """Oblique, anisotropic, with two blocks that no symmetry maps onto each other."""
-    labels = np.zeros((14, 40, 36), np.uint8)
-    labels[3:8, 5:22, 4:16] = 1
-    labels[8:13, 24:38, 18:34] = 2
-    angle = np.deg2rad(12)
-    turn = np.array([[np.cos(angle), -np.sin(angle), 0], [np.sin(angle), np.cos(angle), 0], [0, 0, 1]])
-    affine = np.eye(4)
-    affine[:3, :3] = turn @ np.array([[0, 0, -1.1], [0, 1.3, 0], [4.0, 0, 0]])
-    affine[:3, 3] = (10, -20, 30)
-    geometry = Geometry(affine, labels.shape)
-    return Volume(labels[None].astype(np.float32), geometry), labels
-
-
 def dice(a, b) -> float:
     return 2 * np.count_nonzero(a & b) / (np.count_nonzero(a) + np.count_nonzero(b))
 
 
 def test_targets_lie_where_the_students_labels_lie():
-    volume, labels = scan()
+    volume, labels = oblique_scan()
     result = reader().probabilities(volume, grid(STUDENT, volume.geometry))
     truth = preprocess_labels(labels, volume.geometry, STUDENT)
     assert result.dtype == np.float32
@@ -89,7 +76,7 @@ def test_targets_lie_where_the_students_labels_lie():
 
 
 def test_several_teachers_are_averaged_by_their_weights():
-    volume, _ = scan()
+    volume, _ = oblique_scan()
     onto = grid(STUDENT, volume.geometry)
     sharp, soft = reader(), reader(Reader(2.0))
     one, two = sharp.probabilities(volume, onto), soft.probabilities(volume, onto)
@@ -103,7 +90,7 @@ def test_several_teachers_are_averaged_by_their_weights():
 
 
 def write_dataset(root, names=("a", "b")):
-    volume, labels = scan()
+    volume, labels = oblique_scan()
     for folder in ("imagesTr", "labelsTr"):
         (root / folder).mkdir(parents=True)
     cases = []
@@ -137,7 +124,7 @@ def test_the_cache_is_keyed_by_weights_plans_and_scans(dataset, tmp_path):
 
     calls, first = run()
     assert calls > 0
-    volume, _ = scan()
+    volume, _ = oblique_scan()
     float_targets = reader().probabilities(volume, grid(STUDENT, volume.geometry))
     np.testing.assert_array_equal(first[0], quantise(float_targets))
     calls, again = run()
