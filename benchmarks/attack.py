@@ -1,6 +1,6 @@
 """Attack samkd: damaged files of every format, hostile packages and runs, kills, full disks; and a table of what held.
 
-    python benchmarks/attack.py                              # some fifty minutes on two cores that do nothing else
+    python benchmarks/attack.py                              # twenty minutes on two cores that do nothing else
     python benchmarks/attack.py --scale 0.02                 # four minutes
     python benchmarks/attack.py --only kills weights fuzz    # some of them
 

@@ -20,7 +20,7 @@ from ..evaluation.overlay import colours
 from ..students.small_sam.model import MAX_POINTS
 from ..training.predictor import make_predictor
 from ..volumes.io.nifti import read_scan, write_labels, write_scan
-from ..volumes.plan import Plan
+from ..volumes.plan import Plan, grid
 from ..volumes.preprocess import preprocess
 from .acceptance.candidates import AcceptanceCriteria, AcceptanceTest, Selection, select_candidate
 from .acceptance.gate import require_calibration, require_sensible, shown_the_middle
@@ -133,7 +133,7 @@ def _fastest_geometry(
     trained: Selection, student: TrainedStudent, criteria: AcceptanceCriteria, folder: Path, *, target: Target
 ) -> Selection:
     """The selection with the fastest patches and overlap that the criteria allow, its model in `folder`."""
-    shapes = [preprocess(case.volume, student.plan).geometry.shape for case in criteria.validation]
+    shapes = [grid(student.plan, case.volume.geometry).shape for case in criteria.validation]
     accepted = trained.results[-1]
     students: dict[Triple, TrainedStudent] = {student.plan.patch: student}
     conversions: dict[Triple, Candidate] = {}

@@ -10,8 +10,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from ..errors import BadInputError, UsageError, about
-from ..volumes.datasets.registry import Case, Dataset, read_case
+from ..volumes.datasets.registry import Case, Dataset
 from ..volumes.geometry import Geometry, Volume, reorient
+from ..volumes.io.scans import source_geometry
 from ..volumes.plan import grid
 from ..volumes.prompt_parsing import read_prompts
 from ..volumes.prompts import GridPrompts, ScanPrompts
@@ -45,7 +46,7 @@ def check_prompts(ensemble: Ensemble, cases: Sequence[Case], dataset: Dataset, *
     for case in prompted:
         prompts = case_prompts(case, dataset)
         assert prompts is not None
-        volume, _ = read_case(case, dataset)
+        scan = source_geometry(case.image, channels=len(dataset.channels))
         for member in takers:
             if unused := prompts.kinds - member.prompt_kinds:
                 raise BadInputError(
@@ -53,8 +54,7 @@ def check_prompts(ensemble: Ensemble, cases: Sequence[Case], dataset: Dataset, *
                     f"{member.name} takes {', '.join(sorted(member.prompt_kinds))}"
                 )
             with about(case.prompts):
-                seen = grid(member.plan, volume.geometry)
-                placed = prompts.onto(seen, scan=volume.geometry, classes=len(dataset.labels))
+                placed = prompts.onto(grid(member.plan, scan), scan=scan, classes=len(dataset.labels))
                 if member.prompts_required:
                     _require_one_a_slice(placed, dataset.labels)
 

@@ -6,6 +6,7 @@ import numpy as np
 from scipy.stats import bootstrap, wilcoxon
 
 from .records import ValuesByCase
+from .statistics import RESAMPLES
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +51,9 @@ def _statistics(differences: list[float], seed: int) -> PairedDifference:
     if len(differences) == 1:
         return PairedDifference(cases=1, difference=mean)
     rng = np.random.default_rng(seed)
-    interval = bootstrap((differences,), np.mean, n_resamples=10_000, method="percentile", rng=rng).confidence_interval
+    interval = bootstrap(
+        (differences,), np.mean, n_resamples=RESAMPLES, method="percentile", rng=rng
+    ).confidence_interval
     return PairedDifference(
         cases=len(differences),
         difference=mean,

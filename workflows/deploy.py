@@ -36,8 +36,6 @@ from ..volumes.pipeline import segment
 from ..volumes.plan import slice_axis
 from .data import config_for, open_dataset
 
-ANY_PATCH = ("swinunetr", "segresnet")  # students whose weights fit patches of any size
-
 
 def deploy(
     run: Run,
@@ -76,7 +74,7 @@ def deploy(
         class_names=run.class_names,
         in_channels=len(run.config.channels),
         calibration=_calibration(run, split, config, cache=runs / "cache", patch=run.plan.patch),
-        resized=_resized(run, split, config, cache=runs / "cache"),
+        resized=_resized(run, network, split, config, cache=runs / "cache"),
         prompt_kinds=prompt_kinds,
         prompts_required=_prompts_required(network),
         provenance=_provenance(run, config),
@@ -104,18 +102,18 @@ def _refuse_early(target: str, precision: str, sign: Path | None, destination: P
 
 
 def _resized(
-    run: Run, split: DataSplit, config: Config, *, cache: Path
+    run: Run, network: torch.nn.Module, split: DataSplit, config: Config, *, cache: Path
 ) -> Callable[[Triple], tuple[torch.nn.Module, list[np.ndarray]]] | None:
     """What gives a run's network for patches of another size, with its weights, and calibration patches of that size;
     None for networks whose weights belong to one size of patch.
     """
-    if not run.config.network.name.startswith(ANY_PATCH):
+    if not getattr(network, "takes_any_patch", False):
         return None
 
     def resized(patch: Triple) -> tuple[torch.nn.Module, list[np.ndarray]]:
-        network = student_from_spec(replace(run.config.network, patch=patch))
-        load_weights(network, run.weights)
-        return network.eval(), _calibration(run, split, config, cache=cache, patch=patch)
+        other = student_from_spec(replace(run.config.network, patch=patch))
+        load_weights(other, run.weights)
+        return other.eval(), _calibration(run, split, config, cache=cache, patch=patch)
 
     return resized
 

@@ -105,10 +105,9 @@ class AcceptanceTest:
         self._before = self._score(self._reference, self._truths).dice()
         prompted = criteria.prompted
         self._before_prompted = self._score(prompted.reference, self._truths).dice() if prompted else {}
-        self.seconds = math.nan  # for a validation scan, in the mean; of the last package that was judged
 
-    def judge(self, package: Package, result: CandidateResult) -> Sequence[ClassDrop]:
-        """Measure a candidate into `result`, and return what each class lost.
+    def judge(self, package: Package, result: CandidateResult) -> tuple[Sequence[ClassDrop], float]:
+        """Measure a candidate into `result`, and return what each class lost, and the mean seconds for a scan.
 
         Raises GateRefusedError; what could be measured stands in `result` all the same.
         """
@@ -120,12 +119,12 @@ class AcceptanceTest:
         result.snr_db = ratio if math.isfinite(ratio) else None
         started = time.perf_counter()
         masks = [package.segment(case.volume, prompts=case.prompts) for case in self._criteria.validation]
-        self.seconds = (time.perf_counter() - started) / len(masks)
+        seconds = (time.perf_counter() - started) / len(masks)
         result.agreement, result.per_class, drops = self._measure(masks, self._reference, self._before)
         self._require_accuracy(drops)
         if self._criteria.prompted is not None:
             self._judge_prompted(package, result, self._criteria.prompted)
-        return drops
+        return drops, seconds
 
     def _judge_prompted(self, package: Package, result: CandidateResult, prompted: Prompted) -> None:
         pairs = zip(self._criteria.validation, prompted.prompts, strict=True)
@@ -192,8 +191,8 @@ def select_candidate(
         results.append(result)
         package = _write_model(candidate, folder, manifest)
         try:
-            drops = test.judge(package, result)
-            accepted = Selection(package, drops, results, test.seconds)
+            drops, seconds = test.judge(package, result)
+            accepted = Selection(package, drops, results, seconds)
         except GateRefusedError as refusal:
             accepted = None
             result.refusal = str(refusal)
