@@ -16,7 +16,7 @@ from ...volumes.files import atomic_path, make_folder
 
 BACKBONE, STUDENT = "vit_tiny_p8", "swinunetr-tiny"  # in place of every image encoder, and of every student
 SIZES = {"training": 6, "test": 2, "seed": 0}
-TEACHER_STEPS, STUDENT_STEPS = 150, 100
+TEACHER_STEPS, STUDENT_STEPS = 300, 100
 SIDE = 64  # of a slice, in voxels
 
 _WINDOW = {"rule": "window", "low": -200, "high": 250}  # HU, to [0, 1]

@@ -15,6 +15,7 @@ from ...sam.presets import ENCODERS
 from ...training.progress import console
 from ...training.run import Run
 from ...training.run_config import digest
+from ...volumes.datasets.registry import read_dataset
 from ...volumes.files import file_digest, make_folder
 from ..distill import distill
 from ..evaluate import evaluate
@@ -85,22 +86,29 @@ def parse_places(texts: Sequence[str], names: Sequence[str], *, option: str, kno
 
 
 def check_places(experiments: Sequence[Experiment], cells: Sequence[Cell], work: Workplace) -> None:
-    """Raises BadInputError that names every dataset and every published file which the runs need and nobody named."""
+    """Raises BadInputError before anything is trained: for datasets and published files which the runs need and nobody
+    named, all of them together; for a folder that is no dataset, as read_dataset does; and for a file that is not there.
+    """
     if work.phantom:
         return
-    datasets = paper_datasets()
-    absent = [name for name in datasets_of(experiments, cells) if name not in work.data]
-    if absent:
-        told = "".join(_where(name, datasets[name]) for name in absent)
+    datasets = datasets_of(experiments, cells)
+    backbones = backbones_of(experiments) if work.pretrained else []
+    if absent := [name for name in datasets if name not in work.data]:
+        told = "".join(_where(name, paper_datasets()[name]) for name in absent)
         raise BadInputError(
             f"the data of this table is not here; give {' '.join(f'--data {name}=DIR' for name in absent)}, or try the "
             f"machinery with --phantom. It is had there, and samkd reads it so (docs/your-data.md):{told}"
         )
-    if work.pretrained and (files := [name for name in backbones_of(experiments) if name not in work.weights]):
+    if absent := [name for name in backbones if name not in work.weights]:
         raise BadInputError(
-            f"this table starts from published weights; give {' '.join(f'--weights {name}=FILE' for name in files)} "
+            f"this table starts from published weights; give {' '.join(f'--weights {name}=FILE' for name in absent)} "
             f"(docs/pretrained-weights.md), or --weights {NO_WEIGHTS} to train from random numbers"
         )
+    for name in datasets:
+        read_dataset(work.data[name])
+    for name in backbones:
+        if not work.weights[name].is_file():
+            raise BadInputError(f"{work.weights[name]}: no such file; expected the published weights of {name}")
 
 
 def datasets_of(experiments: Sequence[Experiment], cells: Sequence[Cell]) -> list[str]:
@@ -151,7 +159,7 @@ def _train(experiment: Experiment, work: Workplace) -> Run:
         overrides=work.overrides_of(experiment),
         run=None,
         control=False,
-        pretrained_path=None,
+        pretrained_path=work.weights_of(experiment.teacher) if experiment.teacher else None,
         options=StudentOptions(devices=work.devices),
     )
     return study.students[experiment.lambda_]
@@ -167,10 +175,11 @@ def scores_of(experiment: Experiment, scoring: Scoring, work: Workplace) -> list
     if scoring.shown is None and (scoring.data is None or work.phantom):
         test = run.metrics().test
         return [] if test is None else [test]
-    return [_scored(run, scoring, work, repetition=number) for number in range(scoring.repeat)]
+    weights = work.weights_of(experiment)
+    return [_scored(run, scoring, work, weights=weights, repetition=number) for number in range(scoring.repeat)]
 
 
-def _scored(run: Run, scoring: Scoring, work: Workplace, *, repetition: int) -> CaseScores:
+def _scored(run: Run, scoring: Scoring, work: Workplace, *, weights: Path | None, repetition: int) -> CaseScores:
     elsewhere = None if work.phantom else scoring.data
     data = work.data[elsewhere] if elsewhere else Path(run.config.data)
     key = {
@@ -191,6 +200,7 @@ def _scored(run: Run, scoring: Scoring, work: Workplace, *, repetition: int) -> 
         prompt_from_truth=scoring.shown,
         split=None if elsewhere else run.path / "splits.json",
         modality=run.config.user_config.get("modality"),
+        pretrained_path=weights,
         config_name=scoring.config if elsewhere else None,
         repetition=repetition,
     )

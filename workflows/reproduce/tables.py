@@ -174,7 +174,7 @@ def _device() -> str:
 
     if torch.cuda.is_available():
         return torch.cuda.get_device_name()
-    return f"a CPU, {torch.get_num_threads()} threads"
+    return f"a CPU (threads: {torch.get_num_threads()})"
 
 
 def _remarks(

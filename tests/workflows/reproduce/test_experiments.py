@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from samkd.configs.paper_tables import PAPERS, PaperTable, Row, read_paper
+from samkd.configs.paper_tables import PAPERS, PaperTable, Row, paper_datasets, read_paper
 from samkd.training import trainer
 from samkd.training.run import Run
 from samkd.workflows.reproduce import phantom
 from samkd.workflows.reproduce.costs import parameters
-from samkd.workflows.reproduce.experiments import NOT_GIVEN, Cell, Experiment, cells_of, experiments_of
+from samkd.workflows.reproduce.experiments import NOT_GIVEN, Cell, Experiment, cells_of, class_count, experiments_of
 from samkd.workflows.reproduce.run import Workplace, trained_run
 
 Place = tuple[str, PaperTable, Row]
@@ -164,16 +164,20 @@ def test_parameters_of_masam_on_every_backbone():
         assert parameters(run, "trained") / 1e6 == pytest.approx(millions, abs=0.006)
 
 
-@cache
-def size(run: Experiment) -> int:
-    return parameters(run, "all")
+sizes: dict[str, int] = {}  # by what decides a network's size
 
 
 @pytest.mark.slow
 @each_row_of_ours
 def test_its_networks_exist_at_full_size(place: Place):
     for run in runs_of(place):
-        assert size(run) > 2e6
+        config = load(run)
+        section = run.trained(config).model_dump(mode="json")
+        parts = [section.get(name) for name in ("name", "backbone", "options")] + [section["plan"]["patch"]]
+        key = json.dumps([*parts, class_count(run, config), paper_datasets()[run.data].channels])
+        if key not in sizes:
+            sizes[key] = parameters(run, "all")
+        assert sizes[key] > 2e6
 
 
 # --- at tiny size -----------------------------------------------------------------------------------------------------
