@@ -86,8 +86,8 @@ def parse_places(texts: Sequence[str], names: Sequence[str], *, option: str, kno
 
 
 def check_places(experiments: Sequence[Experiment], cells: Sequence[Cell], work: Workplace) -> None:
-    """Raises BadInputError before anything is trained: for datasets and published files which the runs need and nobody
-    named, all of them together; for a folder that is no dataset, as read_dataset does; and for a file that is not there.
+    """Raises BadInputError before anything is trained: for datasets and published files that nobody named, all of them
+    together; for a folder that is no dataset, as read_dataset does; and for a file that is not there.
     """
     if work.phantom:
         return
