@@ -5,7 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ...configs.paper_tables import paper_datasets, read_paper
+from ...errors import UsageError
 from ...evaluation.text_table import TextTable
+from ...sam.presets import ENCODERS
 from .experiments import Cell, cells_of, experiments_of
 from .run import (
     NO_WEIGHTS,
@@ -13,7 +15,6 @@ from .run import (
     backbones_of,
     check_places,
     datasets_of,
-    known_backbones,
     parse_places,
     trained_run,
 )
@@ -47,9 +48,11 @@ def plan(paper_name: str, number: str, row: str | None) -> list[TextTable]:
 def reproduce(paper_name: str, number: str, row: str | None, options: ReproduceOptions) -> list[TextTable]:
     """Train what is missing in the run root, score it, and return the paper's numbers beside ours.
 
-    Raises UsageError for unknown names and overrides that do not fit, BadInputError where data or published weights
-    are not named, and what the workflows teach, distill and evaluate raise.
+    Raises UsageError for unknown names, overrides that do not fit, and data or weights for the phantom; BadInputError
+    where data or published weights are not named; and what the workflows teach, distill and evaluate raise.
     """
+    if options.phantom and (options.data or options.weights):
+        raise UsageError("--phantom takes neither --data nor --weights: it generates both; leave them out")
     paper = read_paper(paper_name)
     table = paper.table(number)
     rows = table.rows_named(row)
@@ -63,7 +66,7 @@ def reproduce(paper_name: str, number: str, row: str | None, options: ReproduceO
             options.weights if pretrained else (),
             backbones_of(experiments),
             option="--weights",
-            known=known_backbones(),
+            known=list(ENCODERS),
         ),
         pretrained=pretrained,
         phantom=options.phantom,

@@ -11,7 +11,6 @@ from ...distill.study import StudentOptions
 from ...errors import BadInputError
 from ...evaluation.records import CaseScores
 from ...evaluation.result_files import read_result, write_result
-from ...sam.presets import ENCODERS
 from ...training.progress import console
 from ...training.run import Run
 from ...training.run_config import digest
@@ -26,7 +25,7 @@ from .phantom import stand_in_weights, tiny
 NO_WEIGHTS = "none"
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Workplace:
     """Where a table is run: the folder of each dataset, the published file of each backbone, the run root, and how.
 
@@ -124,11 +123,6 @@ def backbones_of(experiments: Sequence[Experiment]) -> list[str]:
 
 def _where(name: str, dataset: PaperDataset) -> str:
     return f"\n  {name}: {dataset.title}, {dataset.where}\n    {dataset.layout}; `samkd check DIR` reads every case"
-
-
-def known_backbones() -> list[str]:
-    """The names of all image encoders."""
-    return list(ENCODERS)
 
 
 def trained_run(experiment: Experiment, work: Workplace) -> Run:

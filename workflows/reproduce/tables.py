@@ -12,7 +12,9 @@ from .run import Workplace
 Values = Mapping[tuple[int, str], float | None]  # by the row's place in the plan and the column
 
 
-def plan_tables(paper: Paper, table: PaperTable, experiments: Sequence[Experiment], cells: Sequence[Cell]) -> list:
+def plan_tables(
+    paper: Paper, table: PaperTable, experiments: Sequence[Experiment], cells: Sequence[Cell]
+) -> list[TextTable]:
     """The runs with what they cost at the paper's size, which row takes which, and which rows are not run."""
     numbers = {experiment: str(number) for number, experiment in enumerate(experiments, start=1)}
     return [
@@ -67,8 +69,9 @@ def not_run(cells: Sequence[Cell]) -> list[TextTable]:
     """The cells that are not run, by reason; none where all are."""
     groups: dict[str, dict[str, list[str]]] = {}
     rows = {id(cell.row) for cell in cells if cell.wanted}
+    needed = {cell.experiment for cell in cells if cell.wanted}
     for cell in cells:
-        if cell.reason is not None:
+        if cell.reason is not None and cell.experiment not in needed:  # a run of others fills it
             whole = id(cell.row) not in rows
             columns = groups.setdefault(cell.reason, {}).setdefault(cell.row.name, [])
             columns += [] if whole else [cell.column]
@@ -122,7 +125,7 @@ def _digits(table: PaperTable, column: str) -> int:
 
 def _budgets(work: Workplace) -> list[tuple[str, str, str]]:
     """(what, in the paper or its config, here) of every difference of data and budget, over all runs."""
-    found: dict[tuple[str, str, str], None] = {}
+    differences: dict[tuple[str, str, str], None] = {}
     datasets = paper_datasets()
     for experiment, run in work.trained.items():
         data, paper = datasets[experiment.data], experiment.load()
@@ -141,9 +144,9 @@ def _budgets(work: Workplace) -> list[tuple[str, str, str]]:
             ("network", *names),
             ("published weights", *_weights(experiment, work)),
         ]
-        found |= dict.fromkeys(pair for pair in pairs if pair[1] != pair[2])
+        differences |= dict.fromkeys(pair for pair in pairs if pair[1] != pair[2])
     own = " ".join(f"--set {override}" for override in work.overrides)
-    return [*found, *([("overrides of your own", ABSENT, own)] if own else []), ("device", ABSENT, _device())]
+    return [*differences, *([("overrides of your own", ABSENT, own)] if own else []), ("device", ABSENT, _device())]
 
 
 def _backbone(experiment: Experiment) -> str | None:

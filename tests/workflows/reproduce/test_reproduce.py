@@ -63,6 +63,7 @@ def test_the_plan_of_a_row_that_is_not_ours_has_no_runs(tmp_path: Path):
         (("masam", "12"), 2, ["no table '12'", "9: What each part contributes"]),
         (("masam", "9", "row 7"), 2, ["no row 'row 7'", "'row 6'"]),
         (("masam", "9", "-o", "table.docx"), 2, [".json, .csv, .md or .tex"]),
+        (("masam", "9", "--phantom", "--data", "DIR"), 2, ["--phantom takes neither --data nor --weights"]),
         (("masam", "9", "--phantom", "--set", "teacher.trainin.steps=2"), 2, ["did you mean 'training'?"]),
         (
             ("masam", "9"),
