@@ -62,7 +62,7 @@ VARIANTS: dict[str, dict[str, object]] = {
     "ema": {"student__training__ema": 0.98},
 }
 STUDENT: dict[str, Any] = {
-    "name": "swinunetr-tiny",
+    "name": "segresnet",
     "plan": {
         "orientation": "LPS",
         "spacing": [5.0, 7.0, 7.7],
@@ -71,13 +71,14 @@ STUDENT: dict[str, Any] = {
         "overlap": 0.4,
     },
     "training": {
-        "steps": 120,
+        "steps": 300,
         "batch": 2,
-        "learning_rate": 1.2e-2,
+        "learning_rate": 3e-3,
         "warmup": 10,
-        "validate_every": 120,
+        "validate_every": 300,
         "dice_weight": 0.8,
         "cross_entropy_weight": 0.2,
+        "precision": "bf16-mixed",
         "augmentation": {"rotate_degrees": 10, "scale": 0.1, "brightness": 0.05, "contrast": 0.1},
     },
 }
