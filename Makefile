@@ -33,8 +33,8 @@ demo: $(READY)
 # A thread and a whole test file for each worker; more threads than cores would wait for one another. The files keep the
 # order of tests/conftest.py, the long ones first. A worker that crashes ends the run: xdist would wait for ever for the
 # rest of its file.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder \
-  --max-worker-restart 0
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile \
+  --no-loadscope-reorder --max-worker-restart 0
 
 test: $(READY)
 	$(PYTEST)
