@@ -162,13 +162,13 @@ def _train(experiment: Experiment, work: Workplace) -> Run:
 def scores_of(experiment: Experiment, scoring: Scoring, work: Workplace) -> list[CaseScores]:
     """The scores of a run, one for each draw of what it is shown; none where it has no labelled test case.
 
-    Those without prompts on its own data stand in the run; others are computed once and kept in the run root, under
+    Those on its own data without prompts stand in most runs; others are computed once and kept in the run root, under
     `reproduce`.
     """
     run = trained_run(experiment, work)
-    if scoring.shown is None and (scoring.data is None or work.phantom):
-        test = run.metrics().test
-        return [] if test is None else [test]
+    metrics = run.metrics()
+    if scoring.shown is None and (scoring.data is None or work.phantom) and metrics.test_prompts is None:
+        return [] if metrics.test is None else [metrics.test]
     weights = work.weights_of(experiment)
     return [_scored(run, scoring, work, weights=weights, repetition=number) for number in range(scoring.repeat)]
 
