@@ -91,7 +91,7 @@ def result_tables(
     return [
         _side_by_side(f"{_title(paper, table)}; {table.metric}; {source}: {remark}", table, rows, values, source),
         *not_run(cells),
-        *_remarks("What differs from the paper", table.note, cells, _budgets(work)),
+        *_remarks("What differs from the paper", table.note, cells, [*_budgets(work), *_stand_ins(cells, work)]),
     ]
 
 
@@ -147,6 +147,16 @@ def _budgets(work: Workplace) -> list[tuple[str, str, str]]:
         differences |= dict.fromkeys(pair for pair in pairs if pair[1] != pair[2])
     own = " ".join(f"--set {override}" for override in work.overrides)
     return [*differences, *([("overrides of your own", ABSENT, own)] if own else []), ("device", ABSENT, _device())]
+
+
+def _stand_ins(cells: Sequence[Cell], work: Workplace) -> list[tuple[str, str, str]]:
+    """What columns of a class, a site or a dataset of its own are on the phantom, which has none of the paper's."""
+    columns = [cell.spec for cell in cells if cell.wanted]
+    several = len({cell.experiment.data for cell in cells if cell.experiment}) > 1
+    if not work.phantom or not (several or any(column.cases or column.class_name for column in columns)):
+        return []
+    text = "the phantom's scans stand for every dataset, site and sequence, its mean for a class that it lacks"
+    return [("columns", ABSENT, text)]
 
 
 def _backbone(experiment: Experiment) -> str | None:

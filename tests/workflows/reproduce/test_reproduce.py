@@ -16,6 +16,7 @@ from samkd.training.run import Run
 from samkd.workflows.reproduce import values
 from samkd.workflows.reproduce.experiments import Cell, cells_of
 from samkd.workflows.reproduce.run import Workplace, parse_places
+from samkd.workflows.reproduce.tables import result_tables
 
 TINY = ("phantom.training=2", "phantom.test=1", "teacher.training.steps=2", "student.training.steps=2")
 SETS = [word for override in TINY for word in ("--set", override)]
@@ -236,6 +237,15 @@ def test_on_the_phantom_a_class_or_site_that_it_lacks_is_the_mean_of_all(tmp_pat
     monkeypatch.setattr(values, "scores_of", lambda *_: [scores(liver=0.8, spleen=0.6)])
     work = Workplace(runs=tmp_path, data={}, weights={}, phantom=True)
     assert values.score_of_cell(cell(cases="^F", class_name="disc"), work) == pytest.approx(100 * 0.75 * 0.7)
+
+
+@pytest.mark.parametrize(("number", "phantom", "told"), [("5", True, True), ("9", True, False), ("5", False, False)])
+def test_columns_that_the_phantom_cannot_tell_apart_are_named(number: str, phantom: bool, told: bool, tmp_path: Path):
+    paper = read_paper("masam")
+    table = paper.table(number)
+    work = Workplace(runs=tmp_path, data={}, weights={}, phantom=phantom)
+    *_, differs = result_tables(paper, table, table.rows, cells_of(table, table.rows), {}, work)
+    assert ("columns" in [row[0] for row in differs.rows]) == told
 
 
 def test_the_mean_of_columns_needs_all_of_them():
