@@ -20,6 +20,7 @@ def plan_tables(
     return [
         _runs(f"{_title(paper, table)}: runs. {COST_MODEL}", experiments, numbers),
         _uses(f"{_title(paper, table)}: rows and their runs", cells, numbers),
+        *_overrides(experiments, numbers),
         *not_run(cells),
         *_remarks("What differs from the paper by design", table.note, cells, []),
     ]
@@ -39,15 +40,24 @@ def _runs(title: str, experiments: Sequence[Experiment], numbers: Mapping[Experi
                 experiment.stage if experiment.stage != "distill" else f"distill, lambda {experiment.lambda_:g}",
                 experiment.trained(config).name,
                 experiment.config,
-                " ".join(f"--set {override}" for override in experiment.overrides) or ABSENT,
                 ", ".join(before) or ABSENT,
                 f"{spent.steps} x {spent.patches}",
                 f"{its_hours:.1f}",
             )
         )
-    rows.append(("all", *("",) * 6, f"{hours:.1f}"))
-    columns = ("run", "stage", "network", "config", "overrides", "from", "steps x patches", "GPU hours")
+    rows.append(("all", *("",) * 5, f"{hours:.1f}"))
+    columns = ("run", "stage", "network", "config", "from", "steps x patches", "GPU hours")
     return TextTable(title, columns, tuple(rows))
+
+
+def _overrides(experiments: Sequence[Experiment], numbers: Mapping[Experiment, str]) -> list[TextTable]:
+    """What the runs change in their configs; no table where none changes anything."""
+    rows = [
+        (numbers[each], " ".join(f"--set {override}" for override in each.overrides))
+        for each in experiments
+        if each.overrides
+    ]
+    return [TextTable("What the runs change in their configs", ("run", "overrides"), tuple(rows))] if rows else []
 
 
 def _uses(title: str, cells: Sequence[Cell], numbers: Mapping[Experiment, str]) -> TextTable:
