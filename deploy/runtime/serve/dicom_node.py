@@ -30,7 +30,8 @@ SUCCESS, DUPLICATE, NO_SPACE, UNFIT, NOT_UNDERSTOOD = 0x0000, 0x0111, 0xA700, 0x
 AFTER_RELEASE = 2.0  # seconds without an object: some senders open an association for every image
 _WARNINGS = (0xB000, 0xB006, 0xB007)  # stored, with something to say about it
 _LONGEST = 16  # letters of an AE title
-_LOOK = 0.25
+_LOOK = 0.25  # seconds between two looks for quiet studies
+_PAUSE = 10  # seconds, after a look that failed
 _INSTALL = "pip install 'samkd[serve]'; on a device without samkd: pip install pynetdicom pydicom highdicom"
 _LOG = logging.getLogger("samkd.serve")
 
@@ -205,48 +206,41 @@ class DicomDoor:
     # From studies to jobs.
 
     def _watch(self) -> None:
-        for taken in self._spool.taken():
-            self._make_jobs(taken)
         while not self._ended.wait(_LOOK):
-            for taken in self._take_quiet():
-                self._make_jobs(taken)
+            try:
+                self._take_quiet()
+                for taken in self._spool.taken():
+                    self._make_jobs(taken)
+            except (SamkdError, OSError) as error:  # the disk is full or away; what was not done is still there
+                _LOG.error("error: %s Again in %d s.", error, _PAUSE)
+                self._ended.wait(_PAUSE)
 
-    def _take_quiet(self) -> list[Path]:
-        """The folders of the studies of which nothing has come for long enough."""
+    def _take_quiet(self) -> None:
+        """Take the studies of which nothing has come for long enough. Raises OSError."""
         with self._lock:
-            due = [key for key, at in self._due.items() if at <= time.monotonic()]
-            for key in due:
+            for key in [key for key, at in self._due.items() if at <= time.monotonic()]:
+                self._spool.take(key)
                 del self._due[key]
-            return [self._spool.take(key) for key in due]
 
     def _make_jobs(self, taken: Path) -> None:
-        """Add the jobs of a taken study, then forget it; whatever it holds, the node goes on."""
-        try:
-            for job, files in self._jobs_of(taken):
-                if self._spool.add(job, files):
-                    _LOG.info("%s: received, %d files", job.name, len(files))
-                    if job.state != FAILED:
-                        self._worker.submit(job)
-                else:
-                    _LOG.info("%s: was received before", job.name)
-            self._spool.forget(taken)
-        except (OutputError, OSError) as error:
-            _LOG.error("error: %s: stays in the spool until the next start (%s)", taken, error)
+        """Add the jobs of a taken study, then forget it; once more if need be. Raises OSError, OutputError."""
+        for job, files in self._jobs_of(taken):
+            if not self._spool.add(job, files):
+                _LOG.info("%s: was received before", job.name)
+                continue
+            _LOG.info("%s: received, %d files", job.name, len(files))
+            if job.state != FAILED:
+                self._worker.submit(job)
+        self._spool.forget(taken)
 
     def _jobs_of(self, taken: Path) -> list[tuple[Job, tuple[Path, ...]]]:
+        """The jobs of a study with their files: one for each series and package, or one that has failed."""
         try:
-            study = study_series(taken)
-        except OutputError:
-            raise
+            return [(_job(digest, one), one.files) for one in study_series(taken) for digest in self._fitting(one)]
         except SamkdError as error:
             return [_unusable(taken, str(error))]
         except Exception as error:  # its words may be those of a header
             return [_unusable(taken, f"{type(error).__name__} in samkd, a fault of its own")]
-        jobs = []
-        for series in study:
-            fitting = self._fitting(series)
-            jobs += [(_job(digest, series), series.files) for digest in fitting]
-        return jobs
 
     def _fitting(self, series: StudySeries) -> list[str]:
         """The digests of the packages that segment a series; one that none does is named in the log."""

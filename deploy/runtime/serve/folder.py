@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import re
 import shutil
 import threading
 import time
@@ -32,7 +33,7 @@ class FolderDoor:
     name = "folder"
 
     def __init__(self, inbox: Path, out: Path, *, spool: Spool, packages: Mapping[str, Package], quiet: float):
-        """Raises UsageError when one folder lies in the other; BadInputError, OutputError."""
+        """Raises UsageError when OUT lies in IN, or two packages have one name; BadInputError, OutputError."""
         self._inbox, self._out = inbox.absolute(), out.absolute()
         if not inbox.is_dir():
             raise BadInputError(f"--folder {inbox}: is no folder; make it, or name the one that the scans come into")
@@ -41,6 +42,7 @@ class FolderDoor:
         make_folder(out)
         self.destinations = (str(out),)
         self._spool, self._packages, self._quiet = spool, packages, quiet
+        self._below = _folders(packages)
         self._seen: dict[str, tuple[str, float]] = {}  # what an entry looked like, and since when
         self._done: dict[str, str] = {}  # what it looked like when it was taken
         self._source_of = {job.target: _entry_of(job) for job in spool.jobs() if job.door == self.name}
@@ -95,11 +97,13 @@ class FolderDoor:
         """Make the jobs of an entry; what cannot be one is told in its error file. Raises OSError, OutputError."""
         try:
             jobs = self._jobs_of(entry, look)
-        except OutputError:
+        except (OutputError, OSError):
             raise
-        except SamkdError as error:
-            _LOG.error("error: %s", error)
-            self._write_error(entry.name, str(error))
+        except Exception as error:
+            known = isinstance(error, SamkdError)
+            text = str(error) if known else f"{entry}: {type(error).__name__} in samkd, a fault of its own"
+            _LOG.error("error: %s", text)
+            self._write_error(entry.name, text)
             return
         for job in jobs:
             if self._spool.add(job):
@@ -115,7 +119,7 @@ class FolderDoor:
                 if not fits(package, word):
                     unfit.append(f"{scan.name} ({word})")
                     continue
-                target = Path(package.manifest.name if len(self._packages) > 1 else "", scan.mask_name).as_posix()
+                target = Path(self._below[digest], scan.mask_name).as_posix()
                 self._claim(target, entry)
                 jobs.append(self._job(digest, scan, entry=entry, look=look, target=target))
         if not jobs:
@@ -154,6 +158,16 @@ class FolderDoor:
         with atomic_path(path) as temporary:
             temporary.write_text(f"{error}\n", encoding="utf-8")
         sync_folder(path.parent)
+
+
+def _folders(packages: Mapping[str, Package]) -> dict[str, str]:
+    """The folder in OUT for each package, by its digest: OUT itself for one alone. Raises UsageError."""
+    if len(packages) == 1:
+        return dict.fromkeys(packages, "")
+    names = {digest: re.sub(r"[^\w-]", "-", package.manifest.name) for digest, package in packages.items()}
+    if len(set(names.values())) < len(names):
+        raise UsageError(f"--out: two packages of one name ({', '.join(sorted(names.values()))}) need a folder each")
+    return names
 
 
 def _entry_of(job: Job) -> str:

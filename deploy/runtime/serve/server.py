@@ -94,9 +94,6 @@ def _by_digest(packages: Sequence[Package]) -> dict[str, Package]:
         warn_unchecked(package)
         if package.prompts_required:
             raise UsageError(f"{package.path}: finds nothing without a prompt, and here nobody gives one")
-    names = [package.manifest.name for package in packages]
-    if len(set(names)) < len(names):
-        raise UsageError(f"two packages of one name ({', '.join(sorted(names))}); give each once")
     return {package.manifest.digest: package for package in packages}
 
 

@@ -254,6 +254,44 @@ def test_objects_are_refused_when_the_disk_is_nearly_full(node, pacs, ct, tmp_pa
     wait(lambda: states(tmp_path) == [SENT])
 
 
+def test_an_object_that_cannot_be_kept_is_refused(node, ct, tmp_path, monkeypatch):
+    door = node()
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as disk:
+        disk.setattr(Spool, "store", full)
+        assert send(door, ct[:2]) == [0xA700, 0xA700]
+    assert send(door, ct[:2]) == [0, 0]
+
+
+def test_a_study_that_cannot_be_told_apart_is_kept_with_the_reason(node, pacs, ct, tmp_path):
+    for number, file in enumerate(ct):
+        edit(file, SeriesInstanceUID=f"1.2.3.{number}")  # as some anonymisers do
+    assert set(send(node(), ct)) == {0}
+    wait(lambda: states(tmp_path) == [FAILED])
+    (job,) = (tmp_path / "spool" / "jobs").iterdir()
+    assert "are slices in a row" in json.loads((job / "job.json").read_text())["error"]
+    assert len(list((job / "scan").iterdir())) == len(ct) and not pacs.objects
+
+
+def test_a_taken_study_waits_for_a_disk_that_can_be_written(node, pacs, ct, tmp_path, monkeypatch):
+    monkeypatch.setattr(dicom_node, "_PAUSE", 0.1)
+    door, add, failures = node(), Spool.add, []
+
+    def failing(*arguments):
+        if len(failures) < 3:
+            failures.append(1)
+            raise OSError(28, "No space left on device")
+        return add(*arguments)
+
+    monkeypatch.setattr(Spool, "add", failing)
+    assert set(send(door, ct)) == {0}
+    wait(lambda: states(tmp_path) == [SENT])
+    assert len(failures) == 3 and len(pacs.objects) == 1
+
+
 def test_objects_that_a_mask_could_not_refer_to_are_refused(node, ct, tmp_path):
     edit(ct[0], StudyInstanceUID="")
     assert send(node(), ct[:2]) == [0xA900, 0]

@@ -3,6 +3,7 @@
 import shutil
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -40,9 +41,9 @@ def served(opened, tmp_path, monkeypatch):
     (tmp_path / "in").mkdir()
     running = []
 
-    def start() -> None:
+    def start(*packages_served: Package) -> None:
         stop()
-        packages = {opened.manifest.digest: opened}
+        packages = {package.manifest.digest: package for package in packages_served or (opened,)}
         spool = Spool(tmp_path / "spool")
         door = FolderDoor(tmp_path / "in", tmp_path / "out", spool=spool, packages=packages, quiet=0.1)
         worker = Worker(spool, packages, {door.name: door})
@@ -158,3 +159,16 @@ def test_masks_among_the_scans_are_refused(opened, tmp_path):
     (tmp_path / "in").mkdir()
     with pytest.raises(UsageError, match="among the scans"):
         FolderDoor(tmp_path / "in", tmp_path / "in" / "out", spool=Spool(tmp_path / "s"), packages={}, quiet=1)
+
+
+def test_each_of_several_packages_has_a_folder_in_out(served, opened, tmp_path):
+    other = replace(opened, manifest=replace(opened.manifest, name="../other", digest="x"))
+    served(opened, other)
+    write_scan(tmp_path / "in" / "a.nii.gz", make_scan(3))
+    wait(lambda: len([path for path in (tmp_path / "out").rglob("*.nii.gz") if ".tmp" not in str(path)]) == 2)
+    assert {path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("a.nii.gz")} == {
+        "---other/a.nii.gz",
+        "student/a.nii.gz",
+    }
+    with pytest.raises(UsageError, match="two packages of one name"):
+        served(opened, replace(other, manifest=replace(other.manifest, name=opened.manifest.name)))
