@@ -49,7 +49,7 @@ class Job:
     result: str  # the mask's name in the folder of the job
     target: str = ""  # of a watched folder: the mask's path below OUT
     state: str = RECEIVED
-    attempts: int = 0  # segmentations begun, counted before each: a scan that ends the process is not tried for ever
+    attempts: int = 0  # segmentations begun, counted before each: a scan that ends the process lets others go first
     delivered: tuple[str, ...] = ()  # destinations that have the mask
     error: str = ""
 

@@ -13,7 +13,7 @@ from itertools import count
 from pathlib import Path
 from typing import Protocol
 
-from ....errors import BadInputError, OutputError, SamkdError
+from ....errors import OutputError, SamkdError
 from ....volumes.files import sync_folder
 from ....volumes.io.scans import Source
 from ..memory import Budget
@@ -22,8 +22,8 @@ from ..predict import predict_scan
 from ..quality import modality_flags
 from .spool import FAILED, RECEIVED, SEGMENTED, SENT, Job, Spool
 
-MOST_ATTEMPTS = 10  # of one scan, each of which ended the process
 LONGEST_WAIT = 60.0  # seconds between two attempts to deliver a mask
+LONGEST_REST = 600.0  # seconds that a scan rests which ended the process, or was there when the power went
 _LOG = logging.getLogger("samkd.serve")
 
 
@@ -60,12 +60,12 @@ class Worker:
         self._thread = threading.Thread(target=self._work, name="worker", daemon=True)
 
     def start(self) -> None:
-        """Go on with what the spool holds."""
+        """Go on with what the spool holds: scans that were begun and not ended last, lest one of them ends us again."""
         for job in self._spool.jobs():
             if job.state == SENT:
                 self._spool.clear(job)
             elif job.state != FAILED:
-                self.submit(job)
+                self.submit(job, after=_rest(job))
         self._thread.start()
 
     def submit(self, job: Job, *, after: float = 0.0) -> None:
@@ -114,8 +114,6 @@ class Worker:
 
     def _segment(self, job: Job) -> Job:
         """From the scan to the mask in the spool. Raises SamkdError; OutputError when only writing failed."""
-        if job.attempts >= MOST_ATTEMPTS:
-            raise BadInputError(f"{job.name}: {job.attempts} times the process ended while it was being segmented")
         job = self._spool.update(replace(job, attempts=job.attempts + 1))
         package, mask = self._packages[job.package], self._spool.result(job)
         row = predict_scan(
@@ -163,6 +161,15 @@ class Worker:
             self._spool.update(job)
         except (OutputError, OSError) as trouble:
             self._put_off(job, trouble)
+
+
+def _rest(job: Job) -> float:
+    """Seconds before a scan is begun again: twice as many each time that the process ended with it in hand."""
+    if job.state != RECEIVED or not job.attempts:
+        return 0.0
+    seconds = min(LONGEST_REST, 2.0**job.attempts)
+    _LOG.warning("warning: %s: was begun %d time(s) and not ended. Again in %.0f s.", job.name, job.attempts, seconds)
+    return seconds
 
 
 def fits(package: Package, modality: str | None) -> bool:

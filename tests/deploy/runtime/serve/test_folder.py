@@ -172,3 +172,21 @@ def test_each_of_several_packages_has_a_folder_in_out(served, opened, tmp_path):
     }
     with pytest.raises(UsageError, match="two packages of one name"):
         served(opened, replace(other, manifest=replace(other.manifest, name=opened.manifest.name)))
+
+
+def test_a_scan_that_was_begun_and_not_ended_lets_others_go_first(served, segmentations, opened, tmp_path):
+    """The process may have ended because of it: it must not keep the others from their masks after every start."""
+    for number in range(4):
+        write_scan(tmp_path / "in" / f"{number}.nii.gz", make_scan(3))
+    packages = {opened.manifest.digest: opened}
+    spool = Spool(tmp_path / "spool")
+    door = FolderDoor(tmp_path / "in", tmp_path / "out", spool=spool, packages=packages, quiet=0)
+    door._worker = Worker(spool, packages, {})  # takes jobs, and never begins
+    door.look()
+    door.look()
+    first, *others = list(spool.jobs())
+    spool.update(replace(first, attempts=1))
+    spool.close()
+    served()
+    wait(lambda: len(segmentations) == 4)
+    assert segmentations[-1] == Path(first.scan[0]).name and len(others) == 3
