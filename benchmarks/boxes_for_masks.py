@@ -51,14 +51,9 @@ from samkd.workflows.evaluate import evaluate
 ARMS = ("masks-2", "boxes", "masks-all", "masks-all-taught")
 LABELLED = 2
 VARIANTS: dict[str, dict[str, object]] = {
-    "mean": {"student__distillation__over_classes": "mean"},
-    "balanced": {"student__distillation__balance_classes": True},
     "dice": {"student__distillation__dice": 1},
+    "mean": {"student__distillation__over_classes": "mean"},
     "kl": {"student__distillation__loss": "kl"},
-    "kl+dice": {"student__distillation__loss": "kl", "student__distillation__dice": 1},
-    "warmup": {"student__distillation__warmup": 150},
-    "right": {"student__distillation__right": True},
-    "sure": {"student__distillation__sure": 0.9},
     "ema": {"student__training__ema": 0.98},
 }
 STUDENT: dict[str, Any] = {

@@ -14,7 +14,7 @@ from typer.core import TyperGroup
 
 from .. import __version__
 from ..errors import SamkdError
-from . import bench, data, deploy, inspect, runs, train, use
+from . import bench, data, deploy, inspect, reproduce, runs, train, use
 
 
 class _Verbs(TyperGroup):
@@ -42,6 +42,7 @@ app.command()(use.predict)
 app.command()(use.serve)
 app.command()(use.verify)
 app.command()(use.evaluate)
+app.command()(reproduce.reproduce)
 app.command()(inspect.report)
 app.command()(data.check)
 app.command()(data.convert)

@@ -19,6 +19,7 @@ from ..errors import BadInputError, GateRefusedError, UsageError
 from ..evaluation.overlay import colours
 from ..students.small_sam.model import MAX_POINTS
 from ..training.predictor import make_predictor
+from ..volumes.intensity_profile import intensity_profile
 from ..volumes.io.nifti import read_scan, write_labels, write_scan
 from ..volumes.plan import Plan, grid
 from ..volumes.preprocess import preprocess
@@ -35,7 +36,6 @@ from .runtime.judgement import CandidateResult, Gate
 from .runtime.manifest import ClassEntry, Description, Manifest, PromptSupport
 from .runtime.manifest_rules import EXPECTED, SAMPLE
 from .runtime.package import Package
-from .runtime.quality import intensity_profile
 from .runtime.verify import sample_prompts
 
 _PROBES = 8  # calibration patches that must be answered differently
@@ -48,8 +48,8 @@ class TrainedStudent:
     `calibration` are prepared patches [C, *plan.patch] of training cases. A student with `prompt_kinds` (of
     volumes.prompts.KINDS) is packed as an encoder and a decoder; with `prompts_required` it finds nothing but what a
     prompt shows. `resized` gives the same network for patches of another size (D, H, W), and calibration patches of
-    that size; a network whose weights know one size only has none. `provenance` is plain JSON and stands in the
-    manifest.
+    that size; a network whose weights know one size only has none. `intensities` are a volumes.intensity_profile, empty
+    where none was kept. `provenance` is plain JSON and stands in the manifest.
     """
 
     network: nn.Module
@@ -60,6 +60,7 @@ class TrainedStudent:
     resized: Callable[[Triple], tuple[nn.Module, Sequence[np.ndarray]]] | None = None
     prompt_kinds: Sequence[str] = ()
     prompts_required: bool = False
+    intensities: Sequence[Mapping[str, Any]] = ()
     provenance: Mapping[str, Any]
     description: Description
 
@@ -196,7 +197,6 @@ def _export_request(student: TrainedStudent, precision: Precision) -> ExportRequ
 
 def _manifest(student: TrainedStudent, criteria: AcceptanceCriteria, *, target: Target, name: str) -> Manifest:
     """What is known of the package before anything is converted; the precision is that of the float32 candidate."""
-    scans = (preprocess(case.volume, student.plan).array for case in criteria.validation)
     return Manifest(
         samkd=__version__,
         name=name,
@@ -208,10 +208,16 @@ def _manifest(student: TrainedStudent, criteria: AcceptanceCriteria, *, target: 
         precision=Precision.FP32.value,
         inference_precision=target.inference[Precision.FP32],
         prompts=_prompt_support(student, target),
-        intensities=tuple(intensity_profile(scans, student.calibration)),
+        intensities=tuple(student.intensities or _profile(student, criteria)),
         provenance=student.provenance,
         description=student.description,
     )
+
+
+def _profile(student: TrainedStudent, criteria: AcceptanceCriteria) -> list[dict[str, Any]]:
+    """The intensities of the validation scans and of the calibration patches, for a run that kept no profile."""
+    scans = (preprocess(case.volume, student.plan).array for case in criteria.validation)
+    return intensity_profile(scans, student.calibration)
 
 
 def _prompt_support(student: TrainedStudent, target: Target) -> PromptSupport | None:

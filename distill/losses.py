@@ -5,7 +5,7 @@ and averaged over voxels, with ``weights`` [B, D, H, W] if given; a config may c
 """
 
 from collections.abc import Callable
-from functools import partial, reduce
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -18,7 +18,7 @@ FLOOR = 1 / 510  # half a level of the cached targets: below it a probability's 
 
 SMOOTH = 1e-5  # as in the Dice loss of L_seg
 
-Distance = Callable[[Tensor, Tensor, Tensor], Tensor]
+Distance = Callable[[Tensor, Tensor], Tensor]
 
 
 def probability_mse(logits: Tensor, teacher: Tensor, *, weights: Tensor | None = None) -> Tensor:
@@ -68,46 +68,23 @@ def soft_dice(logits: Tensor, teacher: Tensor, *, weights: Tensor | None = None)
     return (1 - (2 * overlap + SMOOTH) / (sizes + SMOOTH)).mean()
 
 
-def class_weights(teacher: Tensor) -> Tensor:
-    """Every voxel's share of an equal part for each of the teacher's likeliest classes in the batch; mean 1."""
-    labels = teacher.argmax(1)
-    counts = torch.bincount(labels.flatten(), minlength=teacher.shape[1]).to(teacher)
-    return (labels.numel() / (counts * (counts > 0).sum()))[labels]
-
-
 def distance_of(settings: Distillation) -> Distance:
-    """The distance that a config names: a function of logits, teacher probabilities and the labels that are known."""
+    """The distance that a config names, as a function of logits and teacher probabilities."""
     if settings.loss == "mse":
         distance: Callable[..., Tensor] = probability_mse
     else:
         named = {"kl": kl_divergence, "logits": logit_mse}[settings.loss]
         distance = partial(named, temperature=settings.temperature)
 
-    def distance_to(logits: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
+    def distance_to(logits: Tensor, teacher: Tensor) -> Tensor:
         target = hard_mask(teacher) if settings.hard_masks else teacher
-        weights = voxel_weights(settings, teacher, labels)
+        weights = boundary_weights(teacher, settings.boundary) if settings.boundary else None
         loss = distance(logits, target, weights=weights)
         if settings.over_classes == "mean":
             loss = loss / logits.shape[1]
         return loss + settings.dice * soft_dice(logits, target, weights=weights) if settings.dice else loss
 
     return distance_to
-
-
-def voxel_weights(settings: Distillation, teacher: Tensor, labels: Tensor) -> Tensor | None:
-    """The weights [B, D, H, W] of voxels that a config names, multiplied; None where all are 1."""
-    factors: list[Tensor] = []
-    if settings.boundary:
-        factors.append(boundary_weights(teacher, settings.boundary))
-    if settings.balance_classes:
-        factors.append(class_weights(teacher))
-    if settings.sure:
-        factors.append((teacher.amax(1) >= settings.sure).to(teacher))
-    if settings.right:
-        right = torch.ones_like(teacher[:, 0])
-        right[: len(labels)] = (teacher[: len(labels)].argmax(1) == labels).to(teacher)
-        factors.append(right)
-    return reduce(torch.mul, factors) if factors else None
 
 
 def hard_mask(teacher: Tensor) -> Tensor:
@@ -137,7 +114,7 @@ def distillation_loss(
         loss = loss + lambda_ * terms["segmentation"]
     if lambda_ < 1:
         assert teacher is not None
-        terms["distillation"] = distance(logits, teacher, labels)
+        terms["distillation"] = distance(logits, teacher)
         loss = loss + (1 - lambda_) * terms["distillation"]
     return {"loss": loss, **{name: term.detach() for name, term in terms.items()}}
 
@@ -147,4 +124,4 @@ def _logits_of(probabilities: Tensor) -> Tensor:
 
 
 def _mean(values: Tensor, weights: Tensor | None) -> Tensor:
-    return values.mean() if weights is None else (values * weights).sum() / weights.sum().clamp(min=SMOOTH)
+    return values.mean() if weights is None else (values * weights).sum() / torch.sum(weights)

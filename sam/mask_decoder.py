@@ -1,5 +1,7 @@
 """SAM's mask decoder with any number of x2 up-sampling stages, and the decoder that belongs to any image encoder."""
 
+from contextlib import nullcontext
+
 import torch
 from segment_anything.modeling import TwoWayTransformer
 from segment_anything.modeling.common import LayerNorm2d
@@ -99,6 +101,7 @@ def decode(
     """Masks for prompts: embedding [N, C, h, w], prompt tokens [N or 1, T, C] -> logits [N, masks, H, W], predicted
     IoU [N, masks]. Both are of one family; positions are computed in float32, as bfloat16 would move the clicks.
     """
-    with torch.autocast(embedding.device.type, enabled=False):
+    exact = nullcontext() if embedding.is_meta else torch.autocast(embedding.device.type, enabled=False)
+    with exact:
         positions = prompt_encoder.get_dense_pe()
     return mask_decoder(embedding, positions, tokens, prompt_encoder.no_mask())

@@ -57,6 +57,7 @@ FENCES = {
     "pydantic": {
         "configs/plan_schema.py",
         "configs/evaluation_schema.py",
+        "configs/paper_tables.py",
         "configs/teacher_options.py",
         "configs/schema.py",
         "configs/validate.py",

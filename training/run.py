@@ -13,11 +13,13 @@ import yaml
 from ..configs.yaml_files import read_yaml
 from ..errors import BadInputError, OutputError
 from ..volumes.files import atomic_path, is_leftover, make_folder, regular_file
+from ..volumes.intensity_profile import is_profile
 from ..volumes.json_files import parse_json, read_json
 from ..volumes.plan import Plan
 from .metrics import RunMetrics
 from .run_config import RunConfig
 
+INTENSITIES = "intensities.json"
 LOCK = ".training.lock"  # while somebody trains there
 
 
@@ -98,6 +100,21 @@ class Run:
         except (KeyError, TypeError, AttributeError) as error:
             fault = f"holds no scores ({type(error).__name__} {error})."
         raise BadInputError(f"{path}: {fault} Remove it, and the same command scores anew.")
+
+    def intensities(self) -> list[dict[str, Any]]:
+        """What the training data look like (volumes.intensity_profile); empty for a run of an earlier release.
+
+        Raises BadInputError for a file that holds anything else.
+        """
+        path = self.path / INTENSITIES
+        if not path.exists():
+            return []
+        if not is_profile(profile := read_json(path)):
+            raise BadInputError(
+                f"{path}: holds no percentiles of intensities; remove it, and scans are not compared with the training "
+                "data"
+            )
+        return profile
 
     def write_json(self, name: str, values: Any) -> None:
         self.write_text(name, json.dumps(values, indent=1) + "\n")

@@ -5,6 +5,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
+import numpy as np
 import torch
 from lightning.fabric import Fabric
 from lightning.fabric.strategies.ddp import DDPStrategy
@@ -15,6 +16,7 @@ from ..evaluation.rules import DEFAULT_RULES, ScoringRules
 from ..evaluation.scores import case_scores, score_scan
 from ..sam.checkpoints import LoadReport
 from ..volumes.datasets.registry import Case, Dataset, read_labelled_case
+from ..volumes.intensity_profile import intensity_profile
 from ..volumes.pipeline import segment
 from ..volumes.plan import Plan
 from .checkpoint import load_weights
@@ -28,10 +30,12 @@ from .prepared import PreparedCase, prepare_cases
 from .progress import Bar, console
 from .prompt_protocol import PromptProtocol, parse_protocol, protocol_of_training
 from .prompt_sampling import PromptSampler
-from .run import Run
+from .run import INTENSITIES, Run
 from .step import TrainingStep
 from .taught_classes import check_taught_classes
 from .validation import grid_dice
+
+PROFILE_PATCHES = 32  # as many as calibrate a package by default
 
 
 @runtime_checkable
@@ -117,6 +121,9 @@ def _train(
     )
     fabric.barrier()
     if fabric.is_global_zero:
+        patches = PatchBatches.plain(labelled, patch=job.plan.patch, count=PROFILE_PATCHES, seed=job.config.seed)
+        images = (np.asarray(case.image) for case in (*labelled, *unlabelled))
+        run.write_json(INTENSITIES, intensity_profile(images, patches))
         score_run(run, network, job, result)
     fabric.barrier()
     return run

@@ -77,6 +77,7 @@ def deploy(
         resized=_resized(run, network, split, config, cache=runs / "cache"),
         prompt_kinds=prompt_kinds,
         prompts_required=_prompts_required(network),
+        intensities=run.intensities(),
         provenance=_provenance(run, config),
         description=Description(dataset.name, config.description, tuple(dataset.channels)),
     )

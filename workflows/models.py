@@ -101,6 +101,7 @@ def load_run(path: Path, *, pretrained_path: Path | None = None, threads: int | 
         channel_names=tuple(run.config.channels),
         prompt_kinds=network.prompt_kinds,
         prompts_required=getattr(network, "prompts_required", False),
+        intensities=run.intensities(),
         frees_memory=True,
         version=torch.__version__,
         threads=torch.get_num_threads(),

@@ -70,7 +70,7 @@ class Manifest:
     """What manifest.json holds.
 
     `model` is the file the engine of `target` opens, `inference_precision` the arithmetic it computes in. `intensities`
-    is what quality.intensity_profile gave for the training data, channel by channel. `provenance` is plain JSON. The
+    is what volumes.intensity_profile gave for the training data, channel by channel. `provenance` is plain JSON. The
     fields from `judged_on` on are known once a candidate was accepted, `files` and `digest` once all files are written.
     """
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import IntegrityError
+from ...volumes.intensity_profile import is_percentiles
 from ...volumes.plan import Plan
 from ...volumes.prompts import KINDS
 
@@ -35,7 +36,6 @@ _INTENSITY: dict[str, dict[str, tuple[float, float]]] = {
 _PLAN = ("orientation", "spacing", "size", "long_side", "intensity", "patch", "overlap")
 _MOST_PATCH = 1 << 27  # voxels
 _MOST_OVERLAP = 0.9
-_PERCENTILES = 9  # of quality.intensity_profile
 _SHOWN = 60  # characters of a value in a message
 
 Holds = Callable[[Any], object]
@@ -171,10 +171,6 @@ def _class_values(value: Any) -> bool:
     return 2 <= len(value) <= 1000 and sorted(value) == sorted(map(str, range(len(value))))
 
 
-def _percentiles(value: Any) -> bool:
-    return len(value) == _PERCENTILES and all(map(_number(*_ANY), value)) and value == sorted(value)
-
-
 _SCORE = _or_null(_number(-1, 1))
 _RULES = (
     Rule("", _object, "an object"),
@@ -226,7 +222,7 @@ _RULES = (
     Rule("prompts.points", _whole(1, 1000), "a whole number from 1 to 1000"),
     Rule("intensities", lambda value: isinstance(value, list), "a list of objects, one a channel", required=False),
     Rule("intensities.*", _object, "an object with percentiles and limit"),
-    Rule("intensities.*.percentiles", _percentiles, f"{_PERCENTILES} numbers that do not fall"),
+    Rule("intensities.*.percentiles", is_percentiles, "9 numbers that do not fall"),
     Rule("intensities.*.limit", _number(0, 1e9), "a number that is not negative"),
     Rule("provenance", _object, "an object", required=False),
     Rule("provenance.run", _plain_name, "the name of a run folder, no path", required=False),

@@ -1,16 +1,15 @@
 """What the device can tell about a scan and its mask without knowing the truth: flags, not errors."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from ...volumes.geometry import Geometry, Volume
+from ...volumes.intensity_profile import profile_distance
 from ...volumes.io.scans import Source, modality
 from ...volumes.pipeline import Model
 
-_PERCENTILES = (1, 5, 10, 25, 50, 75, 90, 95, 99)
-_ENOUGH = 1 << 17  # voxels, for a percentile
 # What DICOM calls the modality of a channel, by the names that datasets use.
 _MODALITIES = {
     **dict.fromkeys(("ct", "cect", "ncct"), "CT"),
@@ -21,29 +20,11 @@ _MODALITIES = {
 _COARSE = 2  # a scan with voxels so many times the plan's shows less than the network was trained on
 
 
-def intensity_profile(scans: Iterable[np.ndarray], patches: Sequence[np.ndarray]) -> list[dict[str, Any]]:
-    """What preprocessed scans [C, D, H, W] of the training data look like, channel by channel, as plain JSON values.
-
-    "percentiles" are those of all `scans` together; "limit" is how far the furthest of the scans and of the training
-    `patches` is from them (mean distance of the percentiles: the Wasserstein distance of two distributions, roughly).
-    A scan that is made of such patches cannot be further away: for a mixture that distance is at most the mean over
-    its parts.
-    """
-    thinned = [np.stack([_thinned(channel) for channel in scan]) for scan in scans]
-    profile = []
-    for channel, values in enumerate(np.concatenate(thinned, axis=1)):
-        pooled = np.percentile(values, _PERCENTILES)
-        parts = [part[channel] for part in (*thinned, *patches)]
-        limit = max(float(np.abs(_percentiles(part) - pooled).mean()) for part in parts)
-        profile.append({"percentiles": [round(float(p), 6) for p in pooled], "limit": round(limit, 6)})
-    return profile
-
-
 def scan_flags(model: Model, scan: Source, preprocessed: Volume, labels: np.ndarray, geometry: Geometry) -> list[str]:
     """One line for everything that makes the mask of a scan doubtful.
 
     `preprocessed` is what the network saw, `labels` [D, H, W] the mask on the scan's own grid `geometry`. Intensities
-    are compared with the training data where the model knows them: a run does not, nor does an old package.
+    are compared with the training data where the model knows them: old runs and packages do not.
     """
     return [
         *modality_flags(modality(scan), model.channel_names),
@@ -61,12 +42,12 @@ def flags(
 ) -> list[str]:
     """One line for everything that makes a mask doubtful.
 
-    `profile` is what intensity_profile returned for the training data, empty for a package from before there was one
-    and for a run; `spacing` (mm) is the plan's.
+    `profile` is what intensity_profile returned for the training data, empty for a model from before there was one;
+    `spacing` (mm) is the plan's.
     """
     lines = []
     for channel, (values, known) in enumerate(zip(preprocessed.array, profile, strict=False)):
-        distance = float(np.abs(_percentiles(values) - known["percentiles"]).mean())
+        distance = profile_distance(values, known)
         if distance > known["limit"]:
             lines.append(
                 f"channel {channel}: intensities unlike the training data (distance {distance:.3g}, there "
@@ -87,12 +68,3 @@ def modality_flags(word: str | None, channel_names: Sequence[str]) -> list[str]:
     if word is None or None in expected or not expected or word in expected:
         return []
     return [f"the scan says modality {word}, the model was trained on {', '.join(channel_names)}"]
-
-
-def _percentiles(values: np.ndarray) -> np.ndarray:
-    return np.percentile(_thinned(values), _PERCENTILES)
-
-
-def _thinned(values: np.ndarray) -> np.ndarray:
-    flat = values.reshape(-1)
-    return flat[:: max(1, flat.size // _ENOUGH)]

@@ -9,6 +9,10 @@ from pathlib import Path
 import pytest
 from helpers.command_line import run_cli
 
+from samkd.training.run import Run
+from samkd.volumes import Volume
+from samkd.volumes.io.nifti import read_scan, write_scan
+
 pytestmark = pytest.mark.slow
 
 HEAVY = ("torch", "monai", "numpy", "nibabel", "openvino", "lightning", "pydantic")
@@ -107,6 +111,24 @@ def test_the_session_leaves_complete_runs(finished):
         assert metrics["steps"] == 2
         assert len(metrics["test"]["cases"]) == 1
     assert not list(finished.rglob("*.tmp-*"))
+
+
+def test_a_run_knows_its_training_data_and_its_package_knows_them_from_it(finished, tmp_path):
+    run = next((finished / "runs").glob("distill-*"))
+    profile = Run.read(run).intensities()
+    assert len(profile) == 1
+    manifest = next((finished / "runs" / "packages").glob("*/manifest.json"))
+    assert json.loads(manifest.read_text())["intensities"] == profile
+    scan = read_scan(next((finished / "runs" / "data").rglob("imagesTs/*.nii.gz")))
+    write_scan(tmp_path / "usual.nii.gz", scan)
+    write_scan(tmp_path / "shifted.nii.gz", Volume(scan.array + 300, scan.geometry))
+    for name, warned in (("usual", False), ("shifted", True)):
+        done = run_cli("predict", str(run), "-i", str(tmp_path / f"{name}.nii.gz"), "-o", str(tmp_path / "m.nii.gz"))
+        assert done.exit_code == 0 and ("intensities unlike the training data" in done.stderr) == warned
+    copy = shutil.copytree(run, tmp_path / "run")
+    (copy / "intensities.json").write_text('[{"percentiles": [3, 2, 1], "limit": 0}]')
+    done = run_cli("predict", str(copy), "-i", str(tmp_path / "usual.nii.gz"), "-o", str(tmp_path / "n.nii.gz"))
+    assert done.exit_code == 3 and "intensities.json: holds no percentiles" in " ".join(done.stderr.split())
 
 
 def test_the_control_is_reused_not_repeated(finished):

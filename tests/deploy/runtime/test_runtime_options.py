@@ -15,11 +15,12 @@ from samkd.deploy.runtime import memory
 from samkd.deploy.runtime.__main__ import main
 from samkd.deploy.runtime.memory import Budget
 from samkd.deploy.runtime.package import Package
-from samkd.deploy.runtime.quality import flags, intensity_profile
+from samkd.deploy.runtime.quality import flags
 from samkd.errors import BadInputError, UsageError
 from samkd.volumes.byte_sizes import parse_bytes
 from samkd.volumes.components import largest_components
 from samkd.volumes.geometry import Geometry, Volume
+from samkd.volumes.intensity_profile import intensity_profile
 from samkd.volumes.io.nifti import read_geometry, read_labels, write_scan
 
 pytestmark = pytest.mark.slow
