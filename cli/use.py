@@ -1,4 +1,4 @@
-"""The verbs that use a model: predict, evaluate, verify."""
+"""The verbs that use a model: predict, serve, evaluate, verify."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -60,6 +60,53 @@ def predict(
         largest_component=largest_component,
     )
     raise typer.Exit(predict_scans(model, options, pretrained_path=pretrained_path, trust=trust, threads=threads))
+
+
+def serve(
+    packages: Annotated[list[Path], typer.Argument(metavar="PACKAGE...", help="Packages (folders or zips).")],
+    folder: Annotated[Path | None, typer.Option(help="Segment every scan that is put into this folder.")] = None,
+    out: Annotated[Path | None, typer.Option(help="The folder for the masks of those scans.")] = None,
+    dicom: Annotated[str | None, typer.Option(help="Receive studies as this DICOM node: AET:PORT.")] = None,
+    send: Annotated[
+        list[str] | None, typer.Option(help="Send the DICOM-SEGs of studies to AET@HOST:PORT (repeatable).")
+    ] = None,
+    allow: Annotated[
+        str | None, typer.Option(help="Accept studies from these calling AE titles alone, separated by commas.")
+    ] = None,
+    allow_address: Annotated[
+        str | None, typer.Option(help="Accept studies from these addresses alone, separated by commas.")
+    ] = None,
+    host: Annotated[str, typer.Option(help="The address to listen on; the default is this machine alone.")] = (
+        "127.0.0.1"
+    ),
+    spool: Annotated[Path, typer.Option(help="The folder for jobs.")] = Path("samkd-spool"),
+    quiet: Annotated[
+        float, typer.Option(min=0, help="Take a scan or a study after so many seconds without a change.")
+    ] = 10.0,
+    reserve: Annotated[str, typer.Option(help="Refuse objects when the disk has less left.")] = "1G",
+    threads: Annotated[int | None, typer.Option(min=1, help="Threads for the network (default: all cores).")] = None,
+    trust: Trust = None,
+) -> None:
+    """Segment the scans that come into a folder or over the network (DICOM), until a signal ends it."""
+    from ..deploy.runtime.package import Package
+    from ..deploy.runtime.serve.server import ServeOptions
+    from ..deploy.runtime.serve.server import serve as serve_packages
+
+    options = ServeOptions(
+        folder=folder,
+        out=out,
+        dicom=dicom,
+        send=send or [],
+        allow=allow,
+        allow_address=allow_address,
+        host=host,
+        spool=spool,
+        quiet=quiet,
+        reserve=reserve,
+    )
+    raise typer.Exit(
+        serve_packages(options, lambda: [Package.open(path, threads=threads, trust=trust) for path in packages])
+    )
 
 
 def evaluate(

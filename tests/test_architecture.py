@@ -44,6 +44,7 @@ FENCES = {
     "nibabel": {"volumes/"},
     "pydicom": {"volumes/"},
     "highdicom": {"volumes/"},
+    "pynetdicom": {"deploy/runtime/serve/dicom_node.py"},
     "openvino": {"deploy/export/openvino.py", "deploy/runtime/engine_openvino.py"},
     "nncf": {"deploy/export/quantize_openvino.py"},
     "onnx": {"deploy/export/onnx.py", "deploy/export/quantize_onnx.py"},

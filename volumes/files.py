@@ -82,6 +82,17 @@ def atomic_folder(path: str | Path, *, replace: bool = False) -> Iterator[Path]:
         raise OutputError(f"{path}: this folder cannot be written ({error.strerror or error}).") from error
 
 
+def sync_folder(path: Path) -> None:
+    """Let the names in a folder outlast a power cut; nothing on Windows, which opens no folders. Raises OSError."""
+    if os.name == "nt":
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 @contextmanager
 def temporary_folder() -> Iterator[Path]:
     """Yield a folder in the system's temporary folder that nobody else can read; it is gone when the block ends.

@@ -1,4 +1,4 @@
-"""The verbs of runtime.pyz: predict, prompt, verify, info."""
+"""The verbs of runtime.pyz: predict, prompt, serve, verify, info."""
 
 import argparse
 import json
@@ -14,6 +14,8 @@ from .predict import PredictOptions, predict
 from .prompt import answers
 from .verify import verify_package
 
+_DEFAULT = "default: the folder that holds runtime.pyz"
+
 
 def run(arguments: list[str] | None = None) -> int:
     """Run one verb and return its exit code. Raises SamkdError."""
@@ -27,12 +29,14 @@ def _parser() -> argparse.ArgumentParser:
     for verb, text in (
         (_predict, "segment scans"),
         (_prompt, "segment one scan again for every line of prompts on standard input"),
+        (_serve, "segment the scans that come into a folder or over the network, until a signal ends it"),
         (_verify, "check every file, run the sample"),
         (_info, "describe"),
     ):
         each = verbs.add_parser(verb.__name__.strip("_"), help=text, description=text)
         each.set_defaults(verb=verb)
-        each.add_argument("--package", type=Path, help="folder or zip (default: the folder that holds runtime.pyz)")
+        if verb is not _serve:
+            each.add_argument("--package", type=Path, help=f"folder or zip ({_DEFAULT})")
         each.add_argument("--trust", type=Path, metavar="PUBKEY", help="refuse what this key (PEM) did not sign")
         each.add_argument("--threads", type=_positive, help="threads for the network (default: all cores)")
         if verb is _prompt:
@@ -40,6 +44,8 @@ def _parser() -> argparse.ArgumentParser:
             each.add_argument("-o", "--output", required=True, type=Path, help="the mask, written anew for every line")
         if verb is _predict:
             _add_predict_options(each)
+        if verb is _serve:
+            _add_serve_options(each)
     return parser
 
 
@@ -59,6 +65,22 @@ def _add_predict_options(parser: argparse.ArgumentParser) -> None:
     add("--fast", action="store_true", help="patches overlap by a quarter: fewer of them")
     add("--ram", metavar="SIZE", help="keep the whole process below this, for example 2G")
     add("--largest-component", action="store_true", help="keep the largest component of each class only")
+
+
+def _add_serve_options(parser: argparse.ArgumentParser) -> None:
+    """Those of `samkd serve`, which tests/deploy/runtime/serve/test_server.py compares with them."""
+    add = parser.add_argument
+    add("packages", nargs="*", type=Path, metavar="PACKAGE", help=f"folders or zips ({_DEFAULT})")
+    add("--folder", type=Path, metavar="IN", help="segment every scan that is put into this folder")
+    add("--out", type=Path, metavar="OUT", help="the folder for the masks of those scans")
+    add("--dicom", metavar="AET:PORT", help="receive studies as this DICOM node")
+    add("--send", action="append", default=[], metavar="AET@HOST:PORT", help="send DICOM-SEGs there (repeatable)")
+    add("--allow", metavar="AET,...", help="accept studies from these calling AE titles alone")
+    add("--allow-address", metavar="IP,...", help="accept studies from these addresses alone")
+    add("--host", default="127.0.0.1", help="the address to listen on (default: this machine alone)")
+    add("--spool", default=Path("samkd-spool"), type=Path, help="the folder for jobs (default: samkd-spool)")
+    add("--quiet", default=10.0, type=float, help="take a scan or a study after so many seconds without a change")
+    add("--reserve", default="1G", metavar="SIZE", help="refuse objects when the disk has less left (default: 1G)")
 
 
 def _predict(options: argparse.Namespace) -> int:
@@ -95,6 +117,27 @@ def _prompt(options: argparse.Namespace) -> int:
     return 0
 
 
+def _serve(options: argparse.Namespace) -> int:
+    from .serve.server import ServeOptions, serve
+
+    paths = options.packages or [_beside()]
+    return serve(
+        ServeOptions(
+            folder=options.folder,
+            out=options.out,
+            dicom=options.dicom,
+            send=options.send,
+            allow=options.allow,
+            allow_address=options.allow_address,
+            host=options.host,
+            spool=options.spool,
+            quiet=options.quiet,
+            reserve=options.reserve,
+        ),
+        lambda: [Package.open(path, threads=options.threads, trust=options.trust) for path in paths],
+    )
+
+
 def _verify(options: argparse.Namespace) -> int:
     for line in verify_package(_open(options)):
         print(line, flush=True)
@@ -121,10 +164,15 @@ def _info(options: argparse.Namespace) -> int:
 
 
 def _open(options: argparse.Namespace) -> Package:
+    return Package.open(options.package or _beside(), threads=options.threads, trust=options.trust)
+
+
+def _beside() -> Path:
+    """The folder that holds runtime.pyz. Raises UsageError when this is not runtime.pyz."""
     here = Path(sys.argv[0])
-    if options.package is None and here.suffix != ".pyz":
+    if here.suffix != ".pyz":
         raise UsageError("no package named; give --package DIR")
-    return Package.open(options.package or here.resolve().parent, threads=options.threads, trust=options.trust)
+    return here.resolve().parent
 
 
 def _positive(text: str) -> int:

@@ -120,12 +120,14 @@ def predict_scan(
     budget: Budget | None = None,
     largest_component: bool = False,
     seg_type: str = "binary",
+    seg_identity: str | None = None,
 ) -> dict[str, Any]:
     """Read, preprocess, segment, restore and write one scan; its part of the run report, seconds by stage included.
 
     "network" is the time spent waiting for the network, "postprocess" that of averaging and resampling, most of it
-    while the network works on the next patch. Raises BadInputError for a scan that cannot be used or does not fit the
-    budget, UsageError for more prompts than the network takes, OutputError.
+    while the network works on the next patch. `seg_identity` is what the UIDs of a DICOM-SEG are made of. Raises
+    BadInputError for a scan that cannot be used or does not fit the budget, UsageError for more prompts than the
+    network takes, OutputError.
     """
     clock = Clock()
     with about(scan.place):
@@ -146,7 +148,15 @@ def predict_scan(
             if largest_component:
                 labels = largest_components(labels)
     with clock.stage("save"):
-        write_mask(mask, labels, source, source=scan, names=model.class_names, seg_type=seg_type)
+        write_mask(
+            mask,
+            labels,
+            source,
+            source=scan,
+            names=model.class_names,
+            seg_type=seg_type,
+            seg_identity=seg_identity,
+        )
     seconds = clock.seconds
     return {
         "scan": str(scan.place),

@@ -283,16 +283,18 @@ def write_mask(
     source: Source,
     names: Mapping[int, str] | None = None,
     seg_type: str = "binary",
+    seg_identity: str | None = None,
 ) -> None:
     """Write the labels [D, H, W] of a scan: NIfTI, or for pictures also PNG (a folder of them for a video), or for
-    DICOM also DICOM-SEG (*.dcm), which needs the `names` of the classes, as volumes.io.dicom.seg.write_seg does.
+    DICOM also DICOM-SEG (*.dcm), which needs the `names` of the classes and takes its type and identity, as
+    volumes.io.dicom.seg.write_seg does.
 
     Raises BadInputError for labels that do not fit the scan, OutputError when the file cannot be written.
     """
     path, scan = Path(path), source.files[0]
     if is_seg(path):
         assert names is not None
-        write_seg(path, labels, geometry, source.files, names=names, kind=seg_type)
+        write_seg(path, labels, geometry, source.files, names=names, kind=seg_type, identity=seg_identity)
     elif is_picture(scan) and not is_nifti(path):
         write_picture_labels(path, labels, source.files)
     else:

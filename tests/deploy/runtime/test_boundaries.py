@@ -20,6 +20,7 @@ from nibabel.nifti1 import Nifti1Header
 from samkd.deploy.runtime import engine_onnx, engine_openvino, signature
 from samkd.deploy.runtime.engine_openvino import Engine
 from samkd.deploy.runtime.package import Package
+from samkd.deploy.runtime.serve import dicom_node
 from samkd.errors import BadInputError, MissingExtraError, SamkdError, translated
 from samkd.volumes.io.dicom import files as dicom_files
 from samkd.volumes.io.dicom import seg
@@ -170,7 +171,8 @@ LOADED = [
     ("openvino", engine_openvino.load_openvino),
     ("onnxruntime", engine_onnx.load_onnxruntime),
     ("pydicom", dicom_files.load_pydicom.__wrapped__),
-    ("highdicom", seg._load_highdicom),
+    ("highdicom", seg.load_highdicom),
+    ("pynetdicom", dicom_node.load_pynetdicom.__wrapped__),
 ]
 
 

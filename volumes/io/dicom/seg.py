@@ -3,6 +3,7 @@
 A DICOM-SEG carries the patient and the study of its source by definition, so it is written on request only.
 """
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -37,7 +38,7 @@ def check_source(files: Sequence[Path], *, kind: str = "binary") -> None:
         raise UsageError(f"--seg-type {kind!r}: choose {' or '.join(KINDS)}")
     if not is_dicom(files[0]):
         raise UsageError(f"{files[0]}: is no DICOM, and DICOM-SEG refers to DICOM slices. Write NIfTI (.nii.gz).")
-    _load_highdicom()
+    load_highdicom()
     _sources(files)
 
 
@@ -49,11 +50,13 @@ def write_seg(
     *,
     names: Mapping[int, str],
     kind: str = "binary",
+    identity: str | None = None,
 ) -> None:
     """Write labels [D, H, W], as volumes.io.dicom.series.read_series reads the series `files`, as DICOM-SEG.
 
     `names` are the classes, 0 (the background) to K; class k is segment k with its SNOMED CT code, found or not.
     `kind` is "binary" (a frame per class and slice) or "labelmap" (one per slice, for readers of DICOM 2024d on).
+    The UIDs of one `identity` are the same whenever it is written; without one they are new.
     Raises BadInputError when labels and series do not fit, or the series lacks the UIDs to refer to.
     """
     path = Path(path)
@@ -68,7 +71,7 @@ def write_seg(
     else:
         used, frames = _multiframe(sources, ordered, labels)
     with sound(files[0]):
-        made = _segmentation(used, frames, names, kind)
+        made = _segmentation(used, frames, names, kind, identity)
         with atomic_path(path) as temporary:
             made.save_as(temporary)
 
@@ -84,7 +87,8 @@ def _multiframe(sources: Mapping[Path, Any], ordered: Sequence[Plane], labels: n
     return list(sources.values()), frames
 
 
-def _load_highdicom() -> Any:
+def load_highdicom() -> Any:
+    """The module `highdicom`. Raises MissingExtraError."""
     load_pydicom()
     with translated("DICOM-SEG", f"is written by highdicom, which is not here; {_INSTALL}", MissingExtraError):
         import highdicom
@@ -111,8 +115,10 @@ def _sources(files: Sequence[Path]) -> dict[Path, Any]:
     return headers
 
 
-def _segmentation(sources: Sequence[Any], frames: np.ndarray, names: Mapping[int, str], kind: str) -> Any:
-    highdicom = _load_highdicom()
+def _segmentation(
+    sources: Sequence[Any], frames: np.ndarray, names: Mapping[int, str], kind: str, identity: str | None
+) -> Any:
+    highdicom = load_highdicom()
     from pydicom.sr.codedict import codes
 
     algorithm = highdicom.AlgorithmIdentificationSequence(
@@ -123,9 +129,9 @@ def _segmentation(sources: Sequence[Any], frames: np.ndarray, names: Mapping[int
         pixel_array=frames,
         segmentation_type=kind.upper(),
         segment_descriptions=[_description(number, name, algorithm) for number, name in names.items() if number],
-        series_instance_uid=highdicom.UID(),
+        series_instance_uid=_uid(identity, "series"),
         series_number=1,
-        sop_instance_uid=highdicom.UID(),
+        sop_instance_uid=_uid(identity, "instance"),
         instance_number=1,
         manufacturer="samkd",
         manufacturer_model_name="samkd",
@@ -134,8 +140,16 @@ def _segmentation(sources: Sequence[Any], frames: np.ndarray, names: Mapping[int
     )
 
 
+def _uid(identity: str | None, part: str) -> Any:
+    """A new UID, or the one of a part of an identity: 2.25 and a number of 128 bits."""
+    uid = load_highdicom().UID
+    if identity is None:
+        return uid()
+    return uid(f"2.25.{int.from_bytes(hashlib.sha256(f'{part} of {identity}'.encode()).digest()[:16], 'big')}")
+
+
 def _description(number: int, name: str, algorithm: Any) -> Any:
-    highdicom = _load_highdicom()
+    highdicom = load_highdicom()
     code = organ(name)
     description = highdicom.seg.SegmentDescription(
         segment_number=number,

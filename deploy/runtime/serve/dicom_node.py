@@ -1,0 +1,314 @@
+"""The DICOM node: studies come in by C-STORE, their DICOM-SEGs go out by C-STORE. The only file that knows pynetdicom.
+
+Nothing of a header is logged but UIDs, and DICOM's own word for a modality.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import logging
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from socketserver import BaseServer
+from types import ModuleType
+from typing import Any
+
+from ....errors import MissingExtraError, OutputError, SamkdError, UsageError, translated
+from ....volumes.io.dicom.seg import load_highdicom
+from ....volumes.io.dicom.study import StudySeries, study_series
+from ....volumes.io.scans import Source, modality
+from ..package import Package
+from .spool import FAILED, Job, Spool, job_id
+from .worker import Worker, fits
+
+SUCCESS, DUPLICATE, NO_SPACE, UNFIT, NOT_UNDERSTOOD = 0x0000, 0x0111, 0xA700, 0xA900, 0xC000
+AFTER_RELEASE = 2.0  # seconds without an object: some senders open an association for every image
+_WARNINGS = (0xB000, 0xB006, 0xB007)  # stored, with something to say about it
+_LONGEST = 16  # letters of an AE title
+_LOOK = 0.25  # seconds between two looks for quiet studies
+_PAUSE = 10  # seconds, after a look that failed
+_INSTALL = "pip install 'samkd[serve]'; on a device without samkd: pip install pynetdicom pydicom highdicom"
+_LOG = logging.getLogger("samkd.serve")
+
+
+@dataclass(frozen=True)
+class Peer:
+    """A DICOM node: its AE title and where it listens."""
+
+    title: str
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"{self.title}@{self.host}:{self.port}"
+
+    @classmethod
+    def parse(cls, text: str, *, option: str) -> Peer:
+        """AET@HOST:PORT. Raises UsageError."""
+        title, _, place = text.partition("@")
+        host, _, port = place.rpartition(":")
+        if not host or not port.isdecimal() or not 0 < int(port) < 1 << 16:
+            raise UsageError(f"{option} {text!r}: expected AET@HOST:PORT, for example PACS@192.168.1.10:104")
+        return cls(ae_title(title, option=option), host, int(port))
+
+
+def ae_title(text: str, *, option: str) -> str:
+    """An AE title: 1 to 16 printable letters of ASCII. Raises UsageError."""
+    title = text.strip()
+    if not 0 < len(title) <= _LONGEST or "\\" in title or not (title.isascii() and title.isprintable()):
+        raise UsageError(f"{option} {text!r}: an AE title has 1 to 16 letters of ASCII")
+    return title
+
+
+@dataclass(frozen=True, kw_only=True)
+class NodeOptions:
+    """Where the node listens, whom it lets in, and when it takes a study or refuses one."""
+
+    title: str
+    port: int  # 0: any that is free
+    host: str = "127.0.0.1"
+    peers: tuple[Peer, ...]  # who gets the masks
+    callers: tuple[str, ...] = ()  # AE titles that are let in; empty: all
+    addresses: tuple[str, ...] = ()  # hosts that are let in; empty: all
+    quiet: float = 10.0  # seconds without an object after which a study is taken
+    reserve: int = 1 << 30  # bytes that the disk must keep
+
+
+class DicomDoor:
+    """Keeps every object on disk before it says so, and sends a mask of every series that fits a package."""
+
+    name = "dicom"
+
+    def __init__(self, options: NodeOptions, *, spool: Spool, packages: Mapping[str, Package]):
+        """Raises MissingExtraError without pynetdicom or highdicom."""
+        load_pynetdicom()
+        load_highdicom()
+        self._options, self._spool, self._packages = options, spool, packages
+        self._peers = {str(peer): peer for peer in options.peers}
+        self.destinations = tuple(self._peers)
+        self._due: dict[str, float] = {}  # when a study that is arriving will have been quiet
+        self._open: defaultdict[object, set[str]] = defaultdict(set)  # the studies of an association
+        self._lock = threading.Lock()
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="studies", daemon=True)
+        self.port = options.port
+
+    def start(self, worker: Worker) -> None:
+        """Go on with what the spool holds, and listen. Raises UsageError when the port cannot be had."""
+        self._worker = worker
+        for study in self._spool.arriving():
+            self._due[study] = time.monotonic() + self._options.quiet
+        self._server = self._listen()
+        self.port = self._server.server_address[1]
+        threading.Thread(target=self._server.serve_forever, name="listener", daemon=True).start()
+        self._thread.start()
+
+    def stop(self) -> None:
+        BaseServer.shutdown(self._server)  # pynetdicom's own wants a server that it started itself
+        self._server.server_close()
+        for association in self._server.ae.active_associations:
+            association.abort()
+        self._ended.set()
+        self._thread.join()
+
+    def deliver(self, job: Job, mask: Path, destination: str) -> None:
+        """Send a DICOM-SEG. Its UIDs are the job's, so that a peer that has it already keeps one."""
+        library, peer = load_pynetdicom(), self._peers[destination]
+        entity = library.AE(ae_title=self._options.title)
+        entity.connection_timeout = entity.acse_timeout = 10
+        entity.dimse_timeout = entity.network_timeout = 120
+        entity.add_requested_context(library.sop_class.SegmentationStorage)  # type: ignore[attr-defined]
+        with translated(destination, "cannot be sent to", OutputError):
+            association = entity.associate(peer.host, peer.port, ae_title=peer.title)
+            try:
+                if not association.is_established:
+                    raise OutputError(f"{destination}: cannot be reached, or lets {self._options.title} not in.")
+                status = association.send_c_store(mask).get("Status")
+            finally:
+                if association.is_established:
+                    association.release()
+        if status not in (SUCCESS, DUPLICATE, *_WARNINGS):
+            raise OutputError(
+                f"{destination}: {'no answer' if status is None else f'refused with status {status:04X}'}."
+            )
+
+    def failed(self, job: Job) -> None:
+        """Nobody waits: the log has it, and the files stay in the spool."""
+
+    def _listen(self) -> Any:
+        library, options = load_pynetdicom(), self._options
+        entity = library.AE(ae_title=options.title)
+        entity.require_called_aet = True
+        entity.require_calling_aet = list(options.callers)
+        entity.add_supported_context(library.sop_class.Verification)  # type: ignore[attr-defined]
+        for context in library.AllStoragePresentationContexts:
+            entity.add_supported_context(context.abstract_syntax, library.ALL_TRANSFER_SYNTAXES)
+        handlers = [
+            (library.evt.EVT_C_STORE, self._store),
+            (library.evt.EVT_RELEASED, self._released),
+            (library.evt.EVT_CONN_CLOSE, self._closed),
+            (library.evt.EVT_REJECTED, _tell_rejected),
+        ]
+        try:
+            return entity.make_server(
+                (options.host, options.port), evt_handlers=handlers, server_class=_server_for(options.addresses)
+            )
+        except OSError as error:
+            place = f"{options.host}:{options.port}"
+            raise UsageError(f"--dicom: cannot listen on {place} ({error.strerror or error})") from error
+
+    # What pynetdicom calls, in a thread for each association.
+
+    def _store(self, event: Any) -> int:
+        """Keep one object; success means that it is on the disk."""
+        try:
+            content = event.encoded_dataset()
+            study, instance = (str(event.dataset[name].value) for name in ("StudyInstanceUID", "SOPInstanceUID"))
+        except Exception:
+            return NOT_UNDERSTOOD
+        if not study or instance != str(event.request.AffectedSOPInstanceUID):
+            return UNFIT
+        if self._spool.free_bytes() - len(content) < self._options.reserve:
+            _LOG.error("error: %s: less than %d MB free: objects are refused", self._spool.root, self._megabytes)
+            return NO_SPACE
+        key = _key(study)
+        try:
+            with self._lock:
+                self._spool.store(key, f"{_key(instance)}.dcm", content)
+                self._due[key] = time.monotonic() + self._options.quiet
+                self._open[event.assoc].add(key)
+        except (OutputError, OSError) as error:
+            _LOG.error("error: %s", error)
+            return NO_SPACE
+        return SUCCESS
+
+    def _released(self, event: Any) -> None:
+        """A sender said that it is done, unless it goes on in its next association."""
+        with self._lock:
+            for key in self._open.pop(event.assoc, ()):
+                if key in self._due:
+                    self._due[key] = min(self._due[key], time.monotonic() + AFTER_RELEASE)
+
+    def _closed(self, event: Any) -> None:
+        """An association that broke: its sender may come again with all of it."""
+        with self._lock:
+            self._open.pop(event.assoc, None)
+
+    @property
+    def _megabytes(self) -> int:
+        return self._options.reserve // 1_000_000
+
+    # From studies to jobs.
+
+    def _watch(self) -> None:
+        while not self._ended.wait(_LOOK):
+            try:
+                self._take_quiet()
+                for taken in self._spool.taken():
+                    self._make_jobs(taken)
+            except (SamkdError, OSError) as error:  # the disk is full or away; what was not done is still there
+                _LOG.error("error: %s Again in %d s.", error, _PAUSE)
+                self._ended.wait(_PAUSE)
+
+    def _take_quiet(self) -> None:
+        """Take the studies of which nothing has come for long enough. Raises OSError."""
+        with self._lock:
+            for key in [key for key, at in self._due.items() if at <= time.monotonic()]:
+                self._spool.take(key)
+                del self._due[key]
+
+    def _make_jobs(self, taken: Path) -> None:
+        """Add the jobs of a taken study, then forget it; once more if need be. Raises OSError, OutputError."""
+        for job, files in self._jobs_of(taken):
+            if not self._spool.add(job, files):
+                _LOG.info("%s: was received before", job.name)
+                continue
+            _LOG.info("%s: received, %d files", job.name, len(files))
+            if job.state != FAILED:
+                self._worker.submit(job)
+        self._spool.forget(taken)
+
+    def _jobs_of(self, taken: Path) -> list[tuple[Job, tuple[Path, ...]]]:
+        """The jobs of a study with their files: one for each series and package, or one that has failed."""
+        try:
+            return [(_job(digest, one), one.files) for one in study_series(taken) for digest in self._fitting(one)]
+        except SamkdError as error:
+            return [_unusable(taken, str(error))]
+        except Exception as error:  # its words may be those of a header
+            return [_unusable(taken, f"{type(error).__name__} in samkd, a fault of its own")]
+
+    def _fitting(self, series: StudySeries) -> list[str]:
+        """The digests of the packages that segment a series; one that none does is named in the log."""
+        word = modality(Source(series.uid, series.files)) if series.files else None
+        fitting = [digest for digest, package in self._packages.items() if word is not None and fits(package, word)]
+        if not fitting:
+            _LOG.info("series %s: left alone (%s)", series.uid, series.kind or word or "of no modality of scans")
+        return fitting
+
+
+def _job(digest: str, series: StudySeries) -> Job:
+    names = tuple(file.name for file in series.files)
+    return Job(
+        id=job_id(DicomDoor.name, digest, *sorted(names)),
+        door=DicomDoor.name,
+        package=digest,
+        name=f"series {series.uid}",
+        scan=names,
+        result="mask.dcm",
+    )
+
+
+def _unusable(taken: Path, error: str) -> tuple[Job, tuple[Path, ...]]:
+    """The job of a study that cannot be told apart into series: it has failed, and its files are kept."""
+    files = tuple(sorted(taken.glob("*.dcm")))
+    names = tuple(file.name for file in files)
+    _LOG.error("error: a study of %d files: %s", len(files), error)
+    id = job_id(DicomDoor.name, *names)
+    name = f"study in {id}"
+    job = Job(
+        id=id, door=DicomDoor.name, package="", name=name, scan=names, result="mask.dcm", state=FAILED, error=error
+    )
+    return job, files
+
+
+def _key(uid: str) -> str:
+    """The name of a file or folder for a UID, which its sender chose."""
+    return hashlib.sha256(uid.encode("utf-8", "surrogateescape")).hexdigest()[:32]
+
+
+def _tell_rejected(event: Any) -> None:
+    _LOG.warning("warning: %s: association refused: its AE title is not allowed, or ours is another", _address(event))
+
+
+def _address(event: Any) -> str:
+    return str(event.assoc.requestor.address)
+
+
+@functools.cache
+def load_pynetdicom() -> ModuleType:
+    """The module `pynetdicom`, its log off: it repeats what peers say. Raises MissingExtraError."""
+    with translated("--dicom", f"needs pynetdicom, which is not here; {_INSTALL}", MissingExtraError):
+        import pynetdicom
+        import pynetdicom.sop_class
+    logging.getLogger("pynetdicom").setLevel(logging.CRITICAL + 1)
+    return pynetdicom
+
+
+def _server_for(addresses: Sequence[str]) -> type:
+    """The class of a server that hangs up on everybody whose address is not listed, if any is."""
+    load_pynetdicom()
+    from pynetdicom.transport import ThreadedAssociationServer
+
+    class Server(ThreadedAssociationServer):
+        def verify_request(self, request: Any, client_address: Any) -> bool:
+            allowed = not addresses or client_address[0] in addresses
+            if not allowed:
+                _LOG.warning("warning: %s: connection refused: its address is not allowed", client_address[0])
+            return allowed
+
+    return Server

@@ -1,0 +1,155 @@
+"""`samkd serve` and `runtime.pyz serve`: packages, a spool, the doors that were asked for, and the worker."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from ....errors import UsageError
+from ....volumes.byte_sizes import parse_bytes
+from ..package import Package, warn_unchecked
+from .dicom_node import DicomDoor, NodeOptions, Peer, ae_title
+from .folder import FolderDoor
+from .spool import Spool
+from .worker import Door, Worker
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServeOptions:
+    """What a user can say to `serve`, on either command line."""
+
+    spool: Path
+    folder: Path | None = None  # watched for scans
+    out: Path | None = None  # where their masks go
+    dicom: str | None = None  # AET:PORT
+    send: Sequence[str] = ()  # AET@HOST:PORT
+    allow: str | None = None  # AE titles, separated by commas
+    allow_address: str | None = None  # addresses, separated by commas
+    host: str = "127.0.0.1"
+    quiet: float = 10.0  # seconds
+    reserve: str = "1G"
+
+
+def serve(options: ServeOptions, open_packages: Callable[[], Sequence[Package]]) -> int:
+    """Segment what comes through the doors until a signal ends it; the exit code of that signal: 130 or 143.
+
+    Raises SamkdError for what is wrong before the first scan.
+    """
+    _check(options)
+    node = _node_options(options)
+    with _log_to_stderr(), ExitStack() as stack:
+        packages = _by_digest(open_packages())
+        spool = Spool(options.spool)
+        stack.callback(spool.close)
+        doors = _doors(options, node, spool=spool, packages=packages)
+        worker = Worker(spool, packages, doors)
+        worker.start()
+        stack.callback(worker.stop)
+        for door in doors.values():
+            door.start(worker)
+            stack.callback(door.stop)
+        return _until_a_signal(_ready_line(options, doors))
+
+
+def _check(options: ServeOptions) -> None:
+    if (options.folder is None) != (options.out is None):
+        raise UsageError("--folder and --out belong together: where scans come from, and where their masks go")
+    if (options.dicom is None) != (not options.send):
+        raise UsageError("--dicom and --send belong together: where studies come in, and who gets their masks")
+    if options.folder is None and options.dicom is None:
+        raise UsageError("no door; give --folder IN --out OUT, or --dicom AET:PORT --send AET@HOST:PORT, or both")
+
+
+def _node_options(options: ServeOptions) -> NodeOptions | None:
+    if options.dicom is None:
+        return None
+    title, _, port = options.dicom.rpartition(":")
+    if not port.isdecimal() or int(port) >= 1 << 16:
+        raise UsageError(f"--dicom {options.dicom!r}: expected AET:PORT, for example SAMKD:11112")
+    return NodeOptions(
+        title=ae_title(title, option="--dicom"),
+        port=int(port),
+        host=options.host,
+        peers=tuple(Peer.parse(text, option="--send") for text in options.send),
+        callers=tuple(ae_title(text, option="--allow") for text in _listed(options.allow)),
+        addresses=tuple(_listed(options.allow_address)),
+        quiet=options.quiet,
+        reserve=int(parse_bytes(options.reserve)),
+    )
+
+
+def _listed(text: str | None) -> list[str]:
+    return [part.strip() for part in text.split(",") if part.strip()] if text else []
+
+
+def _by_digest(packages: Sequence[Package]) -> dict[str, Package]:
+    """The packages by the digests of their manifests. Raises UsageError for those that no scan alone is enough for."""
+    for package in packages:
+        warn_unchecked(package)
+        if package.prompts_required:
+            raise UsageError(f"{package.path}: finds nothing without a prompt, and here nobody gives one")
+    return {package.manifest.digest: package for package in packages}
+
+
+def _doors(
+    options: ServeOptions, node: NodeOptions | None, *, spool: Spool, packages: Mapping[str, Package]
+) -> dict[str, Door]:
+    doors: list[Door] = []
+    if options.folder is not None and options.out is not None:
+        doors.append(FolderDoor(options.folder, options.out, spool=spool, packages=packages, quiet=options.quiet))
+    if node is not None:
+        for package in packages.values():
+            if package.in_channels != 1:
+                raise UsageError(f"{package.path}: takes {package.in_channels} channels, a DICOM series is one")
+        doors.append(DicomDoor(node, spool=spool, packages=packages))
+    return {door.name: door for door in doors}
+
+
+def _ready_line(options: ServeOptions, doors: Mapping[str, Door]) -> str:
+    parts = [f"folder {options.folder}"] if "folder" in doors else []
+    node = doors.get("dicom")
+    if isinstance(node, DicomDoor):
+        parts.append(f"dicom {options.host}:{node.port}")
+    return f"serving: {', '.join(parts)}"
+
+
+def _until_a_signal(ready: str) -> int:
+    """Say that all is ready, wait for Ctrl-C or SIGTERM, and return the exit code; a second one ends at once."""
+    ended = threading.Event()
+    received: list[int] = []
+
+    def end(number: int, frame: object) -> None:
+        received.append(number)
+        signal.signal(number, signal.SIG_DFL)
+        ended.set()
+
+    before = {number: signal.signal(number, end) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        print(ready, flush=True)
+        while not ended.wait(1.0):  # so that Windows looks at signals, too
+            pass
+    finally:
+        for number, handler in before.items():
+            if number not in received:
+                signal.signal(number, handler)
+    return 128 + received[0]
+
+
+@contextmanager
+def _log_to_stderr() -> Iterator[None]:
+    """The lines of samkd's log on stderr, as they are."""
+    log, handler = logging.getLogger("samkd"), logging.StreamHandler(sys.stderr)
+    level = log.level
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
+        log.setLevel(level)

@@ -1,0 +1,79 @@
+"""The verb `serve` on both command lines: its options, its refusals, and a process of its own."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import typer
+from helpers.packages import make_scan
+
+from samkd.cli.app import app
+from samkd.deploy.runtime.__main__ import main
+from samkd.deploy.runtime.cli import _parser
+from samkd.volumes.io.nifti import write_scan
+
+
+def test_both_command_lines_have_the_same_options():
+    parameters = typer.main.get_command(app).commands["serve"].params  # pyright: ignore[reportAttributeAccessIssue]
+    samkd = {name: one.default for one in parameters if one.param_type_name == "option" for name in one.opts}
+    (verbs,) = [action for action in _parser()._actions if hasattr(action, "choices") and action.choices]
+    actions = verbs.choices["serve"]._actions  # pyright: ignore
+    runtime = {name: action.default for action in actions for name in action.option_strings}
+    assert samkd.keys() - {"--help"} == runtime.keys() - {"--help", "-h"}
+    assert {name: samkd[name] or None for name in samkd if name != "--help"} == {
+        name: runtime[name] or None for name in runtime if name not in ("--help", "-h")
+    }
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("", "no door"),
+        ("--folder in", "--folder and --out belong together"),
+        ("--dicom SAMKD:0", "--dicom and --send belong together"),
+        ("--send PACS@host:104", "--dicom and --send belong together"),
+        ("--dicom SAMKD --send PACS@host:104", "expected AET:PORT"),
+        ("--dicom SAMKD:0 --send PACS", "expected AET@HOST:PORT"),
+        ("--dicom SAMKD:0 --send PACS@host:104 --allow A,THIS-TITLE-IS-LONG", "1 to 16 letters"),
+        ("--dicom SAMKD:0 --send PACS@host:104 --reserve much", "for example 2G"),
+        ("--folder in --out in/out", "among the scans"),
+    ],
+)
+def test_a_wrong_call_ends_before_anything_is_served(built, tmp_path, monkeypatch, capsys, words, message):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "in").mkdir()
+    assert main(["serve", str(built), *words.split()]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_without_pynetdicom_the_command_that_installs_it_is_told(built, tmp_path, monkeypatch, capsys):
+    from samkd.deploy.runtime.serve import dicom_node
+
+    monkeypatch.setitem(sys.modules, "pynetdicom", None)
+    monkeypatch.chdir(tmp_path)
+    dicom_node.load_pynetdicom.cache_clear()
+    assert main(["serve", str(built), "--dicom", "SAMKD:0", "--send", "PACS@host:104"]) == 5
+    assert "pip install 'samkd[serve]'" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_the_packed_runtime_serves_a_folder_until_a_signal_ends_it(built, tmp_path):
+    (tmp_path / "in").mkdir()
+    write_scan(tmp_path / "in" / "a.nii.gz", make_scan(3))
+    command = [sys.executable, str(built / "runtime.pyz"), "serve", "--folder", "in", "--out", "out", "--quiet", "0.1"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, cwd=tmp_path, env=environment, **pipes) as server:
+        assert server.stdout is not None and server.stderr is not None
+        assert server.stdout.readline() == "serving: folder in\n"
+        log = []
+        while "delivered" not in (log or [""])[-1]:
+            log.append(server.stderr.readline())
+            assert log[-1], log
+        server.send_signal(signal.SIGTERM)
+        assert server.wait(60) == 143
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["a.nii.gz"]
+    assert not list(Path(tmp_path / "samkd-spool" / "jobs").rglob("*.nii.gz"))
