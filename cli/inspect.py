@@ -66,6 +66,14 @@ def report(
         Path | None, typer.Option("--output", "-o", help="The HTML file to write (default: RUNS/report.html).")
     ] = None,
     data: Data = None,
+    calibration: Annotated[
+        bool,
+        typer.Option(
+            "--calibration",
+            help="Also measure how well the probabilities of student and packages are calibrated (ECE), and the "
+            "temperature that the validation cases say; both segment all of these and the test scans once more.",
+        ),
+    ] = False,
     pretrained_path: PretrainedPath = None,
     runs: Runs = Path("runs"),
     trust: Trust = None,
@@ -81,5 +89,6 @@ def report(
             runs=runs,
             pretrained_path=pretrained_path,
             trust=trust,
+            calibration=calibration,
         )
     )

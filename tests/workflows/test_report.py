@@ -111,6 +111,17 @@ def test_every_part_of_the_report_is_there(html):
     assert all(float(cell) > 0 for row in packages[1:] for cell in row[2:])
 
 
+def test_calibration_is_measured_of_student_and_package_when_it_is_asked_for(runs, html, tmp_path):
+    assert "<h2>Calibration</h2>" not in html
+    package = runs / "packages" / "one"
+    done = run_cli("report", package, "--runs", runs, "-o", tmp_path / "r.html", "--calibration", in_process=True)
+    assert done.exit_code == 0, done.output
+    rows = _table((tmp_path / "r.html").read_text(), "Expected calibration error")
+    assert [row[0] for row in rows[1:]] == ["student with teacher", "package"]
+    student, packed = ([float(cell) for cell in row[1:]] for row in rows[1:])
+    assert 0 <= student[0] <= 1 and 0.05 <= student[1] <= 20 and student == pytest.approx(packed, abs=0.02)
+
+
 def test_packages_of_another_task_are_not_compared(runs, tmp_path):
     other = tmp_path / "other"
     shutil.copytree(runs / "packages" / "one", other)

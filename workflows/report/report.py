@@ -11,15 +11,18 @@ from ...evaluation.score_tables import comparison_tables
 from ...evaluation.text_table import TextTable
 from ...evaluation.worst_cases import worst_first, worst_of_each_class
 from ...training.run import Run, sweep_of
+from ...training.split import DataSplit
 from ...volumes.datasets.registry import Case, Dataset
 from ...volumes.files import make_folder, temporary_folder
 from ..data import config_for, labelled_test, open_dataset
 from ..models import checked_manifest
+from .calibration import calibrations
 from .packages import PackageRun, newest_package, package_titles, require_classes, run_package
 from .pictures import comparison_pictures, organ_pictures
 from .runs import origin, runs_before, training_cost
 from .sections import (
     box_section,
+    calibration_section,
     lambda_section,
     package_section,
     picture_section,
@@ -50,19 +53,24 @@ def report(
     runs: Path,
     pretrained_path: Path | None = None,
     trust: Path | None = None,
+    calibration: bool = False,
 ) -> Comparison:
     """Compare packages with the first one's student, its control (if it was trained) and teacher in one HTML file.
 
     Without any it is the newest package in `runs`. They are checked before anything of them is read, with `trust`, a
     public key (PEM), their signatures, too; then their masks are made in a process of their own. `pretrained_path` is
-    the published file that a run adapts, where it has moved. Raises what deploy.runtime.package.Package.open raises,
-    and BadInputError when the run that the first comes from is not in `runs`, and for packages of other classes.
+    the published file that a run adapts, where it has moved. With `calibration` student and packages also segment all
+    validation and test scans in this process, for the calibration of their probabilities.
+
+    Raises what deploy.runtime.package.Package.open raises, and BadInputError when the run that the first comes from is
+    not in `runs`, and for packages of other classes.
     """
     manifests = {package: checked_manifest(package, trust=trust) for package in packages or [newest_package(runs)]}
     first, manifest = next(iter(manifests.items()))
     student = Run.read(origin(first, manifest, runs))
     stages = runs_before(student, runs)
-    dataset = open_dataset(config_for(None, student, []), data or Path(student.config.data), runs=runs)
+    config = config_for(None, student, [])
+    dataset = open_dataset(config, data or Path(student.config.data), runs=runs)
     require_classes(manifests, dataset)
     cases = labelled_test(dataset)
     with temporary_folder() as scratch:
@@ -80,6 +88,12 @@ def report(
             )
         scores = {name: test for name, run in stages.items() if (test := run.metrics().test)}
         scores |= {title: package.scores for title, package in shown.items()}
+        calibrated = {}
+        if calibration:
+            models = {name: run.path for name, run in stages.items() if run.path == student.path}
+            models |= {title: package.package for title, package in shown.items()}
+            split = DataSplit.of(dataset, validation=config.validation, seed=config.seed)
+            calibrated = calibrations(models, validation=split.validation, test=cases, dataset=dataset, trust=trust)
         tables = comparison_tables(scores, title="test scans")
         sections = [
             score_section(scores, tables, dataset.labels, by=next(iter(shown)), runs=list(stages)),
@@ -88,6 +102,7 @@ def report(
             *_volumes(shown),
             *lambda_section(sweep_of(student, runs), stages.get("student without teacher")),
             *package_section([each for title, run in shown.items() if (each := run.measured(title))]),
+            *calibration_section(calibrated),
             training_section(stages),
             *_worst_scans(stages, cases, dataset, packages=shown, pretrained_path=pretrained_path),
         ]

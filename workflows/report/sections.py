@@ -14,6 +14,7 @@ from ...evaluation.score_tables import cases_worst_first
 from ...evaluation.statistics import metric_statistics
 from ...evaluation.text_table import TextTable
 from ...training.run import Run
+from .calibration import Calibration
 from .runs import points, smoothed
 
 
@@ -95,6 +96,31 @@ def package_section(packages: Sequence[MeasuredPackage]) -> list[Section]:
     )
     table = package_table(packages, title="Packages on the test scans")
     return [Section("Packages", note, [html_table(table), html_charts([package_plot("Packages", packages)])])]
+
+
+def calibration_section(calibrations: Mapping[str, Calibration]) -> list[Section]:
+    """The expected calibration error of each model, and its accuracy over its confidence; nothing without any."""
+    rows = tuple(
+        (name, _fraction(each.plain.error), f"{each.temperature:.2f}", _fraction(each.scaled.error))
+        for name, each in calibrations.items()
+    )
+    if not rows:
+        return []
+    columns = ("model", "ECE", "temperature", "ECE at that temperature")
+    curves = {name: each.plain.curve() for name, each in calibrations.items()}
+    lines = {"calibrated": [(0, 0), (1, 1)], **curves}
+    chart = line_chart("Accuracy", lines, x_label="confidence, the largest probability")
+    note = (
+        "ECE: the mean over the voxels of |accuracy - confidence| of their bin, of 15 (Guo et al. 2017). The voxels "
+        "are those of the test scans, on the network's grid, that truth or prediction say are not background. The "
+        "temperature is fitted to the validation cases; the logits are divided by it, and no voxel changes its class."
+    )
+    table = html_table(TextTable("Expected calibration error", columns, rows))
+    return [Section("Calibration", note, [table, html_charts([chart])])]
+
+
+def _fraction(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"
 
 
 def training_section(stages: Mapping[str, Run]) -> Section:
