@@ -86,11 +86,13 @@ def bland_altman_plot(title: str, pairs: VolumePairs) -> str:
     points = {case: ((measured + true) / 2, measured - true) for case, (measured, true) in pairs.items()}
     lines = {"mean": result.difference, "-1.96 SD": result.low, "+1.96 SD": result.high}
     levels = {name: value for name, value in lines.items() if value is not None}
+    heights = [0.0, *levels.values(), *(y for _, y in points.values())]
+    room = 0.1 * (max(heights) - min(heights))  # for the texts above and below the outer lines
     axes = Axes(
         title,
         "mean of prediction and truth, ml",
         ticks([x for x, _ in points.values()]),
-        ticks([0.0, *levels.values(), *(y for _, y in points.values())]),
+        ticks([*heights, max(heights) + room, min(heights) - room]),
         y_label="prediction - truth, ml",
     )
     parts = [f'<path stroke="{GREY}" d="M{axes.left} {axes.y(0)}H{axes.right}"/>']

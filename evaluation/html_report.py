@@ -31,7 +31,7 @@ th { font-weight: 600; } .facts td { overflow-wrap: anywhere; }
 .scores th + th, .scores td { text-align: right; font-variant-numeric: tabular-nums; padding: .3rem .5rem; }
 .scores thead th + th { min-width: 4.5rem; max-width: 8rem; } .scores tbody th { white-space: nowrap; }
 tr.mean td, tr.mean th { border-top: 2px solid #1a1a1a; font-weight: 600; }
-.charts { display: flex; flex-wrap: wrap; gap: 1rem 1.5rem; align-items: flex-start; }
+.charts { display: flex; flex-wrap: wrap; gap: 1rem 1.5rem; align-items: flex-start; margin-top: 1rem; }
 .charts svg { width: 400px; max-width: 100%; }
 svg text { font-size: 12px; fill: #1a1a1a; } svg .title { font-size: 14px; font-weight: 600; }
 svg .halo { paint-order: stroke; stroke: #fff; stroke-width: 3px; stroke-linejoin: round; }
