@@ -30,10 +30,11 @@ $(READY): pyproject.toml constraints.txt
 demo: $(READY)
 	$(BIN)/samkd demo
 
-# A thread and a whole test file for each worker; more threads than cores would wait for one another. A worker that
-# crashes ends the run: xdist would wait for ever for the rest of its file.
+# A thread and a whole test file for each worker; more threads than cores would wait for one another. The files keep the
+# order of tests/conftest.py, the long ones first. A worker that crashes ends the run: xdist would wait for ever for the
+# rest of its file.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile \
-  --max-worker-restart 0
+  --no-loadscope-reorder --max-worker-restart 0
 
 test: $(READY)
 	$(PYTEST)

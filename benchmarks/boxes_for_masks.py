@@ -4,6 +4,7 @@
     python benchmarks/boxes_for_masks.py DATA --out runs/boxes --seeds 0 --arms masks-2,masks-all --steps 2
     python benchmarks/boxes_for_masks.py DATA --out runs/boxes --only teach      # the teacher's soft masks alone
     python benchmarks/boxes_for_masks.py DATA --out runs/boxes --only table      # of the runs that are there
+    python benchmarks/boxes_for_masks.py DATA --out runs/boxes --arms masks-all,masks-all-taught,masks-all-taught+dice
 
 DATA is CHAOS T2-SPIR with 11 training and 5 test cases. One student, the same number of steps and of patches in a step:
 
@@ -12,6 +13,8 @@ DATA is CHAOS T2-SPIR with 11 training and 5 test cases. One student, the same n
   pixels (`samkd prompts`), through the published model; half of the patches are of cases with boxes
 - masks-all: the masks of all eleven
 - masks-all-taught: these, and the published model as the teacher, shown a tight box on every slice from the masks
+
+An arm with a teacher and `+` the name of a variant (VARIANTS) measures the distance to the teacher otherwise.
 
 Training keeps the last weights. One of the test cases takes the place of validation cases, which choose nothing here;
 the scores are those of all five. Killed, it goes on where it was.
@@ -47,8 +50,19 @@ from samkd.workflows.evaluate import evaluate
 
 ARMS = ("masks-2", "boxes", "masks-all", "masks-all-taught")
 LABELLED = 2
+VARIANTS: dict[str, dict[str, object]] = {
+    "mean": {"student__distillation__over_classes": "mean"},
+    "balanced": {"student__distillation__balance_classes": True},
+    "dice": {"student__distillation__dice": 1},
+    "kl": {"student__distillation__loss": "kl"},
+    "kl+dice": {"student__distillation__loss": "kl", "student__distillation__dice": 1},
+    "warmup": {"student__distillation__warmup": 150},
+    "right": {"student__distillation__right": True},
+    "sure": {"student__distillation__sure": 0.9},
+    "ema": {"student__training__ema": 0.98},
+}
 STUDENT: dict[str, Any] = {
-    "name": "swinunetr-tiny",
+    "name": "segresnet",
     "plan": {
         "orientation": "LPS",
         "spacing": [5.0, 7.0, 7.7],
@@ -57,13 +71,14 @@ STUDENT: dict[str, Any] = {
         "overlap": 0.4,
     },
     "training": {
-        "steps": 120,
+        "steps": 300,
         "batch": 2,
-        "learning_rate": 1.2e-2,
+        "learning_rate": 3e-3,
         "warmup": 10,
-        "validate_every": 120,
+        "validate_every": 300,
         "dice_weight": 0.8,
         "cross_entropy_weight": 0.2,
+        "precision": "bf16-mixed",
         "augmentation": {"rotate_degrees": 10, "scale": 0.1, "brightness": 0.05, "contrast": 0.1},
     },
 }
@@ -91,6 +106,7 @@ def write_config(data: Path, out: Path) -> Path:
 def train(arm: str, seed: int, config: Path, options: argparse.Namespace) -> Run:
     """One arm of one seed, as a user would train it."""
     run = options.out / f"{arm}-{seed}"
+    arm, _, variant = arm.partition("+")
     if not (run / "metrics.json").exists():
         batch = STUDENT["training"]["batch"]
         words: list[object] = ["--lambda", options.lambda_ if arm in ("boxes", "masks-all-taught") else 1]
@@ -107,7 +123,7 @@ def train(arm: str, seed: int, config: Path, options: argparse.Namespace) -> Run
             student__training__validate_every=options.steps,
             student__training__batch=batch,
             student__name=options.student,
-            student__distillation__loss=options.loss,
+            **(VARIANTS[variant] if variant else {}),
         )
         samkd("distill", "-c", config, "--runs", options.out, "--run", run, *words, *training)
     return Run.read(run)
@@ -230,15 +246,19 @@ def print_table(options: argparse.Namespace) -> None:
         by_seed = ", ".join(f"{with_mean(table)['mean']:.3f}" for table in each)
         print(f"| {arm} | " + " | ".join(f"{v:.3f}" for v in with_mean(mean_over(each)).values()) + f" | {by_seed} |")
     pairs = [("boxes", "masks-2"), ("masks-all", "masks-2"), ("boxes", "masks-all"), ("masks-all-taught", "masks-all")]
+    variants = [arm for arm in tables if "+" in arm]
+    pairs += [(arm, "masks-all" if arm.startswith("masks-all") else "masks-2") for arm in variants]
+    pairs += [(arm, arm.partition("+")[0]) for arm in variants]
     pairs = [pair for pair in pairs if set(pair) <= set(tables)]
     print("\n| difference over the cases | " + " | ".join(names) + " |\n|---|" + "---|" * len(names))
     for one, other in pairs:
         effects = paired_difference(mean_over(tables[one]), mean_over(tables[other]))
         told = [f"{effects[n].difference:+.3f} [{effects[n].low:+.3f}, {effects[n].high:+.3f}]" for n in names]
         print(f"| {one} minus {other} | " + " | ".join(told) + " |")
-    if set(ARMS[:3]) <= set(tables):
-        low, boxes, high = (with_mean(mean_over(tables[arm]))["mean"] for arm in ARMS[:3])
-        print(f"\nboxes close {(boxes - low) / (high - low):.0%} of the gap between {LABELLED} masks and all")
+    for arm in tables:
+        if arm.startswith("boxes") and {"masks-2", "masks-all"} <= set(tables):
+            low, boxes, high = (with_mean(mean_over(tables[each]))["mean"] for each in ("masks-2", arm, "masks-all"))
+            print(f"\n{arm} closes {(boxes - low) / (high - low):.0%} of the gap between {LABELLED} masks and all")
 
 
 def main() -> None:
@@ -252,7 +272,6 @@ def main() -> None:
     parser.add_argument("--arms", type=lambda text: text.split(","), default=list(ARMS))
     parser.add_argument("--jitter", type=int, default=5)
     parser.add_argument("--lambda", dest="lambda_", type=float, default=0.5)
-    parser.add_argument("--loss", choices=("mse", "kl"), default="mse")
     parser.add_argument("--openvino", choices=("f32", "bf16"), help="run the teacher's image encoder in OpenVINO")
     parser.add_argument(
         "--part", type=int, nargs=2, default=(0, 1), metavar=("I", "N"), help="every Nth case from I on"
@@ -261,7 +280,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     config = write_config(options.data, options.out)
-    if options.only in (None, "teach") and {"boxes", "masks-all-taught"} & set(options.arms):
+    if options.only in (None, "teach") and any(arm.startswith(("boxes", "masks-all-taught")) for arm in options.arms):
         teach(config, options)
     if options.only in (None, "train"):
         for seed in options.seeds:

@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 
 from samkd.deploy.runtime.engine_openvino import core, load_openvino
-from samkd.deploy.runtime.memory import peak_bytes
+from samkd.volumes.memory import peak_bytes
 
 ROWS = {  # name: (file, arithmetic)
     "plain": ("plain", "f32"),

@@ -190,6 +190,16 @@ class Distillation(Strict):
     """Whether a voxel's distance is the sum over the classes or their mean, which is K times less for K classes."""
     hard_masks: bool = added(False)
     """If true, the teachers' likeliest class takes the place of their probabilities."""
+    dice: Annotated[float, Field(ge=0)] = added(0.0)
+    """The weight of a Dice loss between probabilities, in which every class counts the same; it is added to `loss`."""
+    balance_classes: bool = added(False)
+    """If true, all of the teachers' classes weigh the same in a batch, whatever their size."""
+    sure: Annotated[float, Field(ge=0, le=1)] = added(0.0)
+    """Voxels where the teachers' likeliest class is less probable than this teach nothing."""
+    right: bool = added(False)
+    """If true, voxels where the teachers' likeliest class is not the label's teach nothing."""
+    warmup: Annotated[int, Field(ge=0)] = added(0)
+    """The number of steps in which lambda falls from 1 to its value."""
 
     @model_validator(mode="after")
     def temperature_fits_the_loss(self):

@@ -5,7 +5,7 @@ and averaged over voxels, with ``weights`` [B, D, H, W] if given; a config may c
 """
 
 from collections.abc import Callable
-from functools import partial
+from functools import partial, reduce
 
 import torch
 from torch import Tensor
@@ -16,7 +16,9 @@ from ..training.losses import segmentation_loss
 
 FLOOR = 1 / 510  # half a level of the cached targets: below it a probability's logarithm is not known
 
-Distance = Callable[..., Tensor]
+SMOOTH = 1e-5  # as in the Dice loss of L_seg
+
+Distance = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 def probability_mse(logits: Tensor, teacher: Tensor, *, weights: Tensor | None = None) -> Tensor:
@@ -51,36 +53,66 @@ def boundary_weights(teacher: Tensor, extra: float) -> Tensor:
     return 1 + extra * (highest > lowest).float()[:, 0]
 
 
+def soft_dice(logits: Tensor, teacher: Tensor, *, weights: Tensor | None = None) -> Tensor:
+    """``1 - 2 sum(q p) / (sum(q^2) + sum(p^2))``, the mean over foreground classes; 0 only where both are the same.
+
+    Milletari et al. 2016, whose sums over the whole batch take probabilities in place of a mask. Each class counts the
+    same, however few voxels it has.
+    """
+    student = logits.softmax(1)[:, 1:]
+    target = teacher[:, 1:]
+    over = (0, *range(2, logits.ndim))
+    voxels = 1 if weights is None else weights[:, None]
+    overlap = (voxels * student * target).sum(over)
+    sizes = (voxels * (student.square() + target.square())).sum(over)
+    return (1 - (2 * overlap + SMOOTH) / (sizes + SMOOTH)).mean()
+
+
+def class_weights(teacher: Tensor) -> Tensor:
+    """Every voxel's share of an equal part for each of the teacher's likeliest classes in the batch; mean 1."""
+    labels = teacher.argmax(1)
+    counts = torch.bincount(labels.flatten(), minlength=teacher.shape[1]).to(teacher)
+    return (labels.numel() / (counts * (counts > 0).sum()))[labels]
+
+
 def distance_of(settings: Distillation) -> Distance:
-    """The distance that a config names, as a function of logits and teacher probabilities."""
+    """The distance that a config names: a function of logits, teacher probabilities and the labels that are known."""
     if settings.loss == "mse":
-        distance: Distance = probability_mse
+        distance: Callable[..., Tensor] = probability_mse
     else:
         named = {"kl": kl_divergence, "logits": logit_mse}[settings.loss]
         distance = partial(named, temperature=settings.temperature)
+
+    def distance_to(logits: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
+        target = hard_mask(teacher) if settings.hard_masks else teacher
+        weights = voxel_weights(settings, teacher, labels)
+        loss = distance(logits, target, weights=weights)
+        if settings.over_classes == "mean":
+            loss = loss / logits.shape[1]
+        return loss + settings.dice * soft_dice(logits, target, weights=weights) if settings.dice else loss
+
+    return distance_to
+
+
+def voxel_weights(settings: Distillation, teacher: Tensor, labels: Tensor) -> Tensor | None:
+    """The weights [B, D, H, W] of voxels that a config names, multiplied; None where all are 1."""
+    factors: list[Tensor] = []
     if settings.boundary:
-        distance = _weighted_at_boundaries(distance, settings.boundary)
-    if settings.hard_masks:
-        distance = _from_hard_masks(distance)
-    return _averaged_over_classes(distance) if settings.over_classes == "mean" else distance
+        factors.append(boundary_weights(teacher, settings.boundary))
+    if settings.balance_classes:
+        factors.append(class_weights(teacher))
+    if settings.sure:
+        factors.append((teacher.amax(1) >= settings.sure).to(teacher))
+    if settings.right:
+        right = torch.ones_like(teacher[:, 0])
+        right[: len(labels)] = (teacher[: len(labels)].argmax(1) == labels).to(teacher)
+        factors.append(right)
+    return reduce(torch.mul, factors) if factors else None
 
 
-def _weighted_at_boundaries(distance: Distance, extra: float) -> Distance:
-    return lambda logits, teacher: distance(logits, teacher, weights=boundary_weights(teacher, extra))
-
-
-def _from_hard_masks(distance: Distance) -> Distance:
-    """The distance to the teacher's likeliest class, as probabilities of 0 and 1."""
-
-    def from_mask(logits: Tensor, teacher: Tensor) -> Tensor:
-        mask = F.one_hot(teacher.argmax(1), teacher.shape[1]).movedim(-1, 1).to(teacher)
-        return distance(logits, mask)
-
-    return from_mask
-
-
-def _averaged_over_classes(distance: Distance) -> Distance:
-    return lambda logits, teacher: distance(logits, teacher) / logits.shape[1]
+def hard_mask(teacher: Tensor) -> Tensor:
+    """The teacher's likeliest class as probabilities of 0 and 1."""
+    return F.one_hot(teacher.argmax(1), teacher.shape[1]).movedim(-1, 1).to(teacher)
 
 
 def distillation_loss(
@@ -89,7 +121,7 @@ def distillation_loss(
     teacher: Tensor | None,
     *,
     lambda_: float,
-    distance: Distance = probability_mse,
+    distance: Distance,
     **weights: float,
 ) -> dict[str, Tensor]:
     """``L = lambda * L_seg + (1 - lambda) * L_mse`` (Li et al. 2023, AutoSAM Adapter, eq. 2).
@@ -105,7 +137,7 @@ def distillation_loss(
         loss = loss + lambda_ * terms["segmentation"]
     if lambda_ < 1:
         assert teacher is not None
-        terms["distillation"] = distance(logits, teacher)
+        terms["distillation"] = distance(logits, teacher, labels)
         loss = loss + (1 - lambda_) * terms["distillation"]
     return {"loss": loss, **{name: term.detach() for name, term in terms.items()}}
 
@@ -115,4 +147,4 @@ def _logits_of(probabilities: Tensor) -> Tensor:
 
 
 def _mean(values: Tensor, weights: Tensor | None) -> Tensor:
-    return values.mean() if weights is None else (values * weights).sum() / torch.sum(weights)
+    return values.mean() if weights is None else (values * weights).sum() / weights.sum().clamp(min=SMOOTH)

@@ -24,6 +24,7 @@ class DistillationStep:
     """
 
     lambda_: float
+    warmup: int = 0
     distance: Distance
     settings: Training
     teachers: Ensemble | None = None
@@ -33,6 +34,7 @@ class DistillationStep:
 
     def __call__(self, model: torch.nn.Module, batch: dict[str, Tensor], number: int) -> dict[str, Tensor]:
         image, labels = batch["image"], batch["labels"]
+        lambda_ = self.lambda_at(number)
         prompts = self.draw_prompts(model, batch, number)
         with self.helper.recording() if self.helper else nullcontext() as embeddings:
             logits = model(image) if prompts is None else model(image, prompts)
@@ -41,7 +43,7 @@ class DistillationStep:
             logits,
             labels,
             soft_targets,
-            lambda_=self.lambda_,
+            lambda_=lambda_,
             distance=self.distance,
             dice_weight=self.settings.dice_weight,
             cross_entropy_weight=self.settings.cross_entropy_weight,
@@ -50,8 +52,12 @@ class DistillationStep:
         if self.helper is None or embeddings is None:
             return terms
         embedding_distance = self.helper(embeddings)
-        loss = terms["loss"] + (1 - self.lambda_) * self.embedding_weight * embedding_distance
+        loss = terms["loss"] + (1 - lambda_) * self.embedding_weight * embedding_distance
         return {**terms, "loss": loss, "embedding": embedding_distance.detach()}
+
+    def lambda_at(self, number: int) -> float:
+        """The weight of the labels in a step: from 1 it falls to its value within the first ``warmup`` steps."""
+        return self.lambda_ if number >= self.warmup else 1 - (1 - self.lambda_) * number / self.warmup
 
     def draw_prompts(self, model: torch.nn.Module, batch: dict[str, Tensor], number: int) -> Prompts | None:
         """Prompts from the labels; for samples without any, from what the teachers make of them."""

@@ -157,6 +157,7 @@ def distillation_job(
     def make_step(network: Student, prompts: PromptSampler | None) -> DistillationStep:
         return DistillationStep(
             lambda_=lambda_,
+            warmup=distillation.warmup,
             distance=distance_of(distillation),
             settings=control.settings,
             teachers=teachers if online else None,

@@ -1,8 +1,15 @@
 import shutil
 import sys
+from collections import Counter
 
 import pytest
 from helpers.paths import CONFORMANCE
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Long files first, so that no worker is left with one of them when the others have no more to do."""
+    slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
+    items.sort(key=lambda item: ("e2e" not in item.path.parts, -slow[item.path]))
 
 
 @pytest.fixture(autouse=True)

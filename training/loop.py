@@ -18,6 +18,7 @@ from ..errors import IntegrityError, SamkdError
 from .average import WeightAverage
 from .checkpoint import load_state, save_state, save_weights
 from .determinism import deterministic
+from .live_figures import LiveFigures
 from .patches import PatchBatches
 from .progress import Bar, console
 from .run import Run
@@ -112,12 +113,13 @@ def fit(
             if settings.patience and progress.stale >= settings.patience:
                 break
             entry = loop.train_step(number)
+            loop.figures.end_step(entry["loss"])
             due = (number + 1) % settings.validate_every == 0 or number + 1 == settings.steps
             if due:
                 entry |= loop.keep_last(number) if validate is None else loop.validate_and_keep_best(number, validate)
             loop.log(entry)
             dice = "" if validate is None else f"  Dice {max(progress.best_dice, 0):.3f}"
-            bar.advance(f"{loop.epoch(number)}  loss {entry['loss']:.4f}{dice}")
+            bar.advance(f"{loop.epoch(number)}  loss {entry['loss']:.4f}{dice}", below=loop.figures.text)
             stop = interrupt.requested and number + 1 < settings.steps
             if due or stop:
                 loop.save_state()
@@ -168,6 +170,7 @@ class _Loop:
             num_workers=0 if fabric.device.type == "cpu" else 4,
         )
         self.micro_batches = iter(loader)
+        self.figures = LiveFigures(fabric.device, devices=fabric.world_size)
         self.epoch_steps = steps_per_epoch(settings, cases=len(batches.cases), devices=fabric.world_size)
         self.started = time.monotonic() - self.progress.seconds
 
@@ -186,6 +189,7 @@ class _Loop:
 
     def train_step(self, number: int) -> dict[str, Any]:
         """Forward, backward and update on the batches of a step; returns its entry of the log."""
+        self.figures.start_step()
         torch.manual_seed(self.run.config.seed * 1_000_003 + number * self.fabric.world_size + self.fabric.global_rank)
         rate = learning_rate(number, self.settings)
         for group in self.own_optimizer.param_groups:
@@ -211,7 +215,8 @@ class _Loop:
         """Gradients of the step's micro-batches; returns the mean of every loss term over them and over all devices."""
         count, sums = self.settings.accumulate, {}
         for batch_number in range(number * count, (number + 1) * count):
-            batch = {name: tensor.to(self.fabric.device) for name, tensor in next(self.micro_batches).items()}
+            awaited = self.figures.awaited(self.micro_batches)
+            batch = {name: tensor.to(self.fabric.device) for name, tensor in awaited.items()}
             last = batch_number == (number + 1) * count - 1
             with self.fabric.no_backward_sync(self.model, enabled=not last):
                 terms = self.step(self.model, batch, batch_number)
@@ -252,6 +257,7 @@ class _Loop:
             better = scores["mean"] > self.progress.best_dice
             if better and self.writes:
                 save_weights(self.network, self.run.weights)
+        self.figures.validated(scores)
         self.progress.stale += 1
         if better:
             self.progress.best_dice, self.progress.best_step = scores["mean"], number + 1

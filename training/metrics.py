@@ -39,11 +39,13 @@ class TrainingCost:
 class RunMetrics(TrainingCost):
     """The cost of a run, how good it was on validation, and its scores on whole test scans.
 
-    `validation` is None for a published model as it is, `test` where there are no test scans.
+    `validation` is None for a published model as it is, `test` where there are no test scans. `test_prompts` says what
+    the network was shown of each test scan's mask, as `--prompt-from-truth` spells it, None for nothing.
     """
 
     validation: BestValidation | None
     test: CaseScores | None
+    test_prompts: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self) | {"test": self.test and self.test.to_json()}
@@ -55,4 +57,5 @@ class RunMetrics(TrainingCost):
             **asdict(flat_record(TrainingCost, values)),
             validation=None if values["validation"] is None else flat_record(BestValidation, values["validation"]),
             test=None if values["test"] is None else CaseScores.from_json(values["test"]),
+            test_prompts=values.get("test_prompts"),
         )

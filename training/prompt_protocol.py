@@ -8,8 +8,10 @@ from typing import Any
 import numpy as np
 from scipy.ndimage import distance_transform_edt
 
+from ..configs.schema import PromptTraining
 from ..errors import UsageError
-from ..volumes.geometry import image_axes
+from ..volumes.geometry import Geometry, image_axes
+from ..volumes.plan import Plan, slice_axis
 from ..volumes.prompts import ClassPrompts, ScanPrompts
 from .prompt_sampling import tight_box
 
@@ -73,6 +75,14 @@ class PromptProtocol:
     def repeated(self, number: int) -> "PromptProtocol":
         """The protocol of the repetition `number`, from 0: the same with another seed."""
         return replace(self, seed=self.seed + number)
+
+    def of_scan(
+        self, truth: np.ndarray, *, name: str, labels: Iterable[int], grid: Geometry, plan: Plan
+    ) -> ScanPrompts:
+        """The prompts of the case `name` for its mask on `grid`; the slices are those that the `plan` looks at."""
+        return self.prompts(
+            truth, name=name, labels=labels, spacing=grid.spacing, axis=slice_axis(plan, grid), frames=grid.frames
+        )
 
     def prompts(
         self,
@@ -186,6 +196,18 @@ def parse_protocol(text: str) -> PromptProtocol:
                 "keep and seed with a value, such as wrong=1"
             )
     return PromptProtocol(**values)
+
+
+def protocol_of_training(settings: PromptTraining) -> str | None:
+    """The spelling of what a network is shown that was trained with prompts in every step; None for any other.
+
+    Without prompts such a network knows nothing, so that its scores are those of a user who knows.
+    """
+    if settings.kind == "none" or settings.share < 1:
+        return None
+    if settings.drawn == "box":
+        return "boxes" if settings.per_slice else "box"
+    return "point,slices=each" if settings.per_slice else "point"
 
 
 def keep_prompted(

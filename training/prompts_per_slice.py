@@ -63,19 +63,39 @@ def slice_boxes_as_points(
 
 def slice_prompts_of_a_user(kind: str, truth: np.ndarray, *, classes: int) -> GridPrompts:
     """What a user who knew the mask [D, H, W] would give on every slice: its deepest pixel, or its tight box."""
-    count = 2 if kind == "box" else 1
-    points, labels = _nothing(truth[None], classes, count)
+    points, labels = _nothing(truth[None], classes, 1)
+    boxes = np.full((classes - 1, len(truth), 6), np.nan)
     for _, value, depth, inside in _each_slice(truth[None], classes):
-        at = slice(depth * count, (depth + 1) * count)
         if kind == "box":
             low, high = _corners(inside)
-            points[0, value - 1, at] = [(depth, *low), (depth, *high)]
-            labels[0, value - 1, at] = (TOP_LEFT, BOTTOM_RIGHT)
+            boxes[value - 1, depth] = (depth, *low, depth, *high)
         else:
             deep = np.asarray(distance_transform_edt(np.pad(inside, 1)))[1:-1, 1:-1]
-            points[0, value - 1, at] = (depth, *np.unravel_index(deep.argmax(), deep.shape))
-            labels[0, value - 1, at] = 1
-    return GridPrompts(points[0], labels[0], np.full((classes - 1, 1, 6), np.nan))
+            points[0, value - 1, depth] = (depth, *np.unravel_index(deep.argmax(), deep.shape))
+            labels[0, value - 1, depth] = 1
+    return GridPrompts(points[0], labels[0], boxes)
+
+
+def boxes_as_corners(prompts: PatchPrompts, *, depth: int) -> PatchPrompts:
+    """The prompts with two points in place of every box on the slices that it meets, in patches of ``depth`` slices.
+
+    Prompts with at most one box per class are returned as they are: a network takes such a box itself.
+    """
+    if prompts.slice_boxes is None:
+        return prompts
+    shape = (*prompts.labels.shape[:2], 2 * depth)
+    points, labels = np.zeros((*shape, 3), np.float32), np.full(shape, -1)
+    for row, value, index in np.argwhere(~np.isnan(prompts.slice_boxes).any(axis=-1)):
+        box = prompts.slice_boxes[row, value, index]
+        for number in range(round(float(box[0])), round(float(box[3])) + 1):
+            points[row, value, 2 * number] = (number, *box[1:3])
+            points[row, value, 2 * number + 1] = (number, *box[4:])
+            labels[row, value, 2 * number : 2 * number + 2] = (TOP_LEFT, BOTTOM_RIGHT)
+    return PatchPrompts(
+        np.concatenate([prompts.points, points], axis=2),
+        np.concatenate([prompts.labels, labels], axis=2),
+        np.full_like(prompts.boxes, np.nan),
+    )
 
 
 def _nothing(truth: np.ndarray, classes: int, count: int) -> tuple[np.ndarray, np.ndarray]:

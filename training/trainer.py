@@ -26,6 +26,7 @@ from .patches import PatchBatches
 from .predictor import make_predictor
 from .prepared import PreparedCase, prepare_cases
 from .progress import Bar, console
+from .prompt_protocol import PromptProtocol, parse_protocol, protocol_of_training
 from .prompt_sampling import PromptSampler
 from .run import Run
 from .step import TrainingStep
@@ -160,8 +161,16 @@ def score_run(run: Run, network: torch.nn.Module, job: TrainingJob, result: Trai
     """Score the best weights on the whole test scans and write ``metrics.json``, with which the run is finished."""
     load_weights(network, run.weights)
     rules = scoring_rules(job.config.evaluation, job.split.dataset.labels.values())
-    title = f"{job.title}: test scans"
-    cases = score_scans(network, job.split.test, job.split.dataset, plan=job.plan, title=title, rules=rules)
+    test_prompts = protocol_of_training(job.prompts)
+    cases = score_scans(
+        network,
+        job.split.test,
+        job.split.dataset,
+        plan=job.plan,
+        title=f"{job.title}: test scans{f', shown {test_prompts} from their masks' if test_prompts else ''}",
+        rules=rules,
+        protocol=parse_protocol(test_prompts) if test_prompts else None,
+    )
     metrics = RunMetrics(
         steps=result.steps,
         seconds=round(result.seconds, 1),
@@ -170,6 +179,7 @@ def score_run(run: Run, network: torch.nn.Module, job: TrainingJob, result: Trai
         trained_parameters=sum(p.numel() for p in network.parameters() if p.requires_grad),
         validation=None if result.best_dice is None else BestValidation(dice=result.best_dice, step=result.best_step),
         test=case_scores(cases, rules=rules) if cases else None,
+        test_prompts=test_prompts if cases else None,
     )
     run.write_json("metrics.json", metrics.to_json())
 
@@ -182,14 +192,17 @@ def score_scans(
     plan: Plan,
     title: str,
     rules: ScoringRules = DEFAULT_RULES,
+    protocol: PromptProtocol | None = None,
 ) -> dict[str, tuple[ClassScore, ...]]:
-    """Scores of a torch network on whole scans, on their own grids, by case name."""
+    """Scores of a torch network on whole scans, on their own grids, by case name; it is shown what `protocol` says."""
     predictor = make_predictor(network)
     rows = {}
     with Bar(title, len(cases)) as bar:
         for case in cases:
             volume, truth = read_labelled_case(case, dataset)
-            prediction = segment(volume, plan, predictor, num_classes=len(dataset.labels))
-            rows |= score_scan(case.name, prediction, truth, grid=volume.geometry, labels=dataset.labels, rules=rules)
+            grid = volume.geometry
+            prompts = protocol and protocol.of_scan(truth, name=case.name, labels=dataset.labels, grid=grid, plan=plan)
+            prediction = segment(volume, plan, predictor, num_classes=len(dataset.labels), prompts=prompts)
+            rows |= score_scan(case.name, prediction, truth, grid=grid, labels=dataset.labels, rules=rules)
             bar.advance(case.name)
     return rows

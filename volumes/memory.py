@@ -1,4 +1,4 @@
-"""How much memory there is, and refusing a grid that cannot fit into it before anything is allocated."""
+"""How much memory there is and this process uses, and refusing a grid that cannot fit before it is allocated."""
 
 import os
 from collections.abc import Iterator
@@ -17,6 +17,26 @@ def available_memory() -> float:
     container, a systemd unit, a batch job) allows less.
     """
     return min([_free_memory(), *(_left_in(folder, *files) for folder, files in _cgroups())])
+
+
+def peak_bytes() -> float | None:
+    """Largest resident memory of this process so far; None where the system does not say."""
+    # Not ru_maxrss: there Linux counts the parent's memory too, from between fork and exec.
+    if (peak := process_status("VmHWM")) is not None:
+        return peak
+    try:
+        import resource
+    except ImportError:
+        return None
+    return float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)  # macOS counts in bytes
+
+
+def process_status(field: str) -> float | None:
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return next(int(line.split()[1]) * 1024.0 for line in lines if line.startswith(field))
+    except (OSError, StopIteration):
+        return None
 
 
 def refuse_larger_than_memory(prepared: Geometry, source: Geometry, *, channels: int) -> None:

@@ -134,20 +134,20 @@ class GridPrompts:
         """What of the prompts lies in the patches that begin at the grid's voxels `starts` [N, 3].
 
         Points elsewhere are left out, boxes are cut at the patch. Several boxes of a class in one patch, on different
-        slices of it, become the box around them.
+        slices of it, become the box around them, and stay as they are in `slice_boxes`.
         """
         offset, size = np.asarray(starts, np.float64)[:, None, None], np.array(patch)
         local = self.points - offset
         inside = np.all((local >= -0.5) & (local < size - 0.5), axis=-1)
         low, high = self.boxes[..., :3] - offset, self.boxes[..., 3:] - offset
         met = np.all((low < size - 0.5) & (high >= -0.5), axis=-1, keepdims=True)  # [N, K - 1, M, 1]
-        low, high = np.where(met, low, np.inf).min(axis=2), np.where(met, high, -np.inf).max(axis=2)
-        meets = met.any(axis=2)[..., 0]
-        cut = np.concatenate([np.clip(low, 0, size - 1), np.clip(high, 0, size - 1)], axis=-1)
+        around = np.where(met, low, np.inf).min(axis=2), np.where(met, high, -np.inf).max(axis=2)
+        several = self.boxes.shape[1] > 1
         return PatchPrompts(
             np.where(inside[..., None], local, 0).astype(np.float32),
             np.where(inside, self.labels, -1),
-            np.where(meets[..., None], cut, np.nan).astype(np.float32),
+            _cut(*around, met.any(axis=2), size),
+            _cut(low, high, met, size) if several else None,
         )
 
 
@@ -155,15 +155,25 @@ class GridPrompts:
 class PatchPrompts:
     """Prompts of N patches in the layout that networks take (sam.prompt_tensors.Prompts), as arrays: points float32
     [N, K - 1, P, 3], labels [N, K - 1, P], boxes float32 [N, K - 1, 6], all in voxels (d, h, w) of the patch.
+
+    Where a class has boxes of its own on several slices, `slice_boxes` [N, K - 1, M, 6] are these (NaN for none), for a
+    network that keeps slices apart, and `boxes` those around them; else it is None.
     """
 
     points: np.ndarray
     labels: np.ndarray
     boxes: np.ndarray
+    slice_boxes: np.ndarray | None = None
 
     @property
     def empty(self) -> bool:
         return bool((self.labels < 0).all() and np.isnan(self.boxes).all())
+
+
+def _cut(low: np.ndarray, high: np.ndarray, met: np.ndarray, size: np.ndarray) -> np.ndarray:
+    """Boxes float32 [..., 6] from their first and last voxels, cut at the patch; NaN for those not `met` [..., 1]."""
+    cut = np.concatenate([np.clip(low, 0, size - 1), np.clip(high, 0, size - 1)], axis=-1)
+    return np.where(met, cut, np.nan).astype(np.float32)
 
 
 def _refuse_shared_slices(value: int, faces: Sequence[tuple[np.ndarray, np.ndarray]]) -> None:

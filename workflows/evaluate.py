@@ -27,7 +27,6 @@ from ..volumes.datasets.registry import Case, Dataset, read_dataset, read_labell
 from ..volumes.datasets.splits import assign, read_split
 from ..volumes.geometry import Geometry, Volume
 from ..volumes.io.scans import mask_in, read_mask
-from ..volumes.plan import slice_axis
 from .data import config_for, labelled_test, with_config_classes
 from .models import Model, is_package, load_model
 
@@ -133,14 +132,7 @@ def _segment(
     """The model's mask of a scan, shown what the protocol draws from the truth; warns of a doubtful mask."""
     prompts, grid = None, volume.geometry
     if protocol:
-        prompts = protocol.prompts(
-            truth,
-            name=case.name,
-            labels=model.class_names,
-            spacing=grid.spacing,
-            axis=slice_axis(model.plan, grid),
-            frames=grid.frames,
-        )
+        prompts = protocol.of_scan(truth, name=case.name, labels=model.class_names, grid=grid, plan=model.plan)
     with about(case.image.place):
         preprocessed = model.preprocess(volume)
         labels = model.segment_preprocessed(preprocessed, grid, prompts=prompts)

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import functools
 from math import prod
-from pathlib import Path
 
 import numpy as np
 
 from ...errors import BadInputError, UsageError
 from ...volumes.geometry import Geometry
-from ...volumes.memory import available_memory
+from ...volumes.memory import available_memory, peak_bytes, process_status
 from ...volumes.pipeline import Model
 from ...volumes.plan import grid
 
@@ -21,26 +20,6 @@ _WASTED_BYTES = 12e6
 # More than a network's working memory usually is: with that much to spare it need not be measured.
 _NETWORK = 2e9
 _SLAB = 3 * _FLOAT << 20  # resampling: three arrays of a million voxels; two more where labels are chosen
-
-
-def peak_bytes() -> float | None:
-    """Largest resident memory of this process so far; None where the system does not say."""
-    # Not ru_maxrss: there Linux counts the parent's memory too, from between fork and exec.
-    if (peak := _status("VmHWM")) is not None:
-        return peak
-    try:
-        import resource
-    except ImportError:
-        return None
-    return float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)  # macOS counts in bytes
-
-
-def _status(field: str) -> float | None:
-    try:
-        lines = Path("/proc/self/status").read_text().splitlines()
-        return next(int(line.split()[1]) * 1024.0 for line in lines if line.startswith(field))
-    except (OSError, StopIteration):
-        return None
 
 
 class Budget:
@@ -70,7 +49,7 @@ class Budget:
         if peak is None:
             raise UsageError("--ram: this system does not say how much memory a process uses; leave it out")
         # A network that frees its working memory after each patch will take it again beside what a scan takes.
-        return peak if model.frees_memory else _status("VmRSS") or peak
+        return peak if model.frees_memory else process_status("VmRSS") or peak
 
     def at_once(self, source: Geometry, *, most: int, components: bool = False, reading: float = 0) -> int:
         """How many patches may be in the engine for a scan on `source`, at most `most`.
@@ -79,7 +58,7 @@ class Budget:
         patch is too many.
         """
         if self.limit is None:
-            resident = _status("VmRSS")
+            resident = process_status("VmRSS")
             if resident is None:
                 return most
             limit = resident + available_memory()

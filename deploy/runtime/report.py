@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from ...volumes.geometry import Geometry
+from ...volumes.memory import peak_bytes
 from ...volumes.pipeline import Model
-from .memory import peak_bytes
 
 
 def volumes_ml(labels: np.ndarray, geometry: Geometry, class_names: Mapping[int, str]) -> dict[str, float]:

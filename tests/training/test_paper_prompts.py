@@ -16,15 +16,21 @@ from samkd.sam.prompt_tensors import Prompts
 from samkd.teachers.train import teach
 from samkd.training.case_boxes import CaseBoxes
 from samkd.training.patches import PatchBatches
+from samkd.training.predictor import make_predictor
 from samkd.training.prepared import PreparedCase
 from samkd.training.prompt_sampling import PromptSampler, box_prompts, point_prompts
 from samkd.training.prompts_per_slice import (
+    boxes_as_corners,
     slice_boxes_as_points,
     slice_points,
     slice_prompts_of_a_user,
     with_slice_clicks,
 )
+from samkd.volumes.geometry import Geometry
+from samkd.volumes.prompts import ClassPrompts, ScanPrompts
+from samkd.volumes.sliding_window import sliding_window
 from samkd.workflows.data import open_dataset
+from samkd.workflows.evaluate import evaluate
 
 
 def labels() -> np.ndarray:
@@ -86,9 +92,46 @@ def test_a_user_gives_every_slice_its_deepest_pixel_or_its_box():
     assert points.labels.tolist() == [[-1, 1, 1, 1, -1, -1], [-1, -1, -1, 1, -1, -1]]
     assert points.points[0, 1].tolist() == [1, 4, 5]
     boxes = slice_prompts_of_a_user("box", labels()[0], classes=3)
-    cut = boxes.within(np.array([[2, 0, 0]]), (3, 12, 14))  # slices 2 to 4
-    assert cut.labels[0, 0].tolist() == [-1, -1, -1, -1, 2, 3, 2, 3, -1, -1, -1, -1]
-    assert cut.points[0, 0, 4:8].tolist() == [[0, 2, 3], [0, 7, 8], [1, 2, 3], [1, 7, 8]]
+    cut = boxes_as_corners(boxes.within(np.array([[2, 0, 4]]), (3, 12, 14)), depth=3)  # slices 2 to 4, columns from 4
+    drawn = cut.labels[0, 0] >= 0
+    assert cut.labels[0, 0, drawn].tolist() == [2, 3, 2, 3] and np.isnan(cut.boxes).all()
+    assert cut.points[0, 0, drawn].tolist() == [[0, 2, 0], [0, 7, 4], [1, 2, 0], [1, 7, 4]]  # from 3 to 8: cut at 4
+
+
+def test_a_network_of_own_slices_is_shown_a_users_boxes_slice_by_slice():
+    """Boxes on the command line and boxes from the labels reach it as the same corners; other networks see the hull."""
+
+    class Recorder(torch.nn.Module):
+        prompts_per_slice = True
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = torch.nn.Parameter(torch.zeros(1))
+            self.seen: list[Prompts] = []
+
+        def forward(self, image: torch.Tensor, prompts: Prompts) -> torch.Tensor:
+            self.seen.append(prompts)
+            return torch.zeros(len(image), 2, *image.shape[2:])
+
+    network, patch = Recorder(), (3, 20, 20)
+    boxes = ((2, 3, 0, 9, 11, 0), (4, 5, 1, 6, 7, 1), (10, 10, 5, 12, 14, 5))
+    grid = Geometry(np.eye(4), (6, 20, 20))
+    placed = ScanPrompts({1: ClassPrompts(boxes=boxes)}, "voxel").onto(grid, scan=grid, classes=2)
+    image = np.zeros((1, 6, 20, 20), np.float32)
+    sliding_window(image, patch, 0.0, make_predictor(network), num_classes=2, prompts=placed)
+    shown = [(label, tuple(point)) for seen in network.seen for label, point in _points(seen)]
+    first = [(2, (0, 3, 2)), (3, (0, 11, 9)), (2, (1, 5, 4)), (3, (1, 7, 6))]
+    assert shown == [*first, (2, (2, 10, 10)), (3, (2, 14, 12))]
+    network.seen.clear()
+    network.prompts_per_slice = False
+    sliding_window(image, patch, 0.0, make_predictor(network), num_classes=2, prompts=placed)
+    assert network.seen[0].boxes[0, 0].tolist() == [0, 3, 2, 1, 11, 9] and (network.seen[0].labels < 0).all()
+
+
+def _points(prompts: Prompts) -> list[tuple[int, list[float]]]:
+    """Label and place of every point of all samples of a batch for the first class, in order."""
+    kept = prompts.labels[:, 0] >= 0
+    return list(zip(prompts.labels[:, 0][kept].tolist(), prompts.points[:, 0][kept].tolist(), strict=True))
 
 
 def test_a_slice_of_medsa_knows_its_own_prompts_as_sam_does_a_pictures():
@@ -150,8 +193,13 @@ def test_medsa_trains_and_validates_with_prompts_on_every_slice(kind: str, tmp_p
     prompted = f"teacher.prompts={{kind: {kind}, per_slice: true, share: 1}}"
     config = load_config("phantom-medsa", [*overrides, "teacher.options={slice_prompts: own}", prompted])
     run = teach(config, open_dataset(config, None, runs=tmp_path), runs=tmp_path)
-    assert run.metrics().steps == 2 and run.config.objective.prompts is not None
+    metrics = run.metrics()
+    assert metrics.steps == 2 and run.config.objective.prompts is not None
     assert run.config.objective.prompts["per_slice"] is True
+    # What learned with prompts alone is tested with them, as `samkd evaluate` would.
+    assert metrics.test_prompts == ("boxes" if kind == "box" else "point,slices=each")
+    by_hand = evaluate(run.path, run.config.data, prompt_from_truth=metrics.test_prompts)
+    assert metrics.test is not None and metrics.test.dice() == by_hand.dice()
 
 
 # --- boxes of the whole case ------------------------------------------------------------------------------------------

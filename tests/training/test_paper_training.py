@@ -175,16 +175,17 @@ def test_an_iou_weight_needs_a_network_that_predicts_it(tmp_path):
 def test_l_mse_may_be_the_mean_over_classes_and_its_target_a_mask():
     torch.manual_seed(0)
     logits, teacher = torch.randn(2, 5, 3, 4, 4), torch.randn(2, 5, 3, 4, 4).softmax(1)
+    labels = torch.zeros(2, 3, 4, 4)
     total = probability_mse(logits, teacher)
-    assert torch.equal(distance_of(Distillation())(logits, teacher), total)
-    mean = distance_of(Distillation(over_classes="mean"))(logits, teacher)
+    assert torch.equal(distance_of(Distillation())(logits, teacher, labels), total)
+    mean = distance_of(Distillation(over_classes="mean"))(logits, teacher, labels)
     torch.testing.assert_close(mean, (logits.softmax(1) - teacher).square().mean())
     torch.testing.assert_close(mean, total / 5)
     mask = torch.nn.functional.one_hot(teacher.argmax(1), 5).movedim(-1, 1).float()
-    hard = distance_of(Distillation(hard_masks=True))(logits, teacher)
+    hard = distance_of(Distillation(hard_masks=True))(logits, teacher, labels)
     torch.testing.assert_close(hard, (logits.softmax(1) - mask).square().sum(1).mean())
-    edged = distance_of(Distillation(hard_masks=True, boundary=2.0))(logits, teacher)
-    torch.testing.assert_close(edged, distance_of(Distillation(boundary=2.0))(logits, mask))
+    edged = distance_of(Distillation(hard_masks=True, boundary=2.0))(logits, teacher, labels)
+    torch.testing.assert_close(edged, distance_of(Distillation(boundary=2.0))(logits, mask, labels))
 
 
 # --- augmentation -----------------------------------------------------------------------------------------------------

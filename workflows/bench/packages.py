@@ -75,9 +75,9 @@ def _torch(run: Path, scan: Path, threads: int | None) -> dict[str, Any]:
 def segment_with_torch(run: Path, scan: Path, threads: int | None) -> dict[str, Any]:
     """A run's network in PyTorch, eager, float32, through the pipeline of the device, and measured by its clock."""
     started = time.perf_counter()
-    from ...deploy.runtime.memory import peak_bytes
     from ...deploy.runtime.predict import predict_scan
     from ...volumes.io.scans import sources
+    from ...volumes.memory import peak_bytes
     from ..models import load_run
 
     model = load_run(run, threads=threads)

@@ -131,7 +131,7 @@ def peak_of(*arguments):
     """(exit code, what was said, peak memory in MB) of the runtime in a process of its own."""
     program = (
         "import sys\nfrom samkd.deploy.runtime.__main__ import main\n"
-        "from samkd.deploy.runtime.memory import peak_bytes\n"
+        "from samkd.volumes.memory import peak_bytes\n"
         "code = main(sys.argv[1:]); print('PEAK', peak_bytes() / 1e6); sys.exit(code)"
     )
     command = [sys.executable, "-c", program, *map(str, arguments)]

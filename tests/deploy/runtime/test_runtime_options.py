@@ -62,7 +62,8 @@ def test_a_budget_bounds_what_a_scan_takes(built, tmp_path):
     """The estimate for scans of several shapes is above what they really take, by 15 % at most."""
     program = (
         "import sys, json, numpy as np\n"
-        "from samkd.deploy.runtime.memory import Budget, peak_bytes\n"
+        "from samkd.deploy.runtime.memory import Budget\n"
+        "from samkd.volumes.memory import peak_bytes\n"
         "from samkd.deploy.runtime.package import Package\n"
         "from samkd.volumes.geometry import Geometry, Volume\n"
         "package = Package.open(sys.argv[1], threads=1)\n"
