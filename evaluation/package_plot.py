@@ -9,6 +9,7 @@ from itertools import cycle
 from .axes import COLOURS, INK, Axes, nothing, ticks
 from .text_table import TextTable
 
+_LEAST_RANGE = 0.05  # of Dice on the axis: a thousandth between two packages shall not look like a gulf
 _AREA = 900  # square user units of the largest package's disc
 
 
@@ -36,7 +37,9 @@ def package_plot(title: str, packages: Sequence[MeasuredPackage]) -> str:
     if not packages:
         return nothing(title)
     x_ticks = ticks([0.0, *(each.seconds for each in packages)])
-    axes = Axes(title, "seconds per scan", x_ticks, ticks([each.dice for each in packages]), "mean Dice")
+    dice = [each.dice for each in packages]
+    room = max(0.0, _LEAST_RANGE - (max(dice) - min(dice))) / 2
+    axes = Axes(title, "seconds per scan", x_ticks, ticks([min(dice) - room, max(dice) + room]), "mean Dice")
     largest, parts, words = max(each.megabytes for each in packages), [], []
     for number, (each, colour) in enumerate(zip(packages, cycle(COLOURS), strict=False), start=1):
         x, y = axes.x(each.seconds), axes.y(each.dice)

@@ -157,6 +157,12 @@ def test_discs_of_packages_are_as_large_as_the_packages():
     assert "openvino <int8>: 0.20 s, Dice 0.800, 4.0 MB" in chart.attrib["aria-label"]
 
 
+def test_packages_that_are_as_good_stand_on_one_height():
+    packages = [MeasuredPackage(name=f"{dice}", seconds=1, dice=dice, megabytes=1) for dice in (0.845, 0.8453)]
+    heights = [float(node.attrib["cy"]) for node in svg(package_plot("Packages", packages)).iter("circle")]
+    assert 0 < heights[0] - heights[1] < 3
+
+
 @pytest.mark.parametrize(
     "chart",
     [
