@@ -33,6 +33,13 @@ def deploy(
             "(larger, overlapping less)."
         ),
     ] = None,
+    temperature: Annotated[
+        bool | None,
+        typer.Option(
+            help="Whether a temperature that is fitted to the validation scans scales the probabilities that the "
+            "package gives to programs; masks stay the same (default: no)."
+        ),
+    ] = None,
     data: Data = None,
     sign: Annotated[Path | None, typer.Option(help="Sign the package with this ed25519 private key (PEM).")] = None,
     out: Annotated[Path | None, typer.Option(help="The package folder to write (default: RUNS/packages/...).")] = None,
@@ -44,6 +51,7 @@ def deploy(
 
     student = Run.read(run) if run else newest_run(runs, "distill")
     settings = {"precision": precision, "max_drop": max_drop, "per_class": per_class, "geometry": geometry}
+    settings["temperature"] = temperature
     overrides = overrides_of(**{f"deployment__{key}": value for key, value in settings.items()})
 
     from ..workflows.deploy import deploy as pack

@@ -56,20 +56,39 @@ def doctor() -> None:
 
 
 def report(
-    package: Annotated[Path | None, typer.Argument(help="The package (default: the newest).")] = None,
+    packages: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            help="The package (default: the newest), or several to compare: the first one's student is shown."
+        ),
+    ] = None,
     out: Annotated[
         Path | None, typer.Option("--output", "-o", help="The HTML file to write (default: RUNS/report.html).")
     ] = None,
     data: Data = None,
+    calibration: Annotated[
+        bool,
+        typer.Option(
+            "--calibration",
+            help="Also measure how well the probabilities of student and packages are calibrated (ECE), and the "
+            "temperature that the validation cases say; both segment all of these and the test scans once more.",
+        ),
+    ] = False,
     pretrained_path: PretrainedPath = None,
     runs: Runs = Path("runs"),
     trust: Trust = None,
 ) -> None:
-    """Compare teacher, control, student and package in one offline HTML file."""
-    from ..workflows.report import report as compare
+    """Compare teacher, control, student and packages in one offline HTML file."""
+    from ..workflows.report.report import report as compare
 
     print_comparison(
         compare(
-            package, out=out or runs / "report.html", data=data, runs=runs, pretrained_path=pretrained_path, trust=trust
+            packages or [],
+            out=out or runs / "report.html",
+            data=data,
+            runs=runs,
+            pretrained_path=pretrained_path,
+            trust=trust,
+            calibration=calibration,
         )
     )

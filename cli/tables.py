@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from ..evaluation.text_table import TextTable
     from ..volumes.datasets.registry import Dataset
     from ..workflows.bench.distillation import DistillationCosts
-    from ..workflows.report import Comparison
+    from ..workflows.report.report import Comparison
     from ..workflows.runs import RunSummary, Spare
 
 
@@ -51,24 +51,19 @@ def print_scores(results: "Mapping[str, CaseScores | None]", *, title: str) -> N
         show_text(side_by_side(known, metric, title=f"{TITLES[metric]}, {title}"))
 
 
-def _dice_table(columns: dict[str, dict[str, float | None]], *, title: str) -> Table:
-    table = Table("class", *columns, title=title)
-    for label in next(iter(columns.values())):
-        values = [column.get(label) for column in columns.values()]
-        table.add_row(label, *("-" if value is None else f"{value:.3f}" for value in values))
-    return table
-
-
 def print_comparison(comparison: "Comparison") -> None:
-    """The Dice of every model in a report, its facts, and where it lies."""
-    show(_dice_table(comparison.columns, title="Dice on the test scans"))
+    """The scores of every model in a report, its facts, and where it lies."""
+    for table in comparison.tables:
+        show_text(table)
     for name, value in comparison.facts.items():
         print(f"{name}: {value}")
     print(f"report: {comparison.html}")
 
 
 def print_study(study: "Study") -> None:
-    """Dice of teachers, control and students; then, per lambda, student minus control with its interval and p."""
+    """Scores of teachers, control and students; then, per lambda, student minus control with its interval and p."""
+    from ..evaluation.score_tables import comparison_tables
+
     runs = {
         "teacher" if len(study.teachers) == 1 else f"teacher {number}": run
         for number, run in enumerate(study.teachers, start=1)
@@ -76,7 +71,11 @@ def print_study(study: "Study") -> None:
     if study.control:
         runs["control"] = study.control
     runs |= {f"lambda {value:g}": run for value, run in study.students.items() if run is not study.control}
-    print_scores({name: run.metrics().test for name, run in runs.items()}, title="test scans")
+    if scores := {name: test for name, run in runs.items() if (test := run.metrics().test)}:
+        for table in comparison_tables(scores, title="test scans"):
+            show_text(table)
+    else:
+        print("test scans: done; the dataset has no labelled test case to score on")
     for value, effect in study.effects.items():
         table = Table(
             "class", "difference", "95 % interval", "p", "cases", title=f"Dice, lambda {value:g} minus the control"

@@ -230,6 +230,8 @@ class Deployment(Strict):
     """The number of patches of training cases with which int8 is calibrated."""
     geometry: Literal["training", "fastest"] = "training"
     """The patches and the overlap on the device: those of the plan, or the fastest that the gate lets pass."""
+    temperature: bool = False
+    """If true, a temperature that is fitted to the validation cases scales the probabilities that the package gives."""
 
 
 class Phantom(Strict):

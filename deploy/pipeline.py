@@ -16,6 +16,7 @@ from torch import nn
 
 from .. import __version__
 from ..errors import BadInputError, GateRefusedError, UsageError
+from ..evaluation.calibration import temperature_of
 from ..evaluation.overlay import colours
 from ..students.small_sam.model import MAX_POINTS
 from ..training.predictor import make_predictor
@@ -71,7 +72,8 @@ class PackageRequest:
 
     The package is the folder `destination`, and `destination`.zip. `geometry` is "training" for the patches and the
     overlap of the student's plan, or "fastest" for the fastest that the criteria allow. `sample` is a scan that goes
-    into it, voxels and geometry only. `sign` is a PEM file with an ed25519 private key.
+    into it, voxels and geometry only. With `temperature` one that is fitted to the validation cases scales the
+    probabilities that the package gives away. `sign` is a PEM file with an ed25519 private key.
     """
 
     destination: Path
@@ -79,6 +81,7 @@ class PackageRequest:
     precision: Precision | str
     geometry: str = "training"
     sample: Path
+    temperature: bool = False
     sign: Path | None = None
 
 
@@ -92,6 +95,7 @@ def deploy_student(student: TrainedStudent, criteria: AcceptanceCriteria, reques
     target, precision = target_named(request.target), Precision(request.precision)
     require_precision(target, precision)
     require_geometry(request.geometry, prompt_kinds=student.prompt_kinds)
+    require_temperature(request.temperature, prompts_required=student.prompts_required)
     signer = Signer.of(request.sign) if request.sign else None
     destination = request.destination
     if not criteria.validation:
@@ -108,9 +112,13 @@ def deploy_student(student: TrainedStudent, criteria: AcceptanceCriteria, reques
             if request.geometry == "fastest":
                 selection = _fastest_geometry(selection, student, criteria, folder, target=target)
             _write_sample(selection.package, request.sample)
+            manifest = _with_scores(selection, criteria, target)
+            if request.temperature:
+                scans = ((case.volume, case.truth) for case in criteria.validation)
+                manifest = replace(manifest, temperature=temperature_of(selection.package, scans))
             finish(
                 folder,
-                _with_scores(selection, criteria, target),
+                manifest,
                 libraries=target.libraries,
                 device_names=target.device_names,
                 signer=signer,
@@ -128,6 +136,12 @@ def require_geometry(geometry: str, *, prompt_kinds: Sequence[str]) -> None:
             f"geometry {geometry}: this student takes prompts, which lie in the patches it was trained with; leave "
             "--geometry out"
         )
+
+
+def require_temperature(temperature: bool, *, prompts_required: bool) -> None:
+    """Raises UsageError for the temperature of a network that finds nothing without prompts."""
+    if temperature and prompts_required:
+        raise UsageError("temperature: this network finds nothing without prompts, by which one could be fitted")
 
 
 def _fastest_geometry(

@@ -29,9 +29,8 @@ def comparison_png(image: np.ndarray, labels: Mapping[str, np.ndarray], *, spaci
     """
     assert image.ndim == 3 and labels and all(mask.shape == image.shape for mask in labels.values())
     truth = next(iter(labels.values()))
-    low, high = _grey_range(image)
-    grey = np.clip((image - low) / (high - low), 0, 1)
-    palette = np.array([[0, 0, 0], *map(_rgb, colours(max(int(mask.max()) for mask in labels.values())))], np.uint8)
+    grey = grey_scale(image)
+    palette = np.array([[0, 0, 0], *map(rgb, colours(max(int(mask.max()) for mask in labels.values())))], np.uint8)
     size = (_WIDTH, max(1, round(_WIDTH * image.shape[1] * spacing[1] / (image.shape[2] * spacing[2]))))
     picks = _informative_slices(truth)
 
@@ -47,11 +46,17 @@ def comparison_png(image: np.ndarray, labels: Mapping[str, np.ndarray], *, spaci
         page.paste(Image.fromarray(scan), (_GAP, top))
         draw.text((_GAP + 5, top + 4), f"slice {index + 1} of {len(image)}", fill="white", font=font)
         for column, mask in enumerate(labels.values(), start=1):
-            drawn = Image.fromarray(_outlined(scan, _resized(mask[index], size), palette))
+            drawn = Image.fromarray(_outlined(scan, resized_mask(mask[index], size), palette))
             page.paste(drawn, (_GAP + column * step_x, top))
     buffer = io.BytesIO()
     page.save(buffer, format="PNG")
     return buffer.getvalue()
+
+
+def grey_scale(image: np.ndarray) -> np.ndarray:
+    """A scan's values from 0 (black) to 1 (white), so that the body spans them."""
+    low, high = _grey_range(image)
+    return np.clip((image - low) / (high - low), 0, 1)
 
 
 def _grey_range(image: np.ndarray) -> tuple[float, float]:
@@ -71,18 +76,25 @@ def _informative_slices(truth: np.ndarray) -> list[int]:
     return sorted(picks, reverse=True)
 
 
-def _resized(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    return np.asarray(Image.fromarray(mask.astype(np.int32)).resize(size, Image.Resampling.NEAREST))
+def resized_mask(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """A mask [H, W] at a picture's size (width, height), by nearest neighbour; the dtype is kept."""
+    picture = Image.fromarray(mask.astype(np.int32)).resize(size, Image.Resampling.NEAREST)
+    return np.asarray(picture).astype(mask.dtype)
 
 
 def _outlined(scan: np.ndarray, mask: np.ndarray, palette: np.ndarray) -> np.ndarray:
     """The scan's pixels [H, W, 3] with each class filled and its inner edge drawn."""
-    around = np.pad(mask, 1, mode="edge")
-    neighbours = (around[:-2, 1:-1], around[2:, 1:-1], around[1:-1, :-2], around[1:-1, 2:])
-    edge = np.any([side != mask for side in neighbours], axis=0)
-    opacity = np.where(mask > 0, np.where(edge, 1.0, _FILL), 0.0)[..., None]
+    opacity = np.where(mask > 0, np.where(inner_edge(mask), 1.0, _FILL), 0.0)[..., None]
     return (scan * (1 - opacity) + palette[mask] * opacity).astype(np.uint8)
 
 
-def _rgb(colour: str) -> tuple[int, int, int]:
+def inner_edge(mask: np.ndarray) -> np.ndarray:
+    """The pixels of a mask [H, W] with a neighbour, of four, of another value."""
+    around = np.pad(mask, 1, mode="edge")
+    neighbours = (around[:-2, 1:-1], around[2:, 1:-1], around[1:-1, :-2], around[1:-1, 2:])
+    return np.any([side != mask for side in neighbours], axis=0)
+
+
+def rgb(colour: str) -> tuple[int, int, int]:
+    """Red, green and blue, 0 to 255, of a colour "#rrggbb"."""
     return int(colour[1:3], 16), int(colour[3:5], 16), int(colour[5:7], 16)

@@ -1,6 +1,6 @@
 """Scores as records, and how they stand in JSON: in a run's metrics.json, and in what `samkd evaluate -o` writes."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, fields, replace
 from typing import Any, TypeVar, get_type_hints
 
@@ -16,13 +16,14 @@ _PERFECT = {"dice": 1.0, "iou": 1.0, "hd95_mm": 0.0, "asd_mm": 0.0, "nsd": 1.0}
 class Scores:
     """Dice, IoU and NSD (0 to 1), and the 95th percentile (HD95) and mean (ASD) of the surface distances.
 
-    None where not scored; HD95 in voxels also where nobody asked for it.
+    None where not scored; HD95 in voxels also where nobody asked for it, any but Dice and IoU also where an older
+    release wrote the scores.
     """
 
     dice: float | None
     iou: float | None
-    hd95_mm: float | None
-    nsd: float | None
+    hd95_mm: float | None = None
+    nsd: float | None = None
     hd95_voxels: float | None = None
     asd_mm: float | None = None
 
@@ -35,6 +36,16 @@ class ClassScore(Scores):
     name: str
     truth_voxels: int
     predicted_voxels: int
+
+    @property
+    def missed(self) -> bool:
+        """Whether the truth has the class and the prediction nothing of it."""
+        return self.truth_voxels > 0 and self.predicted_voxels == 0
+
+    @property
+    def invented(self) -> bool:
+        """Whether the prediction has the class and the truth nothing of it."""
+        return self.predicted_voxels > 0 and self.truth_voxels == 0
 
     def under(self, rules: ScoringRules) -> "ClassScore":
         """The row as the rules count it where both masks lack the class."""
@@ -105,12 +116,24 @@ class CaseScores:
 
     @classmethod
     def from_json(cls, values: Any) -> "CaseScores":
-        """Read what to_json gave. Raises KeyError, TypeError and AttributeError for anything else."""
+        """Read what to_json gave. Raises KeyError, TypeError and AttributeError for anything else.
+
+        What older releases did not count in their summary, cases missed and invented, is counted here.
+        """
         summary = values["summary"]
-        per_class = {name: flat_record(ClassMean, row) for name, row in summary["per_class"].items()}
         cases = {name: tuple(map(ClassScore.from_json, rows)) for name, rows in values["cases"].items()}
+        per_class = {
+            name: flat_record(ClassMean, presence_counts(name, cases) | row)
+            for name, row in summary["per_class"].items()
+        }
         rules = ScoringRules.from_json(values.get("rules", {}))
         return cls(ScoreSummary(per_class, flat_record(Scores, summary["mean"])), cases, rules)
+
+
+def presence_counts(name: str, cases: Mapping[str, Sequence[ClassScore]]) -> dict[str, int]:
+    """In how many cases the class of that name was missed, and in how many it was invented."""
+    rows = [row for each in cases.values() for row in each if row.name == name]
+    return {"missed": sum(row.missed for row in rows), "invented": sum(row.invented for row in rows)}
 
 
 def flat_record(kind: type[T], values: Any) -> T:

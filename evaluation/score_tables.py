@@ -6,14 +6,17 @@ from itertools import combinations
 import numpy as np
 
 from .paired_comparison import PairedDifference, paired_difference
-from .records import CaseScores, ClassScore
+from .records import CaseScores, ClassMean, ClassScore
 from .rules import METRICS, TITLES
-from .scores import unit_means
+from .scores import case_means
 from .statistics import MetricStatistics, metric_statistics
 from .text_table import TextTable
+from .worst_cases import worst_first
 
+_ALWAYS = ("dice", "hd95_mm", "nsd")  # what every comparison shows
 _FRACTIONS = ("dice", "iou", "nsd")
 ABSENT = "-"
+NOT_MEASURED = "not measured"
 
 
 def score_table(scores: CaseScores, *, title: str, intervals: bool = False) -> TextTable:
@@ -60,10 +63,9 @@ def repetition_table(repetitions: Sequence[CaseScores], *, title: str) -> TextTa
 def unit_table(scores: CaseScores, *, title: str) -> TextTable:
     """A row per case, or per video where its frames are the cases, with the mean over its classes."""
     metrics = scores.rules.metrics
-    ruled = {case: [row.under(scores.rules) for row in rows] for case, rows in scores.cases.items()}
     rows = [
         (name, *(number_text(getattr(unit, metric), metric) for metric in metrics))
-        for name, unit in unit_means(ruled, scores.rules).items()
+        for name, unit in case_means(scores).items()
     ]
     return TextTable(title, ("case", *(TITLES[metric] for metric in metrics)), tuple(rows))
 
@@ -76,11 +78,50 @@ def case_table(scores: CaseScores) -> TextTable:
 
 
 def side_by_side(results: Mapping[str, CaseScores], metric: str, *, title: str) -> TextTable:
-    """A row per class and their mean, a column per result: the means of one metric."""
-    columns = [scores.summary.by_class(metric) for scores in results.values()]
-    names = dict.fromkeys(name for column in columns for name in column if name != "mean")
-    rows = [(name, *(number_text(column.get(name), metric) for column in columns)) for name in (*names, "mean")]
+    """A row per class and their mean, a column per result: the means of one metric.
+
+    "not measured" stands where an older release scored the class by other metrics only.
+    """
+    columns = [(scores.summary.by_class(metric), scores.summary.dice_by_class()) for scores in results.values()]
+    names = dict.fromkeys(name for column, _ in columns for name in column if name != "mean")
+    rows = [
+        (name, *(_mean_text(column.get(name), metric, scored=dice.get(name) is not None) for column, dice in columns))
+        for name in (*names, "mean")
+    ]
     return TextTable(title, ("class", *results), tuple(rows))
+
+
+def comparison_tables(results: Mapping[str, CaseScores], *, title: str) -> list[TextTable]:
+    """Dice, HD95 in mm, NSD and what else the first result's rules name, side by side; then the cases missed."""
+    named = next(iter(results.values())).rules.metrics
+    tables = [
+        side_by_side(results, metric, title=f"{TITLES[metric]}, {title}")
+        for metric in dict.fromkeys((*_ALWAYS, *named))
+    ]
+    return [*tables, missed_table(results, title=f"Cases in which a class was missed, {title}")]
+
+
+def missed_table(results: Mapping[str, CaseScores], *, title: str) -> TextTable:
+    """A row per class, a column per result: in how many of the scored cases the class was missed, and invented."""
+    names = dict.fromkeys(name for scores in results.values() for name in scores.summary.per_class)
+    rows = []
+    for name in names:
+        means = [scores.summary.per_class.get(name) for scores in results.values()]
+        rows.append((name, *(ABSENT if each is None else _missed(each) for each in means)))
+    return TextTable(title, ("class", *results), tuple(rows))
+
+
+def _missed(each: ClassMean) -> str:
+    return f"{each.missed} of {each.cases}" + (f", {each.invented} invented" if each.invented else "")
+
+
+def cases_worst_first(results: Mapping[str, CaseScores], *, by: str, title: str) -> TextTable:
+    """A row per case, the lowest mean Dice of the result `by` first, a column per result: the case's mean Dice."""
+    means = {name: {case: unit.dice for case, unit in case_means(scores).items()} for name, scores in results.items()}
+    rows = [
+        (case, *(number_text(means[name].get(case), "dice") for name in results)) for case in worst_first(results[by])
+    ]
+    return TextTable(title, ("case", *results), tuple(rows))
 
 
 def difference_table(results: Mapping[str, CaseScores], metric: str) -> TextTable:
@@ -99,6 +140,10 @@ def difference_table(results: Mapping[str, CaseScores], metric: str) -> TextTabl
 def number_text(value: float | None, metric: str, sign: str = "") -> str:
     """A score with the digits of its metric: three of a fraction, two of a distance; "-" where there is none."""
     return ABSENT if value is None else f"{value:{sign}.{_digits(metric)}f}"
+
+
+def _mean_text(value: float | None, metric: str, *, scored: bool) -> str:
+    return NOT_MEASURED if value is None and scored else number_text(value, metric)
 
 
 def _digits(metric: str) -> int:

@@ -8,7 +8,7 @@ from scipy.ndimage import find_objects
 
 from ..errors import BadInputError
 from ..volumes.geometry import Geometry, image_axes
-from .records import CaseScores, ClassMean, ClassScore, Scores, ScoreSummary
+from .records import CaseScores, ClassMean, ClassScore, Scores, ScoreSummary, presence_counts
 from .rules import DEFAULT_RULES, METRICS, ScoringRules
 from .surface import SurfaceDistances, surface_distances
 
@@ -120,6 +120,12 @@ def video_of(case: str) -> str:
     return case.rpartition("#")[0] or case
 
 
+def frame_of(case: str) -> int | None:
+    """The place, from 0, of a frame that score_scan named in its video; None for any other case."""
+    number = case.rpartition("#")
+    return int(number[2]) - 1 if number[0] and number[2].isdigit() else None
+
+
 def case_scores(cases: Mapping[str, Sequence[ClassScore]], *, rules: ScoringRules = DEFAULT_RULES) -> CaseScores:
     """The scores that score_case gave for each case, by case name, with their means."""
     return CaseScores(summarise(cases, rules=rules), {name: tuple(rows) for name, rows in cases.items()}, rules)
@@ -140,8 +146,7 @@ def summarise(cases: Mapping[str, Sequence[ClassScore]], *, rules: ScoringRules 
         per_class[name] = ClassMean(
             **_means(scored),
             cases=len(scored),
-            missed=sum(row.truth_voxels > 0 and row.predicted_voxels == 0 for row in rows),
-            invented=sum(row.predicted_voxels > 0 and row.truth_voxels == 0 for row in rows),
+            **presence_counts(name, ruled),
         )
     if rules.average == "classes":
         return ScoreSummary(per_class, Scores(**_means([row for row in per_class.values() if row.cases])))
@@ -156,6 +161,12 @@ def unit_means(cases: Mapping[str, Sequence[ClassScore]], rules: ScoringRules) -
         return means
     videos = groupby(means, key=video_of)
     return {video: Scores(**_means([means[frame] for frame in frames])) for video, frames in videos}
+
+
+def case_means(scores: CaseScores) -> dict[str, Scores]:
+    """What unit_means gives for finished scores, as their rules count them."""
+    ruled = {case: [row.under(scores.rules) for row in rows] for case, rows in scores.cases.items()}
+    return unit_means(ruled, scores.rules)
 
 
 def _means(rows: Sequence[Scores]) -> dict[str, float | None]:

@@ -8,7 +8,7 @@ import numpy as np
 from scipy.stats import bootstrap
 
 from .records import CaseScores
-from .scores import unit_means
+from .scores import case_means
 
 RESAMPLES = 10_000
 
@@ -40,8 +40,7 @@ def metric_statistics(scores: CaseScores, metric: str, *, seed: int = 0) -> dict
     for name, column in zip(names, table.T, strict=True):
         column = column[~np.isnan(column)]
         statistics[name] = _statistics(column, seed, lambda index, values=column: values[index].mean(axis=-1))
-    ruled = {case: [row.under(scores.rules) for row in rows] for case, rows in scores.cases.items()}
-    units = np.array([_number(getattr(unit, metric)) for unit in unit_means(ruled, scores.rules).values()], float)
+    units = np.array([_number(getattr(unit, metric)) for unit in case_means(scores).values()], float)
     units = units[~np.isnan(units)]
     if scores.rules.average == "cases":
         statistics["mean"] = _statistics(units, seed, lambda index: units[index].mean(axis=-1))

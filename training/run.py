@@ -3,7 +3,7 @@
 import json
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from operator import attrgetter
 from pathlib import Path
 from typing import Any
@@ -204,6 +204,21 @@ def control_of(student: Run, root: Path) -> Run | None:
         if decisive(run.config) == decisive(student.config):
             return run
     return None
+
+
+def sweep_of(student: Run, root: Path) -> dict[float, Run]:
+    """The finished runs that differ from a distilled student in lambda alone, and itself, by lambda, ascending."""
+    config = student.config
+    runs = {
+        run.config.objective.lambda_: run
+        for run in finished_runs(root, student.stage)
+        if _at_lambda(run.config, config.objective.lambda_).digest() == config.digest()
+    }
+    return dict(sorted(runs.items()))
+
+
+def _at_lambda(config: RunConfig, lambda_: float) -> RunConfig:
+    return replace(config, objective=replace(config.objective, lambda_=lambda_))
 
 
 def _differences(old: dict, new: dict, prefix: str = "") -> list[str]:

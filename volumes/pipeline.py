@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from .plan import Plan
 from .preprocess import preprocess, restore_slabs
 from .prompts import GridPrompts, ScanPrompts, require_prompt_kinds
 from .sliding_window import Window
+from .temperature import at_temperature
 
 FAST_OVERLAP = 0.25  # of neighbouring patches, as a fraction of the patch
 
@@ -99,6 +100,7 @@ class Model:
     prompt_kinds: frozenset[str] = frozenset()  # those of prompts.KINDS that it takes; empty for none
     prompts_required: bool = False  # whether it finds nothing but what a prompt shows
     intensities: Sequence[Mapping[str, Any]] = ()  # what its training data look like, channel by channel
+    temperature: float = 1.0  # that the probabilities which it gives away are scaled by
     frees_memory: bool = False  # whether `infer` gives its working memory back after every patch
 
     def facts(self) -> dict[str, Any]:
@@ -128,6 +130,25 @@ class Model:
         if len(volume.array) != self.in_channels:
             raise BadInputError(f"the scan has {len(volume.array)} channels; this model expects {self.in_channels}.")
         return preprocess(volume, self.plan)
+
+    def slabs(self, preprocessed: Volume) -> Iterator[tuple[int, np.ndarray]]:
+        """The network's own probabilities of a preprocessed scan, slab by slab as sliding_window.Window has them."""
+        window = Window(preprocessed.array, self.plan.patch, self.plan.overlap)
+        answers = window.infer(self.infer, at_once=self.at_once)
+        return window.slabs(answers, num_classes=len(self.class_names))
+
+    def probabilities(self, volume: Volume) -> tuple[np.ndarray, Geometry]:
+        """Class probabilities float32 [K, D, H, W] at the model's temperature, and the grid that the network sees, on
+        which they lie. Labels are made without the temperature: it changes no mask.
+
+        Raises BadInputError as preprocess, UsageError for a network that finds nothing without prompts.
+        """
+        self.require_prompts(None)
+        preprocessed = self.preprocess(volume)
+        whole = np.empty((len(self.class_names), *preprocessed.geometry.shape), np.float32)
+        for first, slab in self.slabs(preprocessed):
+            whole[:, first : first + slab.shape[1]] = at_temperature(slab, self.temperature)
+        return whole, preprocessed.geometry
 
     def segment_preprocessed(
         self,

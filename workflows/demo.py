@@ -7,7 +7,7 @@ from ..distill.study import study
 from ..teachers.train import teach
 from .data import open_dataset
 from .deploy import deploy
-from .report import Comparison, report
+from .report.report import Comparison, report
 
 
 def demo(runs: Path, overrides: list[str]) -> Comparison:
@@ -18,4 +18,4 @@ def demo(runs: Path, overrides: list[str]) -> Comparison:
     results = study(config, dataset, teachers=[(teacher, 1.0)], lambdas=[config.lambda_], runs=runs)
     student = results.students[config.lambda_]
     package = deploy(student, target="openvino", data=None, out=None, runs=runs, overrides=overrides)
-    return report(package, out=runs / "report.html", data=None, runs=runs)
+    return report([package], out=runs / "report.html", data=None, runs=runs)

@@ -15,7 +15,7 @@ from ..deploy.export.base import Precision
 from ..deploy.export.registry import require_precision, target_named
 from ..deploy.package.destination import require_replaceable
 from ..deploy.package.signing import Signer
-from ..deploy.pipeline import PackageRequest, TrainedStudent, deploy_student, require_geometry
+from ..deploy.pipeline import PackageRequest, TrainedStudent, deploy_student, require_geometry, require_temperature
 from ..deploy.runtime.manifest import Description
 from ..distill.networks import load_network
 from ..errors import BadInputError
@@ -68,6 +68,7 @@ def deploy(
     network = load_network(run)
     prompt_kinds = _prompt_kinds(run, network)
     require_geometry(settings.geometry, prompt_kinds=prompt_kinds)
+    require_temperature(settings.temperature, prompts_required=_prompts_required(network))
     student = TrainedStudent(
         network=network,
         plan=run.plan,
@@ -88,6 +89,7 @@ def deploy(
             target=target,
             precision=settings.precision,
             geometry=settings.geometry,
+            temperature=settings.temperature,
             sample=as_nifti(split.validation[0].image, Path(scratch), channels=len(dataset.channels)),
             sign=sign,
         )

@@ -31,6 +31,7 @@ def model_card(manifest: Manifest) -> str:
         _scores(manifest),
         _candidates(manifest),
         _geometries(manifest),
+        _temperature(manifest),
         _prompts(manifest),
         _data(manifest),
         _model(manifest),
@@ -112,6 +113,17 @@ the classes, and seconds a scan on the machine that judged.
 | patch | overlap | voxels computed for each | Dice | HD95 (mm) | seconds | |
 |---|---|---|---|---|---|---|
 {"".join(rows)}"""
+
+
+def _temperature(manifest: Manifest) -> str:
+    """By what the probabilities are scaled; empty where nothing was fitted."""
+    if manifest.temperature == 1.0:
+        return ""
+    return f"""## Probabilities
+
+The logits behind the probabilities that the package gives to programs are divided by {manifest.temperature:.3f}, the \
+temperature that the validation scans say (Guo et al. 2017). Masks are made without it.
+"""
 
 
 def _prompts(manifest: Manifest) -> str:

@@ -70,7 +70,8 @@ class Manifest:
     """What manifest.json holds.
 
     `model` is the file the engine of `target` opens, `inference_precision` the arithmetic it computes in. `intensities`
-    is what volumes.intensity_profile gave for the training data, channel by channel. `provenance` is plain JSON. The
+    is what volumes.intensity_profile gave for the training data, channel by channel. `temperature` scales the
+    probabilities that the package gives away (1 where none was fitted). `provenance` is plain JSON. The
     fields from `judged_on` on are known once a candidate was accepted, `files` and `digest` once all files are written.
     """
 
@@ -86,6 +87,7 @@ class Manifest:
     quantization: str | None = None
     prompts: PromptSupport | None = None
     intensities: tuple[Mapping[str, Any], ...] = ()
+    temperature: float = 1.0
     provenance: Mapping[str, Any] = field(default_factory=dict)
     description: Description = Description()
     judged_on: str = ""
@@ -154,6 +156,8 @@ class Manifest:
         }
         if self.prompts is not None:
             values["prompts"] = {**asdict(self.prompts), "kinds": sorted(self.prompts.kinds)}
+        if self.temperature != 1.0:
+            values["temperature"] = self.temperature
         if self.geometries:
             values["geometries"] = [asdict(each) for each in self.geometries]
         if self.gate is not None:
@@ -183,6 +187,7 @@ def _record(values: Mapping[str, Any]) -> Manifest:
         quantization=optional_text(values.get("quantization")),
         prompts=_prompts(values.get("prompts")),
         intensities=tuple(dict(each) for each in values.get("intensities", ())),
+        temperature=float(values.get("temperature", 1.0)),
         provenance=dict(values.get("provenance", {})),
         description=_description(values.get("description", {})),
         judged_on=str(values.get("judged_on", "")),

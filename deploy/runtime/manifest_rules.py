@@ -14,6 +14,7 @@ from ...errors import IntegrityError
 from ...volumes.intensity_profile import is_percentiles
 from ...volumes.plan import Plan
 from ...volumes.prompts import KINDS
+from ...volumes.temperature import HOTTEST
 
 FORMAT = 1
 SAMPLE = "sample/scan.nii.gz"
@@ -224,6 +225,7 @@ _RULES = (
     Rule("intensities.*", _object, "an object with percentiles and limit"),
     Rule("intensities.*.percentiles", is_percentiles, "9 numbers that do not fall"),
     Rule("intensities.*.limit", _number(0, 1e9), "a number that is not negative"),
+    Rule("temperature", _number(1 / HOTTEST, HOTTEST), f"a number from {1 / HOTTEST} to {HOTTEST}", required=False),
     Rule("provenance", _object, "an object", required=False),
     Rule("provenance.run", _plain_name, "the name of a run folder, no path", required=False),
     Rule("provenance.recipe", _text(), "a config's name, up to 200 printable characters", required=False),

@@ -87,6 +87,7 @@ class Package(Model):
             prompt_kinds=prompts.kinds if prompts else frozenset(),
             prompts_required=prompts.required if prompts else False,
             intensities=[dict(each) for each in manifest.intensities],
+            temperature=manifest.temperature,
             folder=folder,
             manifest=manifest,
             engine=engine,

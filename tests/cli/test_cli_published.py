@@ -3,6 +3,8 @@
 import io
 import json
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,8 +17,8 @@ from samkd.training.run import Run
 from samkd.volumes.datasets.registry import read_dataset, read_labelled_case
 from samkd.volumes.io.nifti import read_labels
 from samkd.volumes.plan import slice_axis
-from samkd.workflows import report
 from samkd.workflows.data import config_for, open_dataset
+from samkd.workflows.report import pictures
 
 SETTINGS = [
     *("teacher.backbone=vit_tiny", "teacher.plan.long_side=64", "teacher.plan.patch=[1,64,64]"),
@@ -120,8 +122,9 @@ def test_a_report_shows_it_boxes_and_draws_them(place: Path, monkeypatch: pytest
     case = dataset.training[0]
     _, truth = read_labelled_case(case, dataset)
     drawn: dict[str, np.ndarray] = {}
-    monkeypatch.setattr(report, "comparison_png", lambda scan, masks, *, spacing: drawn.update(masks) or b"")
-    report._pictures({"teacher": run}, [case], dataset, package_masks={case.name: truth}, pretrained_path=None)
+    monkeypatch.setattr(pictures, "comparison_png", lambda scan, masks, *, spacing: drawn.update(masks) or b"")
+    package: Any = SimpleNamespace(mask=lambda case: truth)
+    pictures.comparison_pictures({"teacher": run}, [case], dataset, packages={"package": package}, pretrained_path=None)
     assert list(drawn) == ["truth", "boxes", "teacher", "package"]
     slices = [set(np.flatnonzero(drawn[name].any(axis=(1, 2)))) for name in ("truth", "boxes", "teacher")]
     assert slices[0] == slices[1] and slices[2] and slices[2] <= slices[0]

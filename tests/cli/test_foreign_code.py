@@ -122,7 +122,7 @@ def test_nothing_of_a_package_is_followed_before_it_is_checked(package, tmp_path
         (package / "MODEL_CARD.md").write_text("another")
     (tmp_path / "key.pub").write_bytes(PUBLIC_KEY)
     trust = ["--trust", tmp_path / "key.pub"] if fault == "signature" else []
-    for module in ("report", "bench.packages"):
+    for module in ("report.packages", "bench.packages"):
         monkeypatch.setattr(f"samkd.workflows.{module}.on_device", None)
     monkeypatch.setattr(Run, "read", None)
     done = run_cli(*verb.split(), package, *trust, cwd=tmp_path, in_process=True)

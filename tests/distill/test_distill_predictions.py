@@ -15,7 +15,7 @@ from samkd.configs.load import load_config
 from samkd.training.run import Run
 from samkd.volumes.datasets.registry import Dataset, read_labelled_case
 from samkd.workflows.data import open_dataset
-from samkd.workflows.report import _runs_before
+from samkd.workflows.report.runs import runs_before
 
 pytestmark = pytest.mark.slow
 
@@ -54,7 +54,7 @@ def test_the_run_keeps_the_hash_of_the_predictions(runs, predictions):
     (record,) = student.config.objective.teachers
     assert record.run == predictions.name and record.predictions and len(record.sha256) == 64
     assert Run.read(student.path).config == student.config and control.config.objective.teachers == ()
-    assert list(_runs_before(student, runs)) == ["student without teacher", "student with teacher"]
+    assert list(runs_before(student, runs)) == ["student without teacher", "student with teacher"]
 
 
 def test_the_same_predictions_are_the_same_run_and_others_another(runs, predictions, dataset, tmp_path):

@@ -7,13 +7,21 @@ import numpy as np
 import pytest
 
 from samkd.errors import BadInputError, UsageError
-from samkd.evaluation.records import ClassScore
+from samkd.evaluation.records import CaseScores, ClassScore
 from samkd.evaluation.result_files import check_ending, read_result, write_repetitions, write_result
 from samkd.evaluation.rules import METRICS, ScoringRules
-from samkd.evaluation.score_tables import difference_table, repetition_table, score_table, unit_table
+from samkd.evaluation.score_tables import (
+    cases_worst_first,
+    comparison_tables,
+    difference_table,
+    repetition_table,
+    score_table,
+    unit_table,
+)
 from samkd.evaluation.scores import case_scores
 from samkd.evaluation.statistics import metric_statistics
 from samkd.evaluation.text_table import TextTable
+from samkd.evaluation.worst_cases import worst_first, worst_of_each_class
 
 
 def result(dice, rules=ScoringRules()):  # noqa: B008
@@ -124,3 +132,39 @@ def test_other_endings_and_other_files_are_refused(tmp_path):
     (tmp_path / "x.json").write_text('{"summary": 1}')
     with pytest.raises(BadInputError, match="holds no scores"):
         read_result(tmp_path / "x.json")
+
+
+def test_a_comparison_shows_distances_beside_dice_and_counts_what_was_missed():
+    one = result({"liver": [0.9, 0.7], "spleen": [0.5, 0.0]})
+    two = result({"liver": [0.8, 0.6], "spleen": [None, None]}, ScoringRules(metrics=("iou", "dice")))
+    tables = comparison_tables({"two": two, "one": one}, title="test scans")
+    titles = [table.title.removesuffix(", test scans") for table in tables]
+    assert titles == ["Dice", "HD95, mm", "NSD", "IoU", "Cases in which a class was missed"]
+    assert tables[0].rows == (("liver", "0.700", "0.800"), ("spleen", "-", "0.250"), ("mean", "0.700", "0.525"))
+    assert tables[-1].rows == (("liver", "0 of 2", "0 of 2"), ("spleen", "0 of 0", "1 of 2"))
+
+
+def test_what_an_older_release_did_not_measure_is_said_so_and_what_it_did_not_count_is_counted():
+    values = result({"liver": [0.9, 0.0], "spleen": [None, None]}).to_json()
+    for row in [*values["summary"]["per_class"].values(), values["summary"]["mean"]]:
+        for name in ("hd95_mm", "nsd", "missed", "invented"):
+            row.pop(name, None)
+    for rows in values["cases"].values():
+        for row in rows:
+            del row["hd95_mm"], row["nsd"]
+    old = CaseScores.from_json(values)
+    tables = comparison_tables({"old": old}, title="test scans")
+    assert tables[0].rows == (("liver", "0.450"), ("spleen", "-"), ("mean", "0.450"))
+    assert tables[1].rows == tables[2].rows == (("liver", "not measured"), ("spleen", "-"), ("mean", "not measured"))
+    assert tables[3].rows == (("liver", "1 of 2"), ("spleen", "0 of 0"))
+
+
+def test_the_worst_come_first():
+    scores = result({"liver": [0.9, 0.5, 0.6], "spleen": [0.1, 0.8, None], "kidney": [None, None, None]})
+    assert worst_first(scores) == ["case_0", "case_2", "case_1"]
+    assert [(case, row.name) for case, row in worst_of_each_class(scores)] == [
+        ("case_0", "spleen"),
+        ("case_1", "liver"),
+    ]
+    table = cases_worst_first({"a": result({"liver": [0.9, 0.8]}), "b": scores}, by="b", title="")
+    assert table.rows == (("case_0", "0.900", "0.500"), ("case_2", "-", "0.600"), ("case_1", "0.800", "0.650"))

@@ -13,7 +13,7 @@ from lightning.fabric.utilities.rank_zero import rank_zero_only
 from samkd.errors import BadInputError
 from samkd.evaluation.rules import ScoringRules
 from samkd.training.lock import LOCK, locked_folder, one_at_a_time
-from samkd.training.run import Run, control_of, newest_run
+from samkd.training.run import Run, control_of, newest_run, sweep_of
 from samkd.training.run_config import RunConfig
 from samkd.volumes.json_files import read_json
 
@@ -281,7 +281,7 @@ def test_metrics_of_the_first_release_are_read_and_written_with_the_rules_that_w
     assert metrics.test.rules == ScoringRules() and metrics.test.rules.metrics == ("dice",)
     old, new = json.loads(METRICS), read_json(run.path / "metrics.json")
     assert new["test"].pop("rules")["tolerance_mm"] == 1.0
-    assert _without(new, {"hd95_voxels", "asd_mm", "missed", "invented"}) == old
+    assert _without(new, {"hd95_voxels", "asd_mm", "missed", "invented", "test_prompts"}) == old
     untested = replace(metrics, test=None)
     run.write_json("metrics.json", untested.to_json())
     assert run.metrics() == untested
@@ -340,12 +340,16 @@ def test_newest_run_wants_a_finished_one_of_the_stage_and_config(tmp_path):
         newest_run(tmp_path, "teach", config="third")
 
 
+def _finished(folder, **changes) -> Run:
+    run = Run.create(folder, run_config(**changes))
+    run.weights.write_bytes(b"")
+    run.write_json("metrics.json", {})
+    return run
+
+
 def test_a_control_has_the_students_budget(tmp_path):
     def finished(name, **changes) -> Run:
-        run = Run.create(tmp_path / name, run_config(**changes))
-        run.weights.write_bytes(b"")
-        run.write_json("metrics.json", {})
-        return run
+        return _finished(tmp_path / name, **changes)
 
     student = finished("student", stage="distill", objective={"lambda": 0.5})
     assert control_of(student, tmp_path) is None
@@ -354,3 +358,13 @@ def test_a_control_has_the_students_budget(tmp_path):
     assert control_of(student, tmp_path) is None
     control = finished("control", stage="control")
     assert control_of(student, tmp_path) == control
+
+
+def test_a_sweep_is_of_runs_that_differ_in_lambda_alone(tmp_path):
+    student = _finished(tmp_path / "student", stage="distill", objective={"lambda": 0.5})
+    assert list(sweep_of(student, tmp_path)) == [0.5]
+    other = _finished(tmp_path / "other", stage="distill", objective={"lambda": 0.2})
+    _finished(tmp_path / "control", stage="control", objective={"lambda": 1.0})
+    _finished(tmp_path / "other seed", stage="distill", objective={"lambda": 0.8}, seed=1)
+    Run.create(tmp_path / "unfinished", run_config(stage="distill", objective={"lambda": 0.9}))
+    assert sweep_of(student, tmp_path) == {0.2: other, 0.5: student} and list(sweep_of(student, tmp_path)) == [0.2, 0.5]

@@ -1,0 +1,118 @@
+"""Chromium without a window, spoken to over two pipes (the DevTools protocol), so that no package is needed."""
+
+import base64
+import json
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+_SECONDS = 60
+
+
+class Page:
+    """An open page: what it logged, which addresses it asked for, and what a script in it says."""
+
+    def __init__(self, commands: int, answers: int):
+        self._commands, self._answers = commands, answers
+        self._number, self._rest, self._session = 0, b"", ""
+        self.events: list[dict[str, Any]] = []
+
+    def open(self, path: Path, *, width: int, height: int = 900) -> None:
+        """Load a file in a window of that many pixels, and wait until everything of it is there."""
+        if not self._session:
+            target = self.send("Target.createTarget", url="about:blank")["targetId"]
+            self._session = self.send("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
+            for domain in ("Page", "Runtime", "Log", "Network"):
+                self.send(f"{domain}.enable")
+        self.send(
+            "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=width < 600
+        )
+        self.events.clear()
+        self.send("Page.navigate", url=path.resolve().as_uri())
+        self._wait_for("Page.loadEventFired")
+
+    def evaluate(self, expression: str) -> Any:
+        """The value of a JavaScript expression, also in a page that allows no script of its own."""
+        return self.send("Runtime.evaluate", expression=expression, returnByValue=True)["result"].get("value")
+
+    def requests(self) -> list[str]:
+        """The addresses that the page asked for since it was opened."""
+        return [each["params"]["request"]["url"] for each in self._of("Network.requestWillBeSent")]
+
+    def complaints(self) -> list[str]:
+        """What stands in the console since the page was opened: messages, errors, refused contents."""
+        methods = ("Runtime.consoleAPICalled", "Runtime.exceptionThrown", "Log.entryAdded")
+        return [json.dumps(each["params"]) for method in methods for each in self._of(method)]
+
+    def screenshot(self, path: Path) -> None:
+        """Write the whole page as a PNG."""
+        shot = self.send("Page.captureScreenshot", captureBeyondViewport=True)
+        path.write_bytes(base64.b64decode(shot["data"]))
+
+    def pdf(self, path: Path) -> None:
+        """Write the page as it is printed on A4."""
+        printed = self.send("Page.printToPDF", paperWidth=8.27, paperHeight=11.69, preferCSSPageSize=True)
+        path.write_bytes(base64.b64decode(printed["data"]))
+
+    def send(self, method: str, **parameters: Any) -> dict[str, Any]:
+        """Call a method of the protocol, and return its result."""
+        self._number += 1
+        call = {"id": self._number, "method": method, "params": parameters}
+        call |= {"sessionId": self._session} if self._session else {}
+        os.write(self._commands, json.dumps(call).encode() + b"\0")
+        while True:
+            message = self._read()
+            if message.get("id") == self._number:
+                assert "error" not in message, message
+                return message["result"]
+            self.events.append(message)
+
+    def _of(self, method: str) -> list[dict[str, Any]]:
+        return [event for event in self.events if event.get("method") == method]
+
+    def _wait_for(self, method: str) -> None:
+        end = time.monotonic() + _SECONDS
+        while not self._of(method):
+            assert time.monotonic() < end, f"no {method} in {_SECONDS} seconds"
+            self.events.append(self._read())
+
+    def _read(self) -> dict[str, Any]:
+        while b"\0" not in self._rest:
+            part = os.read(self._answers, 1 << 20)
+            assert part, "Chromium has ended"
+            self._rest += part
+        message, _, self._rest = self._rest.partition(b"\0")
+        return json.loads(message)
+
+
+@contextmanager
+def browser(profile: Path) -> Iterator[Page]:
+    """A page in a new Chromium whose profile is written into the folder `profile`."""
+    assert CHROMIUM is not None
+    (their_in, ours_out), (ours_in, their_out) = os.pipe(), os.pipe()
+    options = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run"]
+    options += ["--disable-background-networking", "--disable-component-update", "--remote-debugging-pipe"]
+    # The protocol's two pipes are the files 3 and 4 of the process.
+    shell = f'exec "$0" "$@" 3<&{their_in} 4>&{their_out}'
+    command = ["sh", "-c", shell, CHROMIUM, *options, f"--user-data-dir={profile}"]
+    if their_in > 9 or their_out > 9:  # sh knows one digit only
+        command[0] = "bash"
+    process = subprocess.Popen(
+        command, pass_fds=(their_in, their_out), stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    for each in (their_in, their_out):
+        os.close(each)
+    try:
+        yield Page(ours_out, ours_in)
+    finally:
+        with suppress(OSError):
+            os.close(ours_out)
+        process.terminate()
+        process.wait(timeout=30)
+        os.close(ours_in)

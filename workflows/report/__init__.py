@@ -1,0 +1,1 @@
+"""samkd report: teacher, control, student and packages side by side in one HTML file."""
