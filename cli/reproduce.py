@@ -5,13 +5,12 @@ from typing import Annotated
 
 import typer
 
-from ..configs.paper_tables import PAPERS
 from .options import Devices, Overrides, Runs
 from .tables import show_text
 
 
 def reproduce(
-    paper: Annotated[str, typer.Argument(help=f"The paper: {', '.join(PAPERS)}.")],
+    paper: Annotated[str, typer.Argument(help="The paper: masam, medsa, sam3d or autosam.")],
     table: Annotated[str, typer.Argument(help="The number of its table, such as 9 or 7a.")],
     row: Annotated[str | None, typer.Argument(help="A row by its name (default: all).")] = None,
     data: Annotated[
