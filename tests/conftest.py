@@ -1,3 +1,4 @@
+import logging
 import shutil
 import sys
 from collections import Counter
@@ -24,6 +25,16 @@ def one_thread_and_one_seed():
     torch.manual_seed(0)
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture(autouse=True)
+def logs_are_heard():
+    """Warnings reach caplog whatever a library that an earlier test ran has silenced."""
+    logging.disable(logging.NOTSET)
+    logging.getLogger().setLevel(logging.WARNING)
+    log = logging.getLogger("samkd")
+    log.setLevel(logging.NOTSET)
+    log.disabled, log.propagate = False, True
 
 
 # What several rooms test with: helpers.packages is imported by the fixtures, for it loads torch.

@@ -1,7 +1,12 @@
 """Opening a package runs nothing that came with it, by any verb, and nothing of it is read before it is checked."""
 
 import json
+import os
 import shutil
+import signal
+import threading
+import time
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import pytest
@@ -33,13 +38,16 @@ SAMKD = {
     "evaluate": "PKG --data data",
     "report": "PKG --runs runs -o report.html",
     "bench packages": "PKG --shape 20x24x28 --threads 1",
+    "serve": "PKG --folder in --out out --quiet 0.1 --threads 1",  # until a signal ends it
 }
 RUNTIME = {
     "predict": "scan.nii.gz -o mask2.nii.gz --threads 1",
     "prompt": "scan.nii.gz -o mask3.nii.gz --threads 1",
     "verify": "--threads 1",
     "info": "--threads 1",
+    "serve": "--folder in --out out --quiet 0.1 --threads 1",
 }
+CODES = {"serve": 128 + signal.SIGTERM, "prompt": 2}  # this student takes no prompts
 
 
 def test_these_are_all_the_verbs_that_open_a_package():
@@ -67,7 +75,25 @@ def place(tmp_path_factory):
     shutil.copytree(data, folder / "data")
     scan = next((runs / "packages/student/sample").glob("scan.nii.gz"))
     shutil.copy(scan, folder / "scan.nii.gz")
+    (folder / "in").mkdir()
+    shutil.copy(scan, folder / "in")
     return folder
+
+
+@contextmanager
+def ended_once_there_is(mask: Path):
+    """SIGTERM for this process as soon as a server that runs in it has written a mask."""
+
+    def end() -> None:
+        deadline = time.monotonic() + 120
+        while not mask.exists() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    thread = threading.Thread(target=end)
+    thread.start()
+    yield
+    thread.join()
 
 
 @pytest.fixture
@@ -87,8 +113,9 @@ def test_samkd_never_runs_what_a_package_holds(planted, verb, zipped):
     folder, marker = planted
     package = folder / "runs/packages" / ("student.zip" if zipped else "student")
     words = [str(package) if word == "PKG" else word for word in SAMKD[verb].split()]
-    done = run_cli(*verb.split(), *words, cwd=folder, in_process=True)
-    assert done.exit_code == 0, done.text
+    with ended_once_there_is(folder / "out/scan.nii.gz") if verb == "serve" else nullcontext():
+        done = run_cli(*verb.split(), *words, cwd=folder, in_process=True)
+    assert done.exit_code == CODES.get(verb, 0), done.text
     assert not marker.exists()
     assert done.stderr.splitlines().count(f"warning: {package} is not signed: anyone could have changed it") == 1
 
@@ -98,9 +125,11 @@ def test_samkd_never_runs_what_a_package_holds(planted, verb, zipped):
 def test_the_runtime_never_runs_what_a_package_holds(planted, verb, monkeypatch, capsys):
     folder, marker = planted
     monkeypatch.chdir(folder)
-    code = main([verb, *RUNTIME[verb].split(), "--package", "runs/packages/student"])
+    package = ["runs/packages/student"] if verb == "serve" else ["--package", "runs/packages/student"]
+    with ended_once_there_is(folder / "out/scan.nii.gz") if verb == "serve" else nullcontext():
+        code = main([verb, *RUNTIME[verb].split(), *package])
     err = capsys.readouterr().err
-    assert code == (2 if verb == "prompt" else 0), err  # this student takes no prompts
+    assert code == CODES.get(verb, 0), err
     assert not marker.exists()
     warning = "warning: runs/packages/student is not signed: anyone could have changed it"
     assert err.splitlines().count(warning) == (0 if verb == "info" else 1)

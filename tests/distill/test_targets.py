@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from helpers.oblique_scan import oblique_scan
+from helpers.paths import ROOT
 
 from samkd.configs.schema import Augmentation
 from samkd.distill.ensemble import Ensemble, EnsembleMember
@@ -189,7 +190,8 @@ def test_killed_while_writing_and_started_again_it_is_identical(tmp_path):
         ensemble = module.Ensemble([module.reader(Slow())])
         module.fill(dataset, pathlib.Path({str(tmp_path / "torn")!r}), ensemble=ensemble)
     """
-    child = subprocess.Popen([sys.executable, "-c", textwrap.dedent(program)], env=os.environ)
+    environment = os.environ | {"PYTHONPATH": str(ROOT / "tests")}
+    child = subprocess.Popen([sys.executable, "-c", textwrap.dedent(program)], env=environment)
 
     def files(name):
         return {path.name: path for path in (tmp_path / name / "targets").glob("*/*.targets")}
