@@ -118,7 +118,7 @@ def fit(
             if due:
                 entry |= loop.keep_last(number) if validate is None else loop.validate_and_keep_best(number, validate)
             loop.log(entry)
-            dice = "" if validate is None else f"  Dice {max(progress.best_dice, 0):.3f}"
+            dice = f"  Dice {progress.best_dice:.3f}" if progress.best_dice >= 0 else ""
             bar.advance(f"{loop.epoch(number)}  loss {entry['loss']:.4f}{dice}", below=loop.figures.text)
             stop = interrupt.requested and number + 1 < settings.steps
             if due or stop:

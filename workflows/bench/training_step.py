@@ -1,7 +1,6 @@
 """What a training step of a teacher costs: seconds and peak memory, each variant in a process of its own."""
 
 import json
-import resource
 import subprocess
 import sys
 import time
@@ -14,6 +13,7 @@ import torch
 from ...sam.vit import use_published_attention
 from ...teachers import build_teacher
 from ...training.losses import segmentation_loss
+from ...volumes.memory import peak_bytes
 
 VARIANTS = (("SAM's", False), ("ours", False), ("SAM's", True), ("ours", True))
 
@@ -78,10 +78,7 @@ def measure(
         if device.type == "cuda":
             torch.cuda.synchronize()
         seconds.append(time.perf_counter() - started)
-    if device.type == "cuda":
-        peak = torch.cuda.max_memory_allocated() / 2**20
-    else:
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+    peak = (torch.cuda.max_memory_allocated() if device.type == "cuda" else peak_bytes() or 0.0) / 2**20
     where = torch.cuda.get_device_name() if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
     return {"seconds": median(seconds[1:]), "peak_mb": peak, "device": where}
 
