@@ -31,7 +31,12 @@ def test_both_command_lines_have_the_same_options():
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ("", "no door"),
+        ("--host 0.0.0.0", "in the clear"),
+        ("--http 99999", "expected a port"),
+        ("--cert c.pem", "--cert and --key belong together"),
+        ("--keep long", "for example 90s"),
+        ("--cert c.pem --key k.pem", "no certificate"),
+        ("--token-file nowhere", "cannot be read"),
         ("--folder in", "--folder and --out belong together"),
         ("--dicom SAMKD:0", "--dicom and --send belong together"),
         ("--send PACS@host:104", "--dicom and --send belong together"),
