@@ -2,7 +2,10 @@
 
 import http.client
 import json
+import os
 import secrets
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping
@@ -124,3 +127,50 @@ def form(files: Mapping[str, bytes]) -> tuple[bytes, str]:
         head = f'--{boundary}\r\nContent-Disposition: form-data; name="files"; filename="{name}"\r\n\r\n'
         parts.append(head.encode() + content + b"\r\n")
     return b"".join(parts) + f"--{boundary}--\r\n".encode(), f"multipart/form-data; boundary={boundary}"
+
+
+class ServerProcess:
+    """`serve` in a process of its own, as a device runs it."""
+
+    def __init__(self, package: Path, folder: Path, *words: str):
+        self.folder = folder
+        command = [sys.executable, str(package / "runtime.pyz"), "serve", "--http", "0", "--spool", "spool", *words]
+        self._log = (folder / "log").open("wb")
+        self._process = subprocess.Popen(
+            command,
+            cwd=folder,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            stdout=subprocess.PIPE,
+            stderr=self._log,
+            text=True,
+        )
+        assert self._process.stdout is not None
+        self.ready = self._process.stdout.readline()
+        assert self.ready.startswith("serving: page "), (self.ready, self.log())
+        self.port = int(self.ready.rsplit(":", 1)[1])
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.terminate()
+        self._process.wait(60)
+        self._log.close()
+        assert self._process.stdout is not None
+        self._process.stdout.close()
+
+    @property
+    def is_alive(self) -> bool:
+        return self._process.poll() is None
+
+    def log(self) -> str:
+        return (self.folder / "log").read_text()
+
+    def peak_bytes(self) -> int:
+        """The most memory that it has had."""
+        lines = Path(f"/proc/{self._process.pid}/status").read_text().splitlines()
+        return next(int(line.split()[1]) << 10 for line in lines if line.startswith("VmHWM"))
+
+    def files(self) -> list[str]:
+        """What lies in its spool of scans and of uploads that are under way."""
+        return sorted(path.name for path in (self.folder / "spool" / "scans").iterdir())

@@ -34,8 +34,8 @@ def student():
 
 
 @pytest.fixture(scope="module")
-def openvino(student, tmp_path_factory):
-    return packed(student, tmp_path_factory.mktemp("openvino"))
+def openvino(built_promptable):
+    return built_promptable
 
 
 @pytest.fixture(scope="module")

@@ -19,7 +19,7 @@ from ..worker import Worker
 from .app import Api, application
 from .jobs import DOOR
 from .options import HttpOptions
-from .protocol import PatientProtocol
+from .protocol import protocol_with
 from .scans import Scans
 
 _CONNECTIONS = 256
@@ -60,7 +60,7 @@ class HttpDoor:
         logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL + 1)
         config = uvicorn.Config(
             application(api, options),
-            http=PatientProtocol,
+            http=protocol_with(options.limits.patience),
             loop="asyncio",
             ws="none",
             lifespan="off",

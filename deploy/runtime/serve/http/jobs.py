@@ -66,9 +66,9 @@ class Jobs:
         """What the page is told of a job. Refusal 404."""
         job = self._job(id)
         progress = self._worker.in_hand
-        if progress is not None and progress.id != id:
+        if progress is not None and (progress.id != id or job.state != RECEIVED):
             progress = None
-        state = "running" if progress is not None and job.state == RECEIVED else _STATES[job.state]
+        state = _STATES[job.state] if progress is None else "running"
         waiting = [each.id for each in self._worker.waiting()] if state == "waiting" else []
         done = state == "done"
         return {

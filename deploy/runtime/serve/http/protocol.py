@@ -7,12 +7,11 @@ from typing import Any
 
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-HEADERS = 10.0  # seconds from the connection, or from the answer before, to the last header
-READING = 60.0  # seconds in which a client takes nothing of what it is sent
-
 
 class PatientProtocol(H11Protocol):
     """One connection; uvicorn itself waits for ever until the first byte comes, and after the first one."""
+
+    patience = 30.0  # seconds from the connection, or the answer before, to the last header; and without a byte taken
 
     _headers_due: asyncio.TimerHandle | None = None
     _reading_due: asyncio.TimerHandle | None = None
@@ -33,7 +32,7 @@ class PatientProtocol(H11Protocol):
 
     def pause_writing(self) -> None:
         super().pause_writing()
-        self._reading_due = self.loop.call_later(READING, self.transport.abort)
+        self._reading_due = self.loop.call_later(self.patience, self.transport.abort)
 
     def resume_writing(self) -> None:
         super().resume_writing()
@@ -43,8 +42,13 @@ class PatientProtocol(H11Protocol):
     def _expect_headers(self) -> None:
         if self._headers_due is not None:
             self._headers_due.cancel()
-        self._headers_due = self.loop.call_later(HEADERS, self._hang_up)
+        self._headers_due = self.loop.call_later(self.patience, self._hang_up)
 
     def _hang_up(self) -> None:
         if self.cycle is None or self.cycle.response_complete:
             self.transport.abort()
+
+
+def protocol_with(patience: float) -> type[PatientProtocol]:
+    """The protocol of a server that is so patient, in seconds."""
+    return type("Protocol", (PatientProtocol,), {"patience": patience})

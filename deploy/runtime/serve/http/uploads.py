@@ -37,8 +37,9 @@ class Uploads:
                 return await self._take(request)
             finally:
                 self._open -= 1
-        except Exception:
-            await drain(request, limits=self._limits)
+        except Exception as error:
+            if not isinstance(error, Refusal) or error.status != 408:
+                await drain(request, limits=self._limits)
             raise
 
     def _refuse_early(self, request: Request) -> None:

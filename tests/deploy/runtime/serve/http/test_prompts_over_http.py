@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 from helpers.http_server import Client, Server, nifti_bytes, wait
 from helpers.packages import make_scan
-from helpers.promptable import lively_student, packed
 
 from samkd.deploy.runtime.prompt import answers
 from samkd.volumes.io.nifti import read_labels, write_scan
@@ -20,9 +19,8 @@ TWO = {"space": "voxel", "classes": {**CLICK["classes"], "left kidney": {"points
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory):
-    package = packed(lively_student(), tmp_path_factory.mktemp("promptable"))
-    with Server([package], tmp_path_factory.mktemp("spool")) as running:
+def server(built_promptable, tmp_path_factory):
+    with Server([built_promptable], tmp_path_factory.mktemp("spool")) as running:
         yield running
 
 
