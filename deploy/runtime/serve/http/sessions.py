@@ -114,6 +114,7 @@ class Sessions:
 
         def watch(fraction: float) -> None:
             self._encoding[key] = fraction
+            self._scans.get(scan.id)  # it may have been removed: nobody waits any more
 
         volume = read_source(self._scans.source(scan), channels=package.in_channels)
         with about(scan.name):
