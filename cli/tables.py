@@ -150,12 +150,15 @@ def print_package(package: Path) -> None:
 
 def _geometries(manifest: "Manifest") -> Table:
     """What every patch and overlap did that was tried, the training's first."""
-    table = Table("patch", "overlap", "voxels computed for each", "Dice", "HD95, mm", "seconds a scan", "")
+    table = Table("patch", "overlap", "voxels computed for each", "Dice", "HD95, mm", "CPU seconds a scan", "")
     for each in manifest.geometries:
-        measured = (each.dice, each.hd95_mm, each.seconds)
+        measured = (each.dice, each.hd95_mm, each.cpu_seconds)
         numbers = ("" if value is None else f"{value:.4g}" for value in measured)
-        patch, overlap = " x ".join(map(str, each.patch)), f"{each.overlap:g}"
-        packed = (each.patch, each.overlap) == (manifest.plan.patch, manifest.plan.overlap)
+        patch, overlap = " x ".join(map(str, each.patch)), each.overlap_text
+        plan = manifest.plan
+        packed = (each.patch, each.overlap, each.blending, each.crop) == (
+            *(plan.patch, plan.overlap, plan.blending, plan.crop),
+        )
         verdict = "packed" if packed else "refused" if each.refusal else "passed"
         table.add_row(patch, overlap, f"{each.work:.2f}", *numbers, verdict)
     return table

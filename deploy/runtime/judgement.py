@@ -84,11 +84,13 @@ class CandidateResult:
 
 @dataclass(frozen=True)
 class GeometryResult:
-    """What one geometry of inference did: patches (D, H, W) whose neighbours overlap by that part of them.
+    """What one geometry of inference did: patches (D, H, W) whose neighbours overlap by that part of them, or from 2 on
+    by so many voxels.
 
     `work` is the number of voxels that the network computes for each voxel of a prepared scan; `dice` and `hd95_mm` are
-    means over the classes against the truth, `seconds` those for a validation scan on the machine that judged. One that
-    was refused before it was measured has none of these.
+    means over the classes against the truth, `seconds` and `cpu_seconds` those for a validation scan on the machine
+    that judged, by the clock and of the processor. One that was refused before it was measured has none of these.
+    `blending` and `crop` are those of a plan.
     """
 
     patch: tuple[int, int, int]
@@ -98,6 +100,16 @@ class GeometryResult:
     dice: float | None = None
     hd95_mm: float | None = None
     seconds: float | None = None
+    cpu_seconds: float | None = None
+    blending: str = "gaussian"
+    crop: str = "none"
+
+    @property
+    def overlap_text(self) -> str:
+        """How neighbours overlap, for a table."""
+        voxels = " voxels" if self.overlap >= 2 else ""
+        plain = ", plain" if self.blending == "plain" else ""
+        return f"{self.overlap:g}{voxels}{plain}{', without the air' if self.crop == 'content' else ''}"
 
 
 def read_candidate(values: Mapping[str, Any]) -> CandidateResult:
@@ -127,6 +139,9 @@ def read_geometry_result(values: Mapping[str, Any]) -> GeometryResult:
         dice=_number(values.get("dice")),
         hd95_mm=_number(values.get("hd95_mm")),
         seconds=_number(values.get("seconds")),
+        cpu_seconds=_number(values.get("cpu_seconds")),
+        blending=str(values.get("blending", "gaussian")),
+        crop=str(values.get("crop", "none")),
     )
 
 
