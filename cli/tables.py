@@ -121,6 +121,7 @@ def print_distill_costs(costs: "DistillationCosts") -> None:
 
 def print_package(package: Path) -> None:
     """How every candidate was judged on the way to the package, and what the package is."""
+    from ..deploy.runtime.judgement import timed_precisions
     from ..deploy.runtime.manifest import Manifest
     from ..volumes.files import size_of
 
@@ -145,6 +146,7 @@ def print_package(package: Path) -> None:
     show(table)
     if manifest.geometries:
         show(_geometries(manifest))
+        print(timed_precisions(manifest.candidates))
     print(f"{package}: {size_of(package) / 1e6:.1f} MB, {manifest.target}, {manifest.precision}")
 
 

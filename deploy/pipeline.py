@@ -112,7 +112,7 @@ def deploy_student(student: TrainedStudent, criteria: AcceptanceCriteria, reques
             if request.geometry == "fastest":
                 selection = _fastest_geometry(selection, student, criteria, folder, target=target)
             _write_sample(selection.package, request.sample)
-            manifest = _with_scores(selection, criteria, target)
+            manifest = _with_scores(selection, criteria, target, timed=request.geometry == "fastest")
             if request.temperature:
                 scans = ((case.volume, case.truth) for case in criteria.validation)
                 manifest = replace(manifest, temperature=temperature_of(selection.package, scans))
@@ -257,15 +257,19 @@ def _describe(manifest: Manifest, target: Target, candidate: Candidate) -> Manif
     )
 
 
-def _with_scores(selection: Selection, criteria: AcceptanceCriteria, target: Target) -> Manifest:
-    """The manifest of the accepted package with what was judged, by which engine, and what every candidate did."""
+def _with_scores(selection: Selection, criteria: AcceptanceCriteria, target: Target, *, timed: bool) -> Manifest:
+    """The manifest of the accepted package with what was judged, by which engine, and what every candidate did.
+
+    Only a `timed` one keeps seconds: any other is the same, byte for byte, when it is made again.
+    """
+    results = [each if timed else replace(each, cpu_seconds=None) for each in selection.results]
     libraries = dict.fromkeys((*target.libraries, *target.tools))
     return replace(
         selection.package.manifest,
         target=target.name,
         judged_on=selection.package.engine.version,
         versions={name: metadata.version(distribution(name)) for name in libraries},
-        candidates=tuple(selection.results),
+        candidates=tuple(results),
         geometries=tuple(selection.geometries),
         gate=Gate(criteria.max_drop, criteria.per_class),
         scores=tuple(selection.drops),

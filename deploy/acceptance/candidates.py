@@ -123,7 +123,7 @@ class AcceptanceTest:
         started, processor = time.perf_counter(), time.process_time()
         masks = [package.segment(case.volume, prompts=case.prompts) for case in self._criteria.validation]
         seconds = (time.perf_counter() - started) / len(masks)
-        cpu_seconds = (time.process_time() - processor) / len(masks)
+        cpu_seconds = result.cpu_seconds = (time.process_time() - processor) / len(masks)
         result.agreement, result.per_class, drops = self._measure(masks, self._reference, self._before)
         self._require_accuracy(drops)
         if self._criteria.prompted is not None:

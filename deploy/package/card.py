@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from ..runtime.judgement import CandidateResult, ConvertedScores
+from ..runtime.judgement import CandidateResult, ConvertedScores, timed_precisions
 from ..runtime.manifest import Manifest
 
 _USE = """## Use
@@ -105,6 +105,7 @@ def _geometries(manifest: Manifest) -> str:
     ]
     if not rows:
         return ""
+    precisions = timed_precisions(manifest.candidates)
     return f"""## Patches
 
 The patches that were tried on the validation scans, the training's first; the last that passed is packed. Means over \
@@ -112,7 +113,9 @@ the classes, and seconds of the processor a scan on the machine that judged.
 
 | patch | overlap | voxels computed for each | Dice | HD95 (mm) | CPU seconds | |
 |---|---|---|---|---|---|---|
-{"".join(rows)}"""
+{"".join(rows)}
+{precisions}
+"""
 
 
 def _temperature(manifest: Manifest) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -65,7 +65,8 @@ class CandidateResult:
 
     `agreement` is the share of all voxels that got the torch network's class, `per_class` the scores by class name;
     `snr_db` is the signal-to-noise ratio of the probabilities in decibels, None for exact ones. `prompted` is what it
-    did with prompts. A candidate that was refused before it was measured has none of these.
+    did with prompts. A candidate that was refused before it was measured has none of these. `cpu_seconds` are those of
+    the processor for a validation scan; only a package whose speed was measured keeps them.
     """
 
     precision: str
@@ -76,10 +77,25 @@ class CandidateResult:
     agreement: float | None = None
     per_class: dict[str, ConvertedScores] = field(default_factory=dict)
     prompted: PromptedResult | None = None
+    cpu_seconds: float | None = None
 
     @property
     def title(self) -> str:
         return f"{self.precision} ({self.quantization})" if self.quantization else self.precision
+
+
+def timed_precisions(candidates: Sequence[CandidateResult]) -> str:
+    """What the candidates took of the processor, and whether the last gains anything on float32, the first; empty where
+    nothing was timed.
+    """
+    timed = [(each.title, each.cpu_seconds) for each in candidates if each.cpu_seconds is not None]
+    if not timed:
+        return ""
+    line = f"Seconds of the processor a scan: {', '.join(f'{title} {seconds:.2f}' for title, seconds in timed)}."
+    (first, least), (last, seconds) = timed[0], timed[-1]
+    if len(timed) > 1 and seconds >= least and candidates[-1].refusal is None:
+        line += f" {last} passed and is not faster than {first} on the machine that judged: pack {first} for its kind."
+    return line
 
 
 @dataclass(frozen=True)
@@ -122,6 +138,7 @@ def read_candidate(values: Mapping[str, Any]) -> CandidateResult:
         snr_db=_number(values.get("snr_db")),
         agreement=_number(values.get("agreement")),
         per_class=_converted_scores(values.get("per_class", {})),
+        cpu_seconds=_number(values.get("cpu_seconds")),
         prompted=prompted
         and PromptedResult(
             str(prompted["kind"]), float(prompted["agreement"]), _converted_scores(prompted["per_class"])

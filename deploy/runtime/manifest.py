@@ -162,7 +162,7 @@ class Manifest:
             "description": {**asdict(self.description), "channels": [*self.description.channels]},
             "judged_on": self.judged_on,
             "versions": dict(self.versions),
-            "ladder": [{"title": each.title, **asdict(each)} for each in self.candidates],
+            "ladder": [_candidate(each) for each in self.candidates],
             "files": {name: asdict(entry) for name, entry in self.files.items()},
         }
         if self.prompts is not None:
@@ -216,6 +216,13 @@ def _record(values: Mapping[str, Any]) -> Manifest:
         },
         digest=str(values.get("digest", "")),
     )
+
+
+def _candidate(result: CandidateResult) -> dict[str, Any]:
+    values = {"title": result.title, **asdict(result)}
+    if result.cpu_seconds is None:
+        del values["cpu_seconds"]
+    return values
 
 
 def _prompts(values: Any) -> PromptSupport | None:

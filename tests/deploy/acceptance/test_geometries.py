@@ -7,7 +7,7 @@ import pytest
 
 from samkd.deploy.acceptance.candidates import Selection
 from samkd.deploy.acceptance.geometries import InferenceGeometry, ScanShape, cheaper_geometries, select_geometry
-from samkd.deploy.runtime.judgement import CandidateResult, ConvertedScores, ValidationScores
+from samkd.deploy.runtime.judgement import CandidateResult, ConvertedScores, ValidationScores, timed_precisions
 from samkd.errors import GateRefusedError
 from samkd.volumes.plan import Plan
 
@@ -57,6 +57,17 @@ def test_scans_in_much_air_are_tried_without_it_and_thin_overlaps_with_plain_wei
 
 def test_patches_are_rounded_up_to_what_the_network_can_take():
     assert {each.patch for each in cheaper_geometries(PLAN, [CT], side=8)} >= {(104, 200, 200), (96, 200, 200)}
+
+
+def test_a_precision_that_passes_and_is_no_faster_is_named():
+    float32 = CandidateResult("fp32", "f32", None, cpu_seconds=2.0)
+    int8 = CandidateResult("int8", "f32", "plain", cpu_seconds=1.5)
+    assert timed_precisions([float32, int8]) == "Seconds of the processor a scan: fp32 2.00, int8 (plain) 1.50."
+    slower = timed_precisions([float32, replace(int8, cpu_seconds=2.5)])
+    assert slower.endswith(
+        "int8 (plain) passed and is not faster than fp32 on the machine that judged: pack fp32 for its kind."
+    )
+    assert timed_precisions([replace(float32, cpu_seconds=None)]) == ""
 
 
 class Packed:
