@@ -110,16 +110,27 @@ def measured(command: list[str]) -> dict[str, Any]:
 
 
 def resident_mb(process: int) -> float:
-    """The largest resident set of a process so far, and what its children have now, in megabytes."""
-    folder, field = Path(f"/proc/{process}"), "VmHWM"
+    """The largest resident set of a process so far, in megabytes; of one with children what all of them hold now, a page
+    that several share counted once.
+    """
+    family = [process]
+    for member in family:
+        try:
+            family += map(int, Path(f"/proc/{member}/task/{member}/children").read_text().split())
+        except OSError:  # it has ended
+            continue
+    if len(family) == 1:
+        return _field(Path(f"/proc/{process}/status"), "VmHWM")
+    return sum(_field(Path(f"/proc/{member}/smaps_rollup"), "Pss:") for member in family)
+
+
+def _field(path: Path, name: str) -> float:
+    # Sampled: wait4's ru_maxrss would count this process's memory too, from between fork and exec.
     try:
-        # Sampled: wait4's ru_maxrss would count this process's memory too, from between fork and exec.
-        lines = (folder / "status").read_text().splitlines()
-        children = (folder / f"task/{process}/children").read_text().split()
+        lines = path.read_text().splitlines()
     except OSError:
         return 0.0
-    own = max((int(line.split()[1]) * 1024 / 1e6 for line in lines if line.startswith(field)), default=0.0)
-    return own + sum(resident_mb(int(child)) for child in children)
+    return next((int(line.split()[1]) * 1024 / 1e6 for line in lines if line.startswith(name)), 0.0)
 
 
 def dice(one: Path, other: Path, classes: dict[int, str]) -> dict[str, float]:
