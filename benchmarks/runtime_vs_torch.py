@@ -110,8 +110,8 @@ def measured(command: list[str]) -> dict[str, Any]:
 
 
 def resident_mb(process: int) -> float:
-    """The largest resident set of a process so far, in megabytes; of one with children what all of them hold now, a page
-    that several share counted once.
+    """The largest resident set of a process so far, in megabytes; of one with children what all of them hold now, a
+    page that several share counted once.
     """
     family = [process]
     for member in family:

@@ -34,10 +34,15 @@ def tile_step(width: int, overlap: float) -> float:
     return max(1.0, width * (1 - overlap)) if overlap < 1 else max(1.0, width - overlap, width / 2)
 
 
-def computed_voxels(shape: Sequence[int], patch: Triple, overlap: float) -> int:
-    """How many voxels a network computes for a grid of `shape`, which is padded where it is smaller than the patch."""
+def patch_count(shape: Sequence[int], patch: Sequence[int], overlap: float) -> int:
+    """How many patches a Window has for a grid of `shape`, which is padded where it is smaller than the patch."""
     padded = [max(size, width) for size, width in zip(shape, patch, strict=True)]
-    return len(tile_starts(padded, patch, overlap)) * prod(patch)
+    return len(tile_starts(padded, patch, overlap))
+
+
+def computed_voxels(shape: Sequence[int], patch: Sequence[int], overlap: float) -> int:
+    """How many voxels a network computes for a grid of `shape`."""
+    return patch_count(shape, patch, overlap) * prod(patch)
 
 
 def gaussian_weights(patch: Sequence[int]) -> np.ndarray:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import sys
 import weakref
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -136,10 +137,12 @@ class Package(Model):
             "overlap": self.plan.overlap,
         }
 
-    def session(self, preprocessed: Volume, source: Geometry) -> Session:
+    def session(
+        self, preprocessed: Volume, source: Geometry, *, watch: Callable[[float], None] | None = None
+    ) -> Session:
         """For one prompt after another on a scan; only of a package that takes prompts."""
         assert isinstance(self.engine, Promptable)
-        return Session(self.engine, self.plan, preprocessed, source, num_classes=len(self.class_names))
+        return Session(self.engine, self.plan, preprocessed, source, num_classes=len(self.class_names), watch=watch)
 
 
 def warn_unchecked(model: Model) -> None:
