@@ -13,6 +13,7 @@ from typing import Any
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 _SECONDS = 60
+_KEY_CODES = {"Tab": 9, "Enter": 13, "ArrowLeft": 37, "ArrowUp": 38, "ArrowRight": 39, "ArrowDown": 40}
 
 
 class Page:
@@ -67,11 +68,21 @@ class Page:
             self.send("Input.dispatchMouseEvent", type="mouseMoved", x=to_x, y=to_y, button="left", buttons=1)
         self.send("Input.dispatchMouseEvent", type="mouseReleased", x=end_x, y=end_y, button="left", clickCount=1)
 
+    def click(self, selector: str) -> None:
+        """Click with the mouse on the middle of an element, after scrolling to it."""
+        box = f"document.querySelector({json.dumps(selector)})"
+        self.evaluate(f"{box}.scrollIntoView({{block: 'center'}})")
+        left, top, width, height = self.evaluate(
+            f"(({{left, top, width, height}}) => [left, top, width, height])({box}.getBoundingClientRect())"
+        )
+        self.drag(*[(left + width / 2, top + height / 2)] * 2)
+
     def press(self, key: str) -> None:
         """Press a key by its name in the DOM, for example "Enter" or "?"."""
         text = {"text": "\r" if key == "Enter" else key} if len(key) == 1 or key == "Enter" else {}
-        self.send("Input.dispatchKeyEvent", type="keyDown", key=key, **text)
-        self.send("Input.dispatchKeyEvent", type="keyUp", key=key)
+        code = {"windowsVirtualKeyCode": _KEY_CODES[key]} if key in _KEY_CODES else {}
+        self.send("Input.dispatchKeyEvent", type="keyDown", key=key, **code, **text)
+        self.send("Input.dispatchKeyEvent", type="keyUp", key=key, **code)
 
     def requests(self) -> list[str]:
         """The addresses that the page asked for since it was opened."""

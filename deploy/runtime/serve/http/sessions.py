@@ -31,7 +31,7 @@ Key = tuple[str, str]  # the scan's ID and the package's digest
 
 @dataclass(frozen=True)
 class Answer:
-    """A mask (.nii.gz) for prompts, the volumes in it, and the seconds it took."""
+    """A mask (.nii.gz or DICOM-SEG) for prompts, the volumes in it, and the seconds it took."""
 
     mask: bytes
     volumes_ml: dict[str, float]
@@ -48,8 +48,10 @@ class Sessions:
         self._encoding: dict[Key, float] = {}  # how much of a scan is encoded
         self._lock = threading.Lock()
 
-    def answer(self, scan: Scan, package: Package, body: bytes) -> Answer:
+    def answer(self, scan: Scan, package: Package, body: bytes, *, as_seg: bool = False) -> Answer:
         """The mask for prompts as JSON, as volumes.prompt_parsing describes them; null or no classes: none.
+
+        With `as_seg`, which wants a scan that is DICOM, it is a DICOM-SEG.
 
         Raises BadInputError and UsageError for prompts that cannot be used, Refusal 503 while others wait.
         """
@@ -60,7 +62,7 @@ class Sessions:
             raise Refusal(503, "Others are clicking. Try again in a moment.")
         labels, geometry = self._worker.call(lambda: self._labels(scan, package, prompts)).result()
         with tempfile.TemporaryDirectory(prefix=".answer-", dir=self._scans.folder(scan.id)) as folder:
-            path = Path(folder) / "mask.nii.gz"
+            path = Path(folder) / ("mask.dcm" if as_seg else "mask.nii.gz")
             write_mask(path, labels, geometry, source=self._scans.source(scan), names=package.class_names)
             mask = path.read_bytes()
         volumes = volumes_ml(labels, geometry, package.class_names)

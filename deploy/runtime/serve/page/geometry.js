@@ -30,7 +30,7 @@ export function voxelBox(from, to, plane, depth, volume) {
   low[through] = (slice - depth + 0.5) / volume.dimsRAS[through + 1];
   high[through] = (slice + depth + 0.5) / volume.dimsRAS[through + 1];
   const [a, b] = [toVoxel(low, volume), toVoxel(high, volume)];
-  const dims = volume.dims.slice(1, 4);
+  const dims = volume.hdr.dims.slice(1, 4); // of the file: volume.dims are those of RAS
   const within = (value, axis) => Math.min(Math.max(Math.round(value), 0), dims[axis] - 1);
   return [
     ...a.map((value, axis) => within(Math.min(value, b[axis]), axis)),

@@ -45,10 +45,10 @@ async function chooseScan(scan) {
   page.scan = scan;
   calm();
   choosePackage(firstFitting(page.packages, scan, page.chosen));
-  const fitting = page.packages.filter(({ id }) => scan.fits.includes(id));
-  const channels = fitting.map((each) => each.channels).reduce((most, each) => (each.length > most.length ? each : most), []);
-  byId("channel-label").hidden = channels.length < 2;
-  byId("channel").replaceChildren(...channels.map((name, value) => make("option", { value }, name)));
+  const names = page.packages.find(({ id }) => scan.fits.includes(id))?.channels ?? [];
+  const options = Array.from({ length: scan.channels }, (_, value) => make("option", { value }, names[value] ?? `Channel ${value}`));
+  byId("channel-label").hidden = scan.channels < 2;
+  byId("channel").replaceChildren(...options);
   await showImage(0);
 }
 

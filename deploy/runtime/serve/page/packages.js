@@ -30,7 +30,8 @@ function describe(each) {
 }
 
 function reason(each, scan) {
-  if (each.channels.length > 1) return `Does not fit: takes ${each.channels.length} channels, ${each.channels.join(", ")}`;
+  const count = each.channels.length;
+  if (count !== scan.channels) return `Does not fit: takes ${count} (${each.channels.join(", ")}), and this scan has ${scan.channels}`;
   if (each.modality && scan.modality) return `Does not fit: for ${each.modality}, and this scan is ${scan.modality}`;
   return "Does not fit this scan";
 }

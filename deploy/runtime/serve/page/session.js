@@ -20,6 +20,7 @@ export class PromptSession {
 
   show(prompts) {
     this.#next = prompts;
+    this.onBusy(true);
     clearTimeout(this.#timer);
     this.#timer = setTimeout(() => this.#send(), PAUSE);
   }
@@ -36,7 +37,6 @@ export class PromptSession {
     while (this.#next) {
       const prompts = this.#next;
       this.#next = null;
-      this.onBusy(true);
       if (!this.#encoded) this.#watch();
       try {
         const result = await api.promptMask(this.scan, this.chosen, prompts);

@@ -206,21 +206,20 @@ class Viewer {
     return toVoxel(frac, this.scan);
   }
 
-  /** Where most of a structure is: the middle of the axial slice that holds most of it, or null. */
+  /** A voxel of a structure in the middle of the file's slice that holds most of it, or null. */
   middleOf(index) {
-    const [nx, ny] = this.mask.dims.slice(1);
-    const counts = new Map();
-    this.mask.img.forEach((value, at) => {
-      if (value !== index) return;
-      const k = Math.floor(at / (nx * ny));
-      const sums = counts.get(k) ?? counts.set(k, [0, 0, 0]).get(k);
-      sums[0] += at % nx;
-      sums[1] += Math.floor(at / nx) % ny;
-      sums[2] += 1;
-    });
-    if (!counts.size) return null;
-    const [k, [x, y, count]] = [...counts].reduce((most, each) => (each[1][2] > most[1][2] ? each : most));
-    return [x / count, y / count, k];
+    const { img } = this.mask;
+    const [nx, ny, nz] = this.mask.hdr.dims.slice(1); // of the file, as the voxels are
+    const counts = new Uint32Array(nz);
+    for (let at = 0; at < img.length; at++) if (img[at] === index) counts[Math.floor(at / (nx * ny))]++;
+    const k = counts.indexOf(Math.max(...counts));
+    const voxels = [];
+    for (let at = k * nx * ny; at < (k + 1) * nx * ny; at++) if (img[at] === index) voxels.push([at % nx, Math.floor(at / nx) % ny, k]);
+    if (!voxels.length) return null;
+    const mean = (axis) => voxels.reduce((sum, voxel) => sum + voxel[axis], 0) / voxels.length;
+    const [x, y] = [mean(0), mean(1)];
+    const away = (voxel) => (voxel[0] - x) ** 2 + (voxel[1] - y) ** 2;
+    return voxels.reduce((nearest, voxel) => (away(voxel) < away(nearest) ? voxel : nearest));
   }
 
   #size(ras) {
