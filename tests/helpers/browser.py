@@ -68,6 +68,17 @@ class Page:
             self.send("Input.dispatchMouseEvent", type="mouseMoved", x=to_x, y=to_y, button="left", buttons=1)
         self.send("Input.dispatchMouseEvent", type="mouseReleased", x=end_x, y=end_y, button="left", clickCount=1)
 
+    def touch(self, *places: tuple[float, float]) -> None:
+        """Put a finger on the first place in the window, move it over the others, and lift it."""
+        for kind, (x, y) in zip(("touchStart", *["touchMove"] * len(places[1:])), places, strict=True):
+            self.send("Input.dispatchTouchEvent", type=kind, touchPoints=[{"x": x, "y": y}])
+        self.send("Input.dispatchTouchEvent", type="touchEnd", touchPoints=[])
+
+    def wheel(self, x: float, y: float, *, down: int, modifiers: int = 0) -> None:
+        """Turn the mouse wheel at a place in the window by so many pixels; Ctrl is the modifier 2."""
+        place = {"x": x, "y": y, "deltaX": 0, "deltaY": down}
+        self.send("Input.dispatchMouseEvent", type="mouseWheel", modifiers=modifiers, **place)
+
     def click(self, selector: str) -> None:
         """Click with the mouse on the middle of an element, after scrolling to it."""
         box = f"document.querySelector({json.dumps(selector)})"

@@ -10,6 +10,7 @@ export class Drawing {
   constructor(images, viewer, marks, { onPrompt }) {
     Object.assign(this, { images, viewer, marks, onPrompt, tool: "browse", depth: 0, corner: null });
     for (const name of VIEWERS_OWN) images.addEventListener(name, (event) => this.#keep(event), { capture: true });
+    images.addEventListener("wheel", (event) => this.#wheel(event), { capture: true, passive: false });
     images.addEventListener("pointerdown", (event) => this.#down(event));
     images.addEventListener("pointermove", (event) => this.#move(event));
     images.addEventListener("pointerup", (event) => this.#up(event));
@@ -47,6 +48,14 @@ export class Drawing {
     if (!this.prompting || !this.viewer.scan || this.#inRendering(event)) return;
     event.stopPropagation();
     if (event.cancelable) event.preventDefault();
+  }
+
+  /** With Ctrl the wheel zooms, as two fingers on a touchpad do; without, the viewer turns slices. */
+  #wheel(event) {
+    if (!event.ctrlKey || !this.viewer.scan) return;
+    event.preventDefault();
+    event.stopPropagation();
+    this.viewer.zoom(event.deltaY < 0 ? 1.1 : 1 / 1.1);
   }
 
   #inRendering(event) {

@@ -18,7 +18,7 @@ import { openViewer, VIEWS } from "./viewer.js";
 
 const TOOLS = [
   { value: "browse", label: "Browse", title: "Click and drag through the scan (N)" },
-  { value: "levels", label: "Grey levels", title: "Drag to change window and level (W)" },
+  { value: "levels", label: "Grey levels", title: "Drag to change window and level, as the right button always does (W)" },
   { value: "inside", label: "+ Inside", title: "Click on what belongs to the class; with Shift outside (I)", kind: "point" },
   { value: "outside", label: "− Outside", title: "Click on what does not belong to the class (O)", kind: "outside point" },
   { value: "box", label: "Box", title: "Draw a box around the class (B)", kind: "box" },
@@ -315,7 +315,7 @@ const SHORTCUTS = [
     says: "Move the crosshair, with Shift by five voxels; turn the 3-D view",
     run: move,
   },
-  { keys: ["PageUp", "PageDown"], shown: ["Page Up", "Page Down"], says: "Next and previous slice, as the mouse wheel", run: move },
+  { keys: ["PageUp", "PageDown"], shown: ["Page Up", "Page Down"], says: "Next and previous slice, as the wheel; with Ctrl the wheel zooms", run: move },
   {
     keys: VIEWS.map((_, at) => String(at + 1)),
     shown: ["1 – 5"],

@@ -3,12 +3,14 @@
 import * as api from "./api.js";
 import { alarm, byId, clock, make, refill, say } from "./dom.js";
 
+const deletedAt = ({ expires }) => `Deleted at ${clock(expires)}`;
 const isDue = ({ expires }) => expires * 1000 <= Date.now();
 
 export class ScanList {
   constructor({ onChoose, onGone }) {
     this.scans = [];
     this.chosen = null;
+    this.clocks = new WeakMap(); // the elements that say when a scan is deleted
     this.onChoose = onChoose;
     this.onGone = onGone;
     setInterval(() => this.scans.filter(isDue).forEach((scan) => this.refresh(scan)), 5_000);
@@ -39,10 +41,8 @@ export class ScanList {
   /** Learn when a scan is deleted, which every use puts off; or that it is gone. */
   async refresh(scan) {
     try {
-      const { expires } = await api.scan(scan);
-      if (expires === scan.expires) return;
-      scan.expires = expires;
-      this.#show();
+      scan.expires = (await api.scan(scan)).expires;
+      this.clocks.get(scan)?.replaceChildren(deletedAt(scan)); // no new row: somebody may be clicking on this one
     } catch (error) {
       if (error.status !== 404 || !this.scans.includes(scan)) return;
       this.#forget(scan);
@@ -75,12 +75,14 @@ export class ScanList {
     ];
     const remove = make("button", { type: "button", title: "Delete the scan and its masks from this machine now" }, "Delete now");
     remove.addEventListener("click", () => this.remove(scan));
+    const deleted = make("span", { className: "quiet" }, deletedAt(scan));
+    this.clocks.set(scan, deleted);
     return make(
       "li",
       {},
       make("label", {}, input, make("span", { className: "name" }, scan.name)),
       make("span", { className: "quiet" }, facts.filter(Boolean).join(", ")),
-      make("span", { className: "row" }, make("span", { className: "quiet" }, `Deleted at ${clock(scan.expires)}`), remove),
+      make("span", { className: "row" }, deleted, remove),
     );
   }
 }

@@ -25,7 +25,7 @@ export async function openViewer(canvas) {
     fontColor: [0.9, 0.9, 0.9, 1],
     fontMinPx: 15,
     show3Dcrosshair: false,
-    dragMode: niivue.DRAG_MODE.pan,
+    dragMode: niivue.DRAG_MODE.windowing, // of the right button; with "pan" the wheel would zoom
     dragAndDropEnabled: false,
     showLegend: false,
     loadingText: "",
@@ -165,6 +165,16 @@ class Viewer {
 
   rotate(azimuth, elevation) {
     this.nv.setRenderAzimuthElevation(this.nv.scene.renderAzimuth + azimuth, this.nv.scene.renderElevation + elevation);
+  }
+
+  /** Enlarge the planes around the crosshair by a factor; 1 is the whole slice, and the least. */
+  zoom(factor) {
+    const { nv } = this;
+    const [x, y, z, before] = nv.scene.pan2Dxyzmm;
+    const after = Math.min(Math.max(before * factor, 1), 10);
+    const mm = nv.frac2mm(nv.scene.crosshairPos);
+    const pan = after === 1 ? [0, 0, 0] : [x, y, z].map((value, axis) => value - (after - before) * mm[axis]);
+    nv.setPan2Dxyzmm([...pan, after]);
   }
 
   // Places on the canvas, in CSS pixels from its upper left corner.

@@ -40,11 +40,14 @@ PLANES = ("axial", "coronal", "sagittal")
 
 @pytest.fixture(scope="module")
 def server(built, built_promptable, tmp_path_factory):
-    """Of two packages, the second of which is said to take boxes as well."""
+    """Of three packages; the second is said to take boxes as well, the third to find nothing without a prompt."""
     promptable = shutil.copytree(built_promptable, tmp_path_factory.mktemp("promptable") / "student")
     prompts = json.loads((promptable / "manifest.json").read_text())["prompts"]
     reseal(promptable, prompts={**prompts, "kinds": [*prompts["kinds"], "box"]})
-    with Server([built, promptable], tmp_path_factory.mktemp("spool")) as running:
+    needy = shutil.copytree(promptable, tmp_path_factory.mktemp("needy") / "student")
+    kinds = [kind for kind in prompts["kinds"] if kind != "outside point"]
+    reseal(needy, prompts={**prompts, "kinds": [*kinds, "box"], "required": True})
+    with Server([built, promptable, needy], tmp_path_factory.mktemp("spool")) as running:
         yield running
 
 
@@ -68,6 +71,7 @@ class Bedside:
         self.chromium, self.url = chromium, f"http://127.0.0.1:{server.port}/"
 
     def open(self, width: int) -> None:
+        self.width = width
         self.chromium.open(self.url, width=width, height=500)
         self.chromium.wait_until("document.querySelector('#packages input') !== null")
 
@@ -113,9 +117,12 @@ class Bedside:
         return x, y
 
     def drag(self, plane: str, *voxels: tuple[int, int, int]) -> None:
-        """Drag the mouse over voxels of a slice, or click on one."""
+        """Drag the mouse over voxels of a slice, or click on one; on a phone, a finger."""
         places = [self.place(voxel, plane) for voxel in voxels]
-        self.chromium.drag(places[0], *places[1:] or places)
+        if self.width < 600:
+            self.chromium.touch(*places)
+        else:
+            self.chromium.drag(places[0], *places[1:] or places)
 
     def prompted(self, folder: Path) -> np.ndarray:
         """The labels [D, H, W] of the prompts that hold, when they are there."""
@@ -164,6 +171,10 @@ def test_a_scan_is_dropped_segmented_coloured_measured_and_saved(bedside, built,
             voxel = _deepest(labels == value)[::-1]
             grey = 255 * (intensity[tuple(voxel[::-1])] - LOW) / (HIGH - LOW)
             assert np.abs(np.array(bedside.pixel(voxel, plane)) - (np.array(colour) + grey) / 2).max() < 12, plane
+    bedside.chromium.click("#organs tr:nth-child(1) input")
+    voxel = _deepest(labels == 1)[::-1]
+    red, green, blue = bedside.pixel(voxel, "axial")
+    assert red == green == blue and abs(red - 255 * (intensity[tuple(voxel[::-1])] - LOW) / (HIGH - LOW)) < 12, "hidden"
     red, green, blue = bedside.pixel((2, 2, 9), "axial")
     assert red == green == blue and abs(red - 255 * (intensity[9, 2, 2] - LOW) / (HIGH - LOW)) < 25
     volumes = volumes_ml(labels, geometry, {0: "background", 1: "liver", 2: "left kidney"})
@@ -218,6 +229,44 @@ def test_clicks_and_boxes_change_the_mask_as_the_same_prompts_do_without_a_page(
     bedside.chromium.click("#prompt-clear")
     bedside.wait("page.result === null && viewer.mask === null")
     bedside.require_quiet()
+
+
+def test_slices_turn_with_the_wheel_and_grey_levels_with_presets_and_by_dragging(bedside, scan):
+    bedside.open(1280)
+    bedside.drop(scan)
+    assert bedside.text("#window-now") == ["Window 400, level 40"]
+    x, y = bedside.place((15, 13, 9), "axial")
+    for down in (-100, -100, 100):
+        bedside.chromium.wheel(x, y, down=down)
+    bedside.wait("viewer.slice('axial') !== 9")
+    assert bedside.state("Math.abs(viewer.slice('axial') - 9)") == 1
+    assert bedside.state("['coronal', 'sagittal'].map((plane) => viewer.slice(plane))") == [13, 15]
+    bedside.chromium.wheel(x, y, down=-100, modifiers=2)
+    bedside.wait("viewer.nv.scene.pan2Dxyzmm[3] > 1.05")
+    bedside.chromium.click("#windows button:nth-child(2)")
+    assert bedside.text("#window-now") == ["Window 1500, level -600"]
+    bedside.choose("tools", 1)
+    bedside.drag("axial", (10, 10, 9), (20, 15, 9))
+    assert bedside.text("#window-now") != ["Window 1500, level -600"]
+    bedside.choose("views", 4)
+    bedside.wait("viewer.view === '3d' && viewer.tiles.length === 0")
+    bedside.require_quiet()
+
+
+def test_a_package_that_needs_prompts_runs_nothing_before_the_first_and_stays_usable_after_a_refusal(bedside, scan):
+    bedside.open(390)
+    bedside.drop(scan)
+    bedside.choose("packages", 2)
+    assert bedside.chromium.evaluate("document.getElementById('segment').hidden")
+    assert bedside.text("#run-hint") == ["Show what you mean in the images: click on it, or draw a box around it."]
+    assert bedside.state("[page.result, page.job, page.session]") == [None, None, None]
+    bedside.drag("axial", (10, 12, 9))
+    bedside.wait("page.result !== null && document.getElementById('prompt-state').textContent === ''")
+    first = bedside.state("page.result.volumes")
+    bedside.drag("axial", (20, 12, 9))
+    bedside.chromium.wait_until("!document.getElementById('alarm').hidden")
+    assert bedside.state("page.history.current.length") == 1, "what was refused is taken back"
+    assert bedside.state("page.result.volumes") == first
 
 
 def test_a_dicom_folder_is_dropped_shown_as_text_and_saved_as_dicom_seg_clicked_or_not(bedside, tmp_path):
