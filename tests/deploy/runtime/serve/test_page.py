@@ -263,8 +263,10 @@ def test_a_package_that_needs_prompts_runs_nothing_before_the_first_and_stays_us
     bedside.drag("axial", (10, 12, 9))
     bedside.wait("page.result !== null && document.getElementById('prompt-state').textContent === ''")
     first = bedside.state("page.result.volumes")
-    bedside.drag("axial", (20, 12, 9))
+    bedside.choose("tools", 3)
+    bedside.drag("axial", (6, 8, 9), (14, 16, 9))
     bedside.chromium.wait_until("!document.getElementById('alarm').hidden")
+    assert "a point beside a box" in bedside.text("#alarm-text")[0]
     assert bedside.state("page.history.current.length") == 1, "what was refused is taken back"
     assert bedside.state("page.result.volumes") == first
 
