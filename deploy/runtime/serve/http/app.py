@@ -123,7 +123,7 @@ class Api:
         scan, content = self._used(request), await _json_object(request)
         package = self._package(content.get("package"))
         body = json.dumps(content.get("prompts")).encode()
-        as_seg = _as_seg(request, scan)
+        as_seg = _as_seg(request)
         answer = await run_in_threadpool(self.sessions.answer, scan, package, body, as_seg=as_seg)
         headers = {"X-Volumes-Ml": json.dumps(answer.volumes_ml), "X-Seconds": f"{answer.seconds:.3f}"}
         return Response(answer.mask, media_type=_DICOM if as_seg else _NIFTI, headers=headers)
@@ -227,13 +227,11 @@ def _shown(package: Package, max_upload: int) -> dict[str, Any]:
     }
 
 
-def _as_seg(request: Request, scan: Scan) -> bool:
-    """Whether a mask is asked for as DICOM-SEG. Refusal 400, 409."""
+def _as_seg(request: Request) -> bool:
+    """Whether a mask is asked for as DICOM-SEG. Refusal 400."""
     kind = request.query_params.get("as", "nifti")
     if kind not in ("nifti", "seg"):
         raise Refusal(400, f"as={kind[:40]!r}: expected nifti or seg.")
-    if kind == "seg" and not scan.is_dicom:
-        raise Refusal(409, f"{scan.name}: is no DICOM, and DICOM-SEG refers to DICOM slices. Take the NIfTI.")
     return kind == "seg"
 
 

@@ -26,6 +26,9 @@ export async function runJob(scan, chosen, signal) {
       showProgress(jobText(job), job.state === "waiting" ? null : job.fraction);
       await new Promise((resolve) => setTimeout(resolve, pause));
     }
+  } catch (error) {
+    if (signal.aborted) return null; // a job that was done when it was cancelled is gone
+    throw error;
   } finally {
     signal.removeEventListener("abort", cancel);
     hideProgress();
