@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from ..evaluation.text_table import TextTable
     from ..volumes.datasets.registry import Dataset
     from ..workflows.bench.distillation import DistillationCosts
+    from ..workflows.bench.serve import ServeCosts
     from ..workflows.report.report import Comparison
     from ..workflows.runs import RunSummary, Spare
 
@@ -121,6 +122,7 @@ def print_distill_costs(costs: "DistillationCosts") -> None:
 
 def print_package(package: Path) -> None:
     """How every candidate was judged on the way to the package, and what the package is."""
+    from ..deploy.runtime.judgement import timed_precisions
     from ..deploy.runtime.manifest import Manifest
     from ..volumes.files import size_of
 
@@ -145,17 +147,21 @@ def print_package(package: Path) -> None:
     show(table)
     if manifest.geometries:
         show(_geometries(manifest))
+        print(timed_precisions(manifest.candidates))
     print(f"{package}: {size_of(package) / 1e6:.1f} MB, {manifest.target}, {manifest.precision}")
 
 
 def _geometries(manifest: "Manifest") -> Table:
     """What every patch and overlap did that was tried, the training's first."""
-    table = Table("patch", "overlap", "voxels computed for each", "Dice", "HD95, mm", "seconds a scan", "")
+    table = Table("patch", "overlap", "voxels computed for each", "Dice", "HD95, mm", "CPU seconds a scan", "")
     for each in manifest.geometries:
-        measured = (each.dice, each.hd95_mm, each.seconds)
+        measured = (each.dice, each.hd95_mm, each.cpu_seconds)
         numbers = ("" if value is None else f"{value:.4g}" for value in measured)
-        patch, overlap = " x ".join(map(str, each.patch)), f"{each.overlap:g}"
-        packed = (each.patch, each.overlap) == (manifest.plan.patch, manifest.plan.overlap)
+        patch, overlap = " x ".join(map(str, each.patch)), each.overlap_text
+        plan = manifest.plan
+        packed = (each.patch, each.overlap, each.blending, each.crop) == (
+            *(plan.patch, plan.overlap, plan.blending, plan.crop),
+        )
         verdict = "packed" if packed else "refused" if each.refusal else "passed"
         table.add_row(patch, overlap, f"{each.work:.2f}", *numbers, verdict)
     return table
@@ -243,6 +249,21 @@ def print_runtimes(rows: Sequence[dict[str, Any]], *, title: str) -> None:
     peaks = (row["peak_memory_mb"] for row in rows)
     table.add_row("peak memory", *("-" if peak is None else f"{peak:.0f} MB" for peak in peaks))
     show(table)
+
+
+def print_serve_costs(costs: "ServeCosts", *, title: str) -> None:
+    """What became of the uploads, how long a mask took, and the server's peak memory."""
+    table = Table("uploads", "", title=title)
+    for state, count in costs.counts.items():
+        table.add_row(state, str(count))
+    table.add_row("seconds to a mask, p50", f"{costs.p50:.2f}")
+    table.add_row("seconds to a mask, p95", f"{costs.p95:.2f}")
+    table.add_row("seconds for all", f"{costs.seconds:.1f}")
+    peak = costs.peak_memory_mb
+    table.add_row("server's peak memory", "-" if peak is None else f"{peak:.0f} MB")
+    show(table)
+    for fault in costs.faults:
+        print(f"lost: {fault}")
 
 
 def print_doctor(rows: Iterable[tuple[str, str, str]]) -> None:

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from .evaluation_schema import Evaluation
-from .plan_schema import PlanSettings, Strict, added
+from .plan_schema import PlanSettings, Strict, Triple, added
 from .teacher_options import check_options
 
 
@@ -58,6 +58,8 @@ class Training(Strict):
     """The number of patches in one batch."""
     accumulate: Annotated[int, Field(ge=1)] = 1
     """The number of batches whose gradients are added up for one step."""
+    patches: tuple[Triple, ...] = added(())
+    """Further patch sizes (d, h, w): each step takes one of these or the plan's, for `deploy --geometry fastest`."""
     masks: Annotated[int, Field(ge=1)] = 1
     """Of a scan that has several masks, each a case of its own, at most so many go into one step together."""
     learning_rate: Annotated[float, Field(gt=0)] = 1e-3
