@@ -30,6 +30,7 @@ TEACHER = TinyViTSize(
     decoder=TINY.decoder,
 )
 SHAPE: dict[str, Any] = {"in_channels": 1, "num_classes": 3, "patch": (1, SIDE, SIDE)}
+QUARTER: dict[str, Any] = {**SHAPE, "patch": (1, SIDE // 4, SIDE // 4)}
 BOXES = prompts(classes=2, boxes=[(0, 0, (0.0, 10, 12, 0, 40, 50)), (0, 1, (0.0, 5, 5, 0, 20, 30))])
 
 
@@ -62,7 +63,7 @@ def test_it_begins_as_the_teacher_on_a_quarter_of_the_picture(teacher: Published
     assert isinstance(image_encoder, FineEncoder) and isinstance(image_encoder.coarse, Encoder)
     coarse = image_encoder.coarse(even[:, 0].expand(-1, 3, -1, -1))
     torch.testing.assert_close(seen, interpolate(coarse, scale_factor=4, mode="bilinear"))
-    small = build_published(backbone=TEACHER, convention="medsam", **(SHAPE | {"patch": (1, SIDE // 4, SIDE // 4)}))
+    small = build_published(backbone=TEACHER, convention="medsam", **QUARTER)
     small.load_state_dict(teacher.state_dict() | {k: v for k, v in small.state_dict().items() if "pe_layer" in k})
     theirs = small.eval().encode(even[..., : SIDE // 4, : SIDE // 4])[:, :, 0]
     torch.testing.assert_close(coarse[..., 1:, 1:], theirs[..., 1:, 1:], atol=0.1, rtol=0)
