@@ -84,6 +84,9 @@ def serve(
         float, typer.Option(min=0, help="Take a scan or a study after so many seconds without a change.")
     ] = 10.0,
     reserve: Annotated[str, typer.Option(help="Refuse objects when the disk has less left.")] = "1G",
+    largest_object: Annotated[
+        str, typer.Option(help="Break off what sends DICOM objects of more than this at the same time.")
+    ] = "1G",
     threads: Annotated[int | None, typer.Option(min=1, help="Threads for the network (default: all cores).")] = None,
     trust: Trust = None,
 ) -> None:
@@ -103,6 +106,7 @@ def serve(
         spool=spool,
         quiet=quiet,
         reserve=reserve,
+        largest_object=largest_object,
     )
     raise typer.Exit(
         serve_packages(options, lambda: [Package.open(path, threads=threads, trust=trust) for path in packages])

@@ -81,6 +81,7 @@ def _add_serve_options(parser: argparse.ArgumentParser) -> None:
     add("--spool", default=Path("samkd-spool"), type=Path, help="the folder for jobs (default: samkd-spool)")
     add("--quiet", default=10.0, type=float, help="take a scan or a study after so many seconds without a change")
     add("--reserve", default="1G", metavar="SIZE", help="refuse objects when the disk has less left (default: 1G)")
+    add("--largest-object", default="1G", metavar="SIZE", help="break off what sends more than this at once (1G)")
 
 
 def _predict(options: argparse.Namespace) -> int:
@@ -133,6 +134,7 @@ def _serve(options: argparse.Namespace) -> int:
             spool=options.spool,
             quiet=options.quiet,
             reserve=options.reserve,
+            largest_object=options.largest_object,
         ),
         lambda: [Package.open(path, threads=options.threads, trust=options.trust) for path in paths],
     )

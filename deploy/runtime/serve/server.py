@@ -34,6 +34,7 @@ class ServeOptions:
     host: str = "127.0.0.1"
     quiet: float = 10.0  # seconds
     reserve: str = "1G"
+    largest_object: str = "1G"
 
 
 def serve(options: ServeOptions, open_packages: Callable[[], Sequence[Package]]) -> int:
@@ -80,7 +81,8 @@ def _node_options(options: ServeOptions) -> NodeOptions | None:
         callers=tuple(ae_title(text, option="--allow") for text in _listed(options.allow)),
         addresses=tuple(_listed(options.allow_address)),
         quiet=options.quiet,
-        reserve=int(parse_bytes(options.reserve)),
+        reserve=int(parse_bytes(options.reserve, option="--reserve")),
+        largest=int(parse_bytes(options.largest_object, option="--largest-object")),
     )
 
 

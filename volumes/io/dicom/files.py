@@ -5,6 +5,7 @@ and DICOM's own registered names are shown. pydicom is loaded by the first call.
 """
 
 import functools
+import io
 import logging
 import re
 import warnings
@@ -129,6 +130,19 @@ def read_header(path: Path) -> Any:
     load_pydicom()
     with sound(path):
         return read_dicom(path, stop_before_pixels=True, specific_tags=_TAGS)
+
+
+def study_and_instance(content: bytes) -> tuple[str, str]:
+    """The UIDs of the study and of the object itself in the bytes of a file, read up to its pixels.
+
+    Raises BadInputError for bytes that are no DICOM file, or one without these UIDs.
+    """
+    names = ("StudyInstanceUID", "SOPInstanceUID")
+    pydicom = load_pydicom()
+    with sound(Path("object")):
+        header = pydicom.dcmread(io.BytesIO(content), stop_before_pixels=True, specific_tags=list(names))
+        study, instance = (str(header[name].value) for name in names)
+    return study, instance
 
 
 def left_out(header: Any, path: Path) -> str | None:
