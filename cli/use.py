@@ -87,10 +87,34 @@ def serve(
     largest_object: Annotated[
         str, typer.Option(help="Break off what sends DICOM objects of more than this at the same time.")
     ] = "1G",
+    http: Annotated[
+        int | None, typer.Option(help="Serve the page on this port; 8080 where no other door is open.")
+    ] = None,
+    names: Annotated[
+        str | None, typer.Option(help="Names by which browsers may call the page, beside --host, separated by commas.")
+    ] = None,
+    token_file: Annotated[
+        Path | None, typer.Option(help="The token that lets people in; on this machine alone none is needed.")
+    ] = None,
+    cert: Annotated[Path | None, typer.Option(help="The certificate of the page (TLS), as PEM.")] = None,
+    key: Annotated[Path | None, typer.Option(help="The key of that certificate, as PEM.")] = None,
+    plain_http: Annotated[
+        bool, typer.Option("--plain-http", help="Let others reach the page without TLS: behind a proxy that does it.")
+    ] = False,
+    keep: Annotated[str, typer.Option(help="Remove uploaded scans and masks so long after their last use.")] = "1h",
+    max_upload: Annotated[str, typer.Option(help="Refuse larger uploads.")] = "2G",
+    max_expanded: Annotated[
+        str, typer.Option(help="Refuse archives that unpack to more, and scans that need it.")
+    ] = "8G",
+    max_files: Annotated[int, typer.Option(min=1, help="Refuse uploads of more files.")] = 10_000,
+    max_uploads: Annotated[int, typer.Option(min=1, help="Refuse uploads while so many are under way.")] = 8,
+    max_waiting: Annotated[int, typer.Option(min=1, help="Refuse jobs while so many wait.")] = 64,
+    session_memory: Annotated[str, typer.Option(help="Memory for scans that are clicked into shape.")] = "2G",
+    patience: Annotated[str, typer.Option(help="Hang up on uploads that send nothing for so long.")] = "30s",
     threads: Annotated[int | None, typer.Option(min=1, help="Threads for the network (default: all cores).")] = None,
     trust: Trust = None,
 ) -> None:
-    """Segment the scans that come into a folder or over the network (DICOM), until a signal ends it."""
+    """Serve a page, or segment what comes into a folder or over the network (DICOM), until a signal ends it."""
     from ..deploy.runtime.package import Package
     from ..deploy.runtime.serve.server import ServeOptions
     from ..deploy.runtime.serve.server import serve as serve_packages
@@ -107,6 +131,20 @@ def serve(
         quiet=quiet,
         reserve=reserve,
         largest_object=largest_object,
+        http=http,
+        names=names,
+        token_file=token_file,
+        cert=cert,
+        key=key,
+        plain_http=plain_http,
+        keep=keep,
+        max_upload=max_upload,
+        max_expanded=max_expanded,
+        max_files=max_files,
+        max_uploads=max_uploads,
+        max_waiting=max_waiting,
+        session_memory=session_memory,
+        patience=patience,
     )
     raise typer.Exit(
         serve_packages(options, lambda: [Package.open(path, threads=threads, trust=trust) for path in packages])

@@ -70,6 +70,14 @@ def built(tmp_path_factory):
     return deploy(Levels(), tmp_path_factory.mktemp("built"))
 
 
+@pytest.fixture(scope="session")
+def built_promptable(tmp_path_factory):
+    """The package of an untrained promptable student, not to be changed."""
+    from helpers.promptable import lively_student, packed
+
+    return packed(lively_student(), tmp_path_factory.mktemp("built_promptable"))
+
+
 @pytest.fixture
 def package(built, tmp_path):
     """A package folder to damage, with its zip beside it."""

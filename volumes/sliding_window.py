@@ -26,6 +26,12 @@ def tile_starts(shape: Sequence[int], patch: Sequence[int], overlap: float) -> l
     return [(d, h, w) for d, h, w in product(*per_axis)]
 
 
+def patch_count(shape: Sequence[int], patch: Sequence[int], overlap: float) -> int:
+    """How many patches a Window has for a grid of `shape`."""
+    padded = [max(size, width) for size, width in zip(shape, patch, strict=True)]
+    return len(tile_starts(padded, patch, overlap))
+
+
 def gaussian_weights(patch: Sequence[int]) -> np.ndarray:
     """Weight of each voxel of a patch, float32 [D, H, W] in (0, 1]: a Gaussian about the centre, sigma = patch / 8.
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 _ROOT = Path(__file__).resolve().parents[2]
 _ENTRY = "deploy/runtime/__main__.py"
+_PAGE = "deploy/runtime/serve/page"
 _MAIN = b"""import sys
 
 if sys.version_info < (3, 11):
@@ -19,10 +20,17 @@ sys.exit(main())
 
 def write_runtime(path: Path) -> None:
     """Write runtime.pyz: the modules the device needs, as one file that Python runs."""
-    content = {f"samkd/{name}": (_ROOT / name).read_bytes() for name in sorted({"LICENSE", *runtime_modules()})}
+    names = sorted({"LICENSE", *runtime_modules(), *_page_files()})
+    content = {f"samkd/{name}": (_ROOT / name).read_bytes() for name in names}
     with path.open("wb") as file:
         file.write(b"#!/usr/bin/env python3\n")
     write_zip(path, {"__main__.py": _MAIN, **content}, mode="a")
+
+
+def _page_files() -> set[str]:
+    """The files of the page that `serve` shows, by their paths in samkd."""
+    files = (path for path in (_ROOT / _PAGE).rglob("*") if path.is_file() and not path.name.startswith("."))
+    return {path.relative_to(_ROOT).as_posix() for path in files}
 
 
 def runtime_modules() -> set[str]:

@@ -29,7 +29,7 @@ def _parser() -> argparse.ArgumentParser:
     for verb, text in (
         (_predict, "segment scans"),
         (_prompt, "segment one scan again for every line of prompts on standard input"),
-        (_serve, "segment the scans that come into a folder or over the network, until a signal ends it"),
+        (_serve, "serve a page, or segment what comes into a folder or over the network, until a signal ends it"),
         (_verify, "check every file, run the sample"),
         (_info, "describe"),
     ):
@@ -82,6 +82,25 @@ def _add_serve_options(parser: argparse.ArgumentParser) -> None:
     add("--quiet", default=10.0, type=float, help="take a scan or a study after so many seconds without a change")
     add("--reserve", default="1G", metavar="SIZE", help="refuse objects when the disk has less left (default: 1G)")
     add("--largest-object", default="1G", metavar="SIZE", help="break off what sends more than this at once (1G)")
+    add("--http", type=int, metavar="PORT", help="serve the page there (default: 8080, where no other door is open)")
+    add("--names", metavar="HOST,...", help="names by which browsers may call the page, beside --host")
+    add("--token-file", type=Path, metavar="FILE", help="the token that lets people in (default: none on this machine)")
+    add("--cert", type=Path, metavar="PEM", help="the certificate of the page (TLS)")
+    add("--key", type=Path, metavar="PEM", help="the key of that certificate")
+    add("--plain-http", action="store_true", help="let others reach the page without TLS: behind a proxy that does it")
+    add("--keep", default="1h", metavar="TIME", help="remove uploaded scans and masks so long after the last use")
+    add("--max-upload", default="2G", metavar="SIZE", help="refuse larger uploads")
+    add(
+        "--max-expanded",
+        default="8G",
+        metavar="SIZE",
+        help="refuse archives that unpack to more, and scans that need it",
+    )
+    add("--max-files", default=10_000, type=_positive, help="refuse uploads of more files")
+    add("--max-uploads", default=8, type=_positive, help="refuse uploads while so many are under way")
+    add("--max-waiting", default=64, type=_positive, help="refuse jobs while so many wait")
+    add("--session-memory", default="2G", metavar="SIZE", help="for scans that are clicked into shape")
+    add("--patience", default="30s", metavar="TIME", help="hang up on uploads that send nothing for so long")
 
 
 def _predict(options: argparse.Namespace) -> int:
@@ -135,6 +154,20 @@ def _serve(options: argparse.Namespace) -> int:
             quiet=options.quiet,
             reserve=options.reserve,
             largest_object=options.largest_object,
+            http=options.http,
+            names=options.names,
+            token_file=options.token_file,
+            cert=options.cert,
+            key=options.key,
+            plain_http=options.plain_http,
+            keep=options.keep,
+            max_upload=options.max_upload,
+            max_expanded=options.max_expanded,
+            max_files=options.max_files,
+            max_uploads=options.max_uploads,
+            max_waiting=options.max_waiting,
+            session_memory=options.session_memory,
+            patience=options.patience,
         ),
         lambda: [Package.open(path, threads=options.threads, trust=options.trust) for path in paths],
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import weakref
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -109,10 +110,12 @@ class Package(Model):
             "overlap": self.plan.overlap,
         }
 
-    def session(self, preprocessed: Volume, source: Geometry) -> Session:
+    def session(
+        self, preprocessed: Volume, source: Geometry, *, watch: Callable[[float], None] | None = None
+    ) -> Session:
         """For one prompt after another on a scan; only of a package that takes prompts."""
         assert isinstance(self.engine, Promptable)
-        return Session(self.engine, self.plan, preprocessed, source, num_classes=len(self.class_names))
+        return Session(self.engine, self.plan, preprocessed, source, num_classes=len(self.class_names), watch=watch)
 
 
 def warn_unchecked(model: Model) -> None:

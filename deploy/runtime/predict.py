@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from ...errors import SamkdError, UsageError, about
 from ...volumes.byte_sizes import parse_bytes
 from ...volumes.components import largest_components
 from ...volumes.files import make_folder, write_json
+from ...volumes.geometry import Volume
 from ...volumes.io.nifti import read_geometry
 from ...volumes.io.scans import (
     Source,
@@ -31,11 +33,14 @@ from ...volumes.io.scans import (
 from ...volumes.pipeline import Model
 from ...volumes.prompt_parsing import Request
 from ...volumes.prompts import ScanPrompts
+from ...volumes.sliding_window import patch_count
 from .clock import Clock
 from .memory import Budget
 from .package import warn_unchecked
 from .quality import scan_flags
 from .report import run_report, volumes_ml
+
+Watch = Callable[[str, float], None]  # a stage (reading, preparing, network, writing) and how much of it is done
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,15 +126,18 @@ def predict_scan(
     largest_component: bool = False,
     seg_type: str = "binary",
     seg_identity: str | None = None,
+    watch: Watch | None = None,
 ) -> dict[str, Any]:
     """Read, preprocess, segment, restore and write one scan; its part of the run report, seconds by stage included.
 
     "network" is the time spent waiting for the network, "postprocess" that of averaging and resampling, most of it
-    while the network works on the next patch. `seg_identity` is what the UIDs of a DICOM-SEG are made of. Raises
-    BadInputError for a scan that cannot be used or does not fit the budget, UsageError for more prompts than the
+    while the network works on the next patch. `seg_identity` is what the UIDs of a DICOM-SEG are made of. `watch` is
+    called at the start of every stage and before every patch; what it raises ends the scan, and no mask is written.
+    Raises BadInputError for a scan that cannot be used or does not fit the budget, UsageError for more prompts than the
     network takes, OutputError.
     """
-    clock = Clock()
+    clock, watch = Clock(), watch or _unwatched
+    watch("reading", 0.0)
     with about(scan.place):
         with clock.stage("read"):
             if budget is not None and is_nifti(scan.files[0]):  # from the header, before the voxels take any memory
@@ -139,14 +147,16 @@ def predict_scan(
             source, at_once = volume.geometry, model.at_once
             if budget is not None:
                 at_once = budget.at_once(source, most=at_once, components=largest_component)
+        watch("preparing", 0.0)
         with clock.stage("preprocess"):
             preprocessed = model.preprocess(volume)
         del volume  # the network sees the preprocessed scan only
         with clock.stage("segment"):
-            infer = clock.waiting("network", model.infer)
+            infer = _watched(clock.waiting("network", model.infer), watch, preprocessed, model)
             labels = model.segment_preprocessed(preprocessed, source, prompts=prompts, infer=infer, at_once=at_once)
             if largest_component:
                 labels = largest_components(labels)
+    watch("writing", 0.0)
     with clock.stage("save"):
         write_mask(
             mask,
@@ -173,6 +183,22 @@ def predict_scan(
         "volumes_ml": volumes_ml(labels, source, model.class_names),
         "flags": scan_flags(model, scan, preprocessed, labels, source),
     }
+
+
+def _unwatched(stage: str, fraction: float) -> None:
+    pass
+
+
+def _watched(infer: Callable[..., Any], watch: Watch, preprocessed: Volume, model: Model) -> Callable[..., Any]:
+    """`infer` for one patch after the other, with `watch` told before each how many of them are begun."""
+    patches = patch_count(preprocessed.geometry.shape, model.plan.patch, model.plan.overlap)
+    begun = count()
+
+    def inferring(*inputs: Any) -> Any:
+        watch("network", next(begun) / patches)
+        return infer(*inputs)
+
+    return inferring
 
 
 def _refuse_places(options: PredictOptions, scans: Sequence[Source], masks: Sequence[Path]) -> None:

@@ -13,7 +13,7 @@ from ...volumes.geometry import Geometry, Volume
 from ...volumes.pipeline import segment_with_answers
 from ...volumes.plan import Plan
 from ...volumes.prompts import GridPrompts, PatchPrompts, ScanPrompts
-from ...volumes.sliding_window import Window
+from ...volumes.sliding_window import Window, patch_count
 from .engine import Engine
 
 Decoded = dict[int, tuple[bytes, np.ndarray]]  # by class: the prompts and its logits; 0: no prompts, all classes
@@ -70,15 +70,36 @@ class Session:
     """A preprocessed scan and the embeddings of its patches: another prompt costs decoding its class where it lies.
 
     Embeddings are kept, and up to _KEPT bytes of decoded maps. `source` is the grid of the scan and of the labels.
+    `watch` is called with the fraction of the patches that are encoded, before each; what it raises ends the call, and
+    the next one goes on from there.
     """
 
     def __init__(
-        self, engine: Promptable, plan: Plan, preprocessed: Volume, source: Geometry, *, num_classes: int
+        self,
+        engine: Promptable,
+        plan: Plan,
+        preprocessed: Volume,
+        source: Geometry,
+        *,
+        num_classes: int,
+        watch: Callable[[float], None] | None = None,
     ) -> None:
         self._engine, self._plan, self._num_classes = engine, plan, num_classes
-        self._preprocessed, self._source = preprocessed, source
+        self._preprocessed, self._source, self._watch = preprocessed, source, watch
         self._embeddings: list[np.ndarray] = []  # by the number of the patch
         self._decoded: list[Decoded] = []  # by the number of the patch
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that it holds, or will once all patches are encoded and decoded."""
+        patches = patch_count(self._preprocessed.geometry.shape, self._plan.patch, self._plan.overlap)
+        embeddings = patches * self._embeddings[0].nbytes if self._embeddings else 0
+        decoded = min(_KEPT, patches * self._bytes_of_a_patch)
+        return self._preprocessed.array.nbytes + embeddings + decoded
+
+    @property
+    def _bytes_of_a_patch(self) -> int:
+        return 4 * 2 * self._num_classes * prod(self._plan.patch)
 
     def labels(self, prompts: ScanPrompts | None = None) -> np.ndarray:
         """Labels [D, H, W]. Raises BadInputError for a prompt outside the scan, UsageError for too many in a patch."""
@@ -93,12 +114,13 @@ class Session:
 
     def _answers(self, window: Window, prompts: GridPrompts | None) -> Iterator[np.ndarray]:
         """Probabilities [K, *patch] of each patch, which is encoded the first time only."""
-        bytes_of_a_patch = 4 * 2 * self._num_classes * prod(self._plan.patch)
         for number in range(len(window)):
             if number == len(self._embeddings):
+                if self._watch is not None:
+                    self._watch(number / len(window))
                 self._embeddings.append(self._engine.encoder(window.patches([number])))
                 self._decoded.append({})
-            decoded = self._decoded[number] if (number + 1) * bytes_of_a_patch <= _KEPT else None
+            decoded = self._decoded[number] if (number + 1) * self._bytes_of_a_patch <= _KEPT else None
             patch_prompts = None if prompts is None else window.prompts_in([number], prompts)
             yield self._engine.decode(self._embeddings[number], patch_prompts, decoded)[0]
 

@@ -148,6 +148,13 @@ def write_scan(path: str | Path, volume: Volume) -> None:
     _write(Path(path), new_header(volume.geometry), data[0] if len(data) == 1 else data)
 
 
+def write_for_display(path: str | Path, volume: Volume) -> None:
+    """Write a scan for a viewer, packed fast: int16 where that holds its values, else float32. Raises OutputError."""
+    whole = volume.array.astype("<i2")
+    data = whole if np.array_equal(whole, volume.array) else volume.array.astype("<f4")
+    _write(Path(path), new_header(volume.geometry), data[0] if len(data) == 1 else data, level=1)
+
+
 def _read(path: Path, channels: int) -> tuple[np.ndarray, Any, Geometry]:
     with _opened(path) as stream:
         header, start = _read_header(stream, path)
@@ -237,7 +244,7 @@ def _label_type(largest: int) -> str:
     return "<u1" if largest <= 255 else "<u2"
 
 
-def _write(path: Path, header: Any, data: np.ndarray) -> None:
+def _write(path: Path, header: Any, data: np.ndarray, *, level: int = 6) -> None:
     compressed = _is_compressed(path, OutputError)
     spacing = header["pixdim"][:4].copy()
     header.set_data_shape(data.shape[-3:][::-1] + data.shape[:-3])
@@ -248,7 +255,7 @@ def _write(path: Path, header: Any, data: np.ndarray) -> None:
     header["descrip"] = b"samkd"
     with atomic_path(path) as temporary, temporary.open("wb") as file:
         # No name and no time in the gzip header: equal content gives equal bytes.
-        packed = gzip.GzipFile("", "wb", 6, file, mtime=0) if compressed else nullcontext(file)
+        packed = gzip.GzipFile("", "wb", level, file, mtime=0) if compressed else nullcontext(file)
         with packed as stream:
             stream.write(header.binaryblock + bytes(4))
             stream.write(np.ascontiguousarray(data).data.cast("B"))

@@ -89,6 +89,7 @@ class DicomDoor:
     """Keeps every object on disk before it says so, and sends a mask of every series that fits a package."""
 
     name = "dicom"
+    keeps = False
 
     def __init__(self, options: NodeOptions, *, spool: Spool, packages: Mapping[str, Package]):
         """Raises MissingExtraError without pynetdicom or highdicom."""
@@ -146,6 +147,9 @@ class DicomDoor:
 
     def failed(self, job: Job) -> None:
         """Nobody waits: the log has it, and the files stay in the spool."""
+
+    def may_forget(self, job: Job) -> bool:
+        return True  # whoever sends it again gets the same mask, with the same UIDs
 
     def _listen(self) -> Any:
         library, options = load_pynetdicom(), self._options

@@ -31,6 +31,7 @@ class FolderDoor:
     """
 
     name = "folder"
+    keeps = False
 
     def __init__(self, inbox: Path, out: Path, *, spool: Spool, packages: Mapping[str, Package], quiet: float):
         """Raises UsageError when OUT lies in IN, or two packages have one name; BadInputError, OutputError."""
@@ -71,6 +72,9 @@ class FolderDoor:
 
     def failed(self, job: Job) -> None:
         self._write_error(_entry_of(job), job.error)
+
+    def may_forget(self, job: Job) -> bool:
+        return not any(map(Path.exists, map(Path, job.scan)))  # it would be segmented again after the next start
 
     def _watch(self) -> None:
         while not self._ended.wait(_LOOK):

@@ -5,9 +5,12 @@
     jobs/ID/job.json            one scan for one package: its state
     jobs/ID/scan/OBJECT.dcm     its files, where the door keeps no copy of its own
     jobs/ID/RESULT              its mask
+    jobs/ID/report.json         what is known of the mask, where the door hands it on
+    scans/ID/                   a scan that was uploaded: http/scans.py
 
     received --- segmented, its mask is here ---> segmented --- every destination has the mask ---> sent
-        \\--- the scan cannot be used ---> failed, its files stay here
+        |\\--- the scan cannot be used ---> failed, its files stay here
+        \\--- whoever brought it does not want it any more ---> cancelled
 
 Every file is written under a temporary name, synced and renamed, and then its folder is synced. An ID is made of the
 package and of the scan, so whatever is received, taken or segmented a second time is the same job.
@@ -22,18 +25,28 @@ import os
 import secrets
 import shutil
 import threading
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ....errors import BadInputError, UsageError
-from ....volumes.files import atomic_folder, atomic_path, lock_file, make_folder, sync_folder, visible_entries
+from ....volumes.files import (
+    atomic_folder,
+    atomic_path,
+    lock_file,
+    make_folder,
+    sync_folder,
+    visible_entries,
+    write_json,
+)
 from ....volumes.json_files import read_json
 
-RECEIVED, SEGMENTED, SENT, FAILED = "received", "segmented", "sent", "failed"
+RECEIVED, SEGMENTED, SENT, FAILED, CANCELLED = "received", "segmented", "sent", "failed", "cancelled"
 _JOB = "job.json"
 _SCAN = "scan"
+_REPORT = "report.json"
 _LOG = logging.getLogger("samkd.serve")
 
 
@@ -52,6 +65,7 @@ class Job:
     attempts: int = 0  # segmentations begun, counted before each: a scan that ends the process lets others go first
     delivered: tuple[str, ...] = ()  # destinations that have the mask
     error: str = ""
+    arrived: float = field(default_factory=time.time)  # seconds since 1970; 0 for jobs of releases that did not note it
 
 
 def job_id(*parts: str) -> str:
@@ -76,7 +90,7 @@ class Spool:
         except BlockingIOError as error:
             raise UsageError(f"--spool {root}: another samkd serve works on it; name another folder") from error
         self._lock = threading.Lock()
-        for forgotten in self._taken.glob(".*"):
+        for forgotten in (*self._taken.glob(".*"), *self._jobs.glob(".*")):
             shutil.rmtree(forgotten, ignore_errors=True)
 
     def close(self) -> None:
@@ -130,11 +144,11 @@ class Spool:
     def add(self, job: Job, files: Sequence[Path] = ()) -> bool:
         """Keep a new job, with `files` in its scan/; whether there is anything to do. Raises OSError, OutputError.
 
-        A job that is known already is not begun again, unless it failed.
+        A job that is known already is not begun again, unless it failed or was cancelled.
         """
         folder = self._jobs / job.id
         if folder.is_dir():
-            if self.read(job.id).state != FAILED:
+            if self.read(job.id).state not in (FAILED, CANCELLED):
                 return False
             self.update(job)
             return True
@@ -159,7 +173,7 @@ class Spool:
         values: Any = read_json(path)
         try:
             lists = {name: tuple(values[name]) for name in ("scan", "delivered")}
-            return Job(**{**values, **lists})
+            return Job(**{"arrived": 0.0, **values, **lists})
         except (TypeError, KeyError) as error:
             raise BadInputError(f"{path}: does not describe a job. Remove its folder.") from error
 
@@ -178,6 +192,27 @@ class Spool:
     def result(self, job: Job) -> Path:
         """Where the mask of a job lies, or will."""
         return self._jobs / job.id / job.result
+
+    def write_report(self, job: Job, report: Mapping[str, Any]) -> None:
+        """Keep what is known of a job's mask. Raises OutputError."""
+        write_json(self._jobs / job.id / _REPORT, report)
+
+    def read_report(self, job: Job) -> Any:
+        """What is known of a job's mask. Raises BadInputError."""
+        return read_json(self._jobs / job.id / _REPORT)
+
+    def age(self, job: Job) -> float:
+        """Seconds since the state of a job changed. Raises OSError."""
+        return time.time() - (self._jobs / job.id / _JOB).stat().st_mtime
+
+    def remove(self, job: Job) -> None:
+        """Remove all of a job: at one moment, or part of it would be a job. One that is gone is fine."""
+        hidden = self._jobs / f".{job.id}-{secrets.token_hex(4)}"
+        try:
+            (self._jobs / job.id).rename(hidden)
+        except FileNotFoundError:
+            return
+        shutil.rmtree(hidden, ignore_errors=True)
 
     def clear(self, job: Job) -> None:
         """Remove the scan and the mask of a job that was sent; that it was stays known."""

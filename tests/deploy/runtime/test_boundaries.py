@@ -21,6 +21,7 @@ from samkd.deploy.runtime import engine_onnx, engine_openvino, signature
 from samkd.deploy.runtime.engine_openvino import Engine
 from samkd.deploy.runtime.package import Package
 from samkd.deploy.runtime.serve import dicom_node
+from samkd.deploy.runtime.serve.http import require_libraries
 from samkd.errors import BadInputError, MissingExtraError, SamkdError, translated
 from samkd.volumes.io.dicom import files as dicom_files
 from samkd.volumes.io.dicom import seg
@@ -173,6 +174,9 @@ LOADED = [
     ("pydicom", dicom_files.load_pydicom.__wrapped__),
     ("highdicom", seg.load_highdicom),
     ("pynetdicom", dicom_node.load_pynetdicom.__wrapped__),
+    ("starlette", require_libraries),
+    ("uvicorn", require_libraries),
+    ("python_multipart", require_libraries),
 ]
 
 

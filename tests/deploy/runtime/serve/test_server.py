@@ -1,6 +1,7 @@
 """The verb `serve` on both command lines: its options, its refusals, and a process of its own."""
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,9 @@ from helpers.served import Server, wait
 from samkd.cli.app import app
 from samkd.deploy.runtime.__main__ import main
 from samkd.deploy.runtime.cli import _parser
+from samkd.deploy.runtime.package import Package
+from samkd.deploy.runtime.serve import server
+from samkd.errors import UsageError
 from samkd.volumes.io.nifti import write_scan
 
 
@@ -29,7 +33,12 @@ def test_both_command_lines_have_the_same_options():
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ("", "no door"),
+        ("--host 0.0.0.0", "in the clear"),
+        ("--http 99999", "expected a port"),
+        ("--cert c.pem", "--cert and --key belong together"),
+        ("--keep long", "for example 90s"),
+        ("--cert c.pem --key k.pem", "no certificate"),
+        ("--token-file nowhere", "cannot be read"),
         ("--folder in", "--folder and --out belong together"),
         ("--dicom SAMKD:0", "--dicom and --send belong together"),
         ("--send PACS@host:104", "--dicom and --send belong together"),
@@ -56,6 +65,30 @@ def test_without_pynetdicom_the_command_that_installs_it_is_told(built, tmp_path
     dicom_node.load_pynetdicom.cache_clear()
     assert main(["serve", str(built), "--dicom", "SAMKD:0", "--send", "PACS@host:104"]) == 5
     assert "pip install 'samkd[serve]'" in capsys.readouterr().err
+
+
+def test_without_starlette_the_command_that_installs_it_is_told(built, tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "starlette", None)
+    monkeypatch.chdir(tmp_path)
+    assert main(["serve", str(built)]) == 5
+    assert "pip install starlette uvicorn python-multipart" in capsys.readouterr().err
+
+
+def test_a_package_that_segments_what_it_is_shown_is_served_by_the_page_alone(built):
+    package = Package.open(built, threads=1)
+    required = replace(package, prompts_required=True)
+    assert server._by_digest([required], every_door_prompts=True)
+    with pytest.raises(UsageError, match="finds nothing without a prompt"):
+        server._by_digest([required], every_door_prompts=False)
+
+
+@pytest.mark.parametrize(
+    ("host", "words", "token"), [("127.0.0.1", {}, False), ("0.0.0.0", {"plain_http": True}, True)]
+)
+def test_a_page_that_others_can_reach_has_a_token(tmp_path, host, words, token):
+    page = server._page_options(server.ServeOptions(spool=tmp_path, host=host, **words))
+    assert page is not None and page.port == 8080 and (page.token is not None) == token
+    assert server._page_options(server.ServeOptions(spool=tmp_path, folder=tmp_path, out=tmp_path)) is None
 
 
 @pytest.mark.slow
