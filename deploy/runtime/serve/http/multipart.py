@@ -59,7 +59,9 @@ async def receive(
     kind, values = parse_options_header(request.headers.get("content-type", ""))
     boundary = values.get(b"boundary")
     if kind != b"multipart/form-data" or not boundary:
-        raise Refusal(400, f"The body is no form of files; expected multipart/form-data with parts named {_quoted(files)}.")
+        raise Refusal(
+            400, f"The body is no form of files; expected multipart/form-data with parts named {_quoted(files)}."
+        )
     writer = _Writer(folder, room, files=files, texts=texts, flat=flat)
     try:
         parser = MultipartParser(boundary, writer.callbacks())  # pyright: ignore[reportArgumentType]
