@@ -1,6 +1,7 @@
-"""The verb that measures: bench packages, bench teacher, bench distill."""
+"""The verb that measures: bench packages, bench serve, bench teacher, bench distill."""
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -9,7 +10,7 @@ from typer.core import TyperGroup
 
 from ..teachers import TEACHERS, check_teacher
 from .options import AsJson, Trust, parse_shape
-from .tables import print_distill_costs, print_runtimes, print_step_costs
+from .tables import print_distill_costs, print_runtimes, print_serve_costs, print_step_costs
 
 
 class _PackagesByDefault(TyperGroup):
@@ -56,6 +57,28 @@ def packages(
         typer.echo(json.dumps(rows, indent=1))
     else:
         print_runtimes(rows, title=f"generated CT of {size} voxels")
+
+
+@app.command()
+def serve(
+    package: Annotated[Path, typer.Argument(help="The package (folder or zip) to serve.", show_default=False)],
+    scan: Annotated[Path, typer.Argument(help="The file that everybody uploads.", show_default=False)],
+    clients: Annotated[int, typer.Option(min=1, help="How many people upload at once.")] = 8,
+    uploads: Annotated[int, typer.Option(min=1, help="How many uploads there are in all.")] = 200,
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="How many threads the network may use (default: all).")
+    ] = None,
+    trust: Trust = None,
+    as_json: AsJson = False,
+) -> None:
+    """Measure a server under load: uploads answered, refused (503) and lost, seconds to a mask, peak memory."""
+    from ..workflows.bench.serve import bench_serve
+
+    costs = bench_serve(package, scan, clients=clients, uploads=uploads, threads=threads, trust=trust)
+    if as_json:
+        typer.echo(json.dumps(asdict(costs), indent=1))
+    else:
+        print_serve_costs(costs, title=f"{uploads} uploads of {scan.name} from {clients} clients")
 
 
 @app.command()

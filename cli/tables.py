@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from ..evaluation.text_table import TextTable
     from ..volumes.datasets.registry import Dataset
     from ..workflows.bench.distillation import DistillationCosts
+    from ..workflows.bench.serve import ServeCosts
     from ..workflows.report.report import Comparison
     from ..workflows.runs import RunSummary, Spare
 
@@ -243,6 +244,21 @@ def print_runtimes(rows: Sequence[dict[str, Any]], *, title: str) -> None:
     peaks = (row["peak_memory_mb"] for row in rows)
     table.add_row("peak memory", *("-" if peak is None else f"{peak:.0f} MB" for peak in peaks))
     show(table)
+
+
+def print_serve_costs(costs: "ServeCosts", *, title: str) -> None:
+    """What became of the uploads, how long a mask took, and the server's peak memory."""
+    table = Table("uploads", "", title=title)
+    for state, count in costs.counts.items():
+        table.add_row(state, str(count))
+    table.add_row("seconds to a mask, p50", f"{costs.p50:.2f}")
+    table.add_row("seconds to a mask, p95", f"{costs.p95:.2f}")
+    table.add_row("seconds for all", f"{costs.seconds:.1f}")
+    peak = costs.peak_memory_mb
+    table.add_row("server's peak memory", "-" if peak is None else f"{peak:.0f} MB")
+    show(table)
+    for fault in costs.faults:
+        print(f"lost: {fault}")
 
 
 def print_doctor(rows: Iterable[tuple[str, str, str]]) -> None:

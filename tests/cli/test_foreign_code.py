@@ -38,6 +38,7 @@ SAMKD = {
     "evaluate": "PKG --data data",
     "report": "PKG --runs runs -o report.html",
     "bench packages": "PKG --shape 20x24x28 --threads 1",
+    "bench serve": "PKG scan.nii.gz --clients 1 --uploads 1 --threads 1",
     "serve": "PKG --folder in --out out --quiet 0.1 --threads 1",  # until a signal ends it
 }
 RUNTIME = {

@@ -159,6 +159,11 @@ class ServerProcess:
         assert self._process.stdout is not None
         self._process.stdout.close()
 
+    def kill(self) -> None:
+        """As a power cut would."""
+        self._process.kill()
+        self._process.wait(60)
+
     @property
     def is_alive(self) -> bool:
         return self._process.poll() is None

@@ -39,6 +39,16 @@ def picture_channels(path: Path) -> tuple[str, ...]:
     return ("grey",) if len(_intensities(path)) == 1 else ("red", "green", "blue")
 
 
+def memory_to_read_picture(path: Path) -> float:
+    """Bytes that read_pictures holds at most for a file, from its header alone: as decoded, and twice as float32.
+
+    Raises BadInputError, MissingExtraError.
+    """
+    pillow = _pillow()
+    with translated(path, _UNSOUND), pillow.open(path, formats=("PNG", "JPEG", "TIFF")) as image:
+        return 9.0 * image.width * image.height * len(image.getbands())
+
+
 def read_pictures(files: Sequence[Path], *, channels: int = 1) -> Volume:
     """Intensities float32 [channels, frames, H, W] as they are stored: grey has one channel, colour three (RGB).
 

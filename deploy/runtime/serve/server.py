@@ -24,6 +24,8 @@ from .http.options import PORT, HttpOptions, Limits, is_loopback
 from .spool import Spool
 from .worker import Door, Worker
 
+_LOG = logging.getLogger("samkd.serve")
+
 
 @dataclass(frozen=True, kw_only=True)
 class ServeOptions:
@@ -75,6 +77,8 @@ def serve(options: ServeOptions, open_packages: Callable[[], Sequence[Package]])
             door.start(worker)
             stack.callback(door.stop)
         ready = _ready_line(options, doors)
+        if options.plain_http and page is not None:
+            _LOG.warning("warning: --plain-http: scans, masks and the token pass in the clear to whoever connects here")
         if page is not None and page.token is not None and options.token_file is None:
             ready += f"\ntoken, printed this once: {page.token} (open the page with /?token= and it)"
         return _until_a_signal(ready)

@@ -32,7 +32,7 @@ from .sessions import Sessions
 from .uploads import Uploads
 
 ID_LENGTH = 16  # digits of a manifest's digest that the page knows a package by
-_NIFTI = "application/gzip"
+_NIFTI, _DICOM = "application/gzip", "application/dicom"
 
 
 class Api:
@@ -129,9 +129,10 @@ class Api:
         scan, content = self._used(request), json_object(await short_body(request))
         package = self._package(content.get("package"))
         body = json.dumps(content.get("prompts")).encode()
-        answer = await run_in_threadpool(self.sessions.answer, scan, package, body)
+        as_seg = request.query_params.get("as") == "seg"
+        answer = await run_in_threadpool(self.sessions.answer, scan, package, body, as_seg=as_seg)
         headers = {"X-Volumes-Ml": json.dumps(answer.volumes_ml), "X-Seconds": f"{answer.seconds:.3f}"}
-        return Response(answer.mask, media_type=_NIFTI, headers=headers)
+        return Response(answer.mask, media_type=_DICOM if as_seg else _NIFTI, headers=headers)
 
     async def session(self, request: Request) -> Response:
         package = self._package(request.query_params.get("package"))
@@ -157,7 +158,7 @@ class Api:
 
     async def seg(self, request: Request) -> Response:
         path = await run_in_threadpool(self.jobs.seg, request.path_params["job"])
-        return FileResponse(path, media_type="application/dicom")
+        return FileResponse(path, media_type=_DICOM)
 
     async def report(self, request: Request) -> Response:
         return JSONResponse(await run_in_threadpool(self.jobs.report, request.path_params["job"]))

@@ -148,10 +148,11 @@ class MonaiLabel:
 
     def _clicked(self, scan: Scan, model: Model, params: Mapping[str, Any], output: str) -> Response:
         """Through the sessions of the page. Raises Refusal, BadInputError, UsageError."""
-        if output == "dicom_seg":
-            raise Refusal(400, "output dicom_seg: is made of automatic masks alone. Take the image.")
-        clicks = clicks_of(params, model)
-        clicked = self._sessions.answer(scan, model.package, json.dumps(clicks.prompts).encode())
+        clicks, as_seg = clicks_of(params, model), output == "dicom_seg"
+        body = json.dumps(clicks.prompts).encode()
+        clicked = self._sessions.answer(scan, model.package, body, as_seg=as_seg)
+        if as_seg:
+            return Response(clicked.mask, media_type="application/dicom")
         return self._answer(scan, model, clicked.mask, params, output, only=clicks.only)
 
     def _answer(

@@ -54,7 +54,6 @@ class OwnNames:
 
     def restored(self, text: str, folder: Path) -> str:
         """A message in the user's names: the paths of files in `folder` are replaced."""
-        for name in sorted(self.original, key=len, reverse=True):
-            text = text.replace(f"{folder / name}", self.original[name])
-            text = re.sub(rf"(?<![\w./-]){re.escape(name)}(?![\w-])", lambda _, name=name: self.original[name], text)
+        ours = rf"(?:{re.escape(str(folder))}/|(?<![\w./-]))(\d+(?:_\d{{4}})?(?:\.\w+){{1,2}})(?![\w-])"
+        text = re.sub(ours, lambda match: self.original.get(match[1], match[0]), text)
         return text.replace(str(folder), "the upload")

@@ -25,7 +25,7 @@ from .....volumes.files import atomic_folder, atomic_path, make_folder, sync_fol
 from .....volumes.geometry import Volume
 from .....volumes.io.dicom.series import assemble
 from .....volumes.io.nifti import read_channel_count, write_for_display
-from .....volumes.io.pictures import picture_channels
+from .....volumes.io.pictures import memory_to_read_picture, picture_channels
 from .....volumes.io.scans import Source, is_nifti, is_picture, memory_to_read_files, modality, read_source
 from .....volumes.json_files import read_json
 from ...package import Package
@@ -141,8 +141,8 @@ class Scans:
     def _described(self, source: Source, *, name: str) -> Scan:
         """Read a scan, strictly, and say what it is. Raises BadInputError, Refusal."""
         with self._reading:
+            self._refuse_large(source)
             channels = _channels(source)
-            self._refuse_large(source, channels)
             volume = read_source(source, channels=channels)
         return Scan(
             id=secrets.token_hex(16),
@@ -155,15 +155,15 @@ class Scans:
             is_dicom=source.is_dicom,
         )
 
-    def _refuse_large(self, source: Source, channels: int) -> None:
-        """From the headers alone, before the voxels take any memory."""
+    def _refuse_large(self, source: Source) -> None:
+        """From the headers alone, before the voxels take any memory. Raises BadInputError, Refusal 413."""
         if source.is_dicom:
             _, geometry = assemble(source.files)
             needed = 2 * 4.0 * prod(geometry.shape)
         elif is_nifti(source.files[0]):
-            needed = memory_to_read_files(source, channels=channels)
+            needed = memory_to_read_files(source, channels=_channels(source))
         else:
-            return  # Pillow refuses pictures that are too large
+            needed = memory_to_read_picture(source.files[0])
         if needed > self._largest:
             raise Refusal(413, f"This scan takes {needed / 1e9:.1f} GB; expected at most {self._largest / 1e9:.1f} GB.")
 

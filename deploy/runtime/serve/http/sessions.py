@@ -21,6 +21,7 @@ from .....volumes.prompts import ScanPrompts
 from ...package import Package
 from ...promptable import Session
 from ...report import volumes_ml
+from ..spool import job_id
 from ..worker import Worker
 from .refusals import Refusal
 from .scans import Scan, Scans
@@ -31,7 +32,7 @@ Key = tuple[str, str]  # the scan's ID and the package's digest
 
 @dataclass(frozen=True)
 class Answer:
-    """A mask (.nii.gz) for prompts, the volumes in it, and the seconds it took."""
+    """A mask for prompts, .nii.gz or DICOM-SEG, the volumes in it, and the seconds it took."""
 
     mask: bytes
     volumes_ml: dict[str, float]
@@ -48,33 +49,37 @@ class Sessions:
         self._encoding: dict[Key, float] = {}  # how much of a scan is encoded
         self._lock = threading.Lock()
 
-    def answer(self, scan: Scan, package: Package, body: bytes) -> Answer:
+    def answer(self, scan: Scan, package: Package, body: bytes, *, as_seg: bool = False) -> Answer:
         """The mask for prompts as JSON, as volumes.prompt_parsing describes them; null or no classes: none.
 
-        Raises BadInputError and UsageError for prompts that cannot be used, Refusal 503 while others wait.
+        The DICOM-SEG of the same prompts has the same UIDs. Raises BadInputError and UsageError for prompts that
+        cannot be used, Refusal 503 while others wait.
         """
         started = time.perf_counter()
+        if as_seg and not scan.is_dicom:
+            raise Refusal(409, f"{scan.name}: is no DICOM, and DICOM-SEG refers to DICOM slices. Take the NIfTI.")
         package.accept()
         prompts = _parsed(body, package)
         if self._worker.calls >= self._most_calls:
             raise Refusal(503, "Others are clicking. Try again in a moment.")
         labels, geometry = self._worker.call(lambda: self._labels(scan, package, prompts)).result()
         with tempfile.TemporaryDirectory(prefix=".answer-", dir=self._scans.folder(scan.id)) as folder:
-            path = Path(folder) / "mask.nii.gz"
-            write_mask(path, labels, geometry, source=self._scans.source(scan), names=package.class_names)
+            path = Path(folder) / ("mask.dcm" if as_seg else "mask.nii.gz")
+            identity = job_id("prompts", scan.id, package.manifest.digest, body.decode())
+            source, names = self._scans.source(scan), package.class_names
+            write_mask(path, labels, geometry, source=source, names=names, seg_identity=identity)
             mask = path.read_bytes()
         volumes = volumes_ml(labels, geometry, package.class_names)
         return Answer(mask, volumes, time.perf_counter() - started)
 
     def state(self, scan: Scan, package: Package) -> dict[str, Any]:
-        """How much of a scan is encoded."""
+        """How much of a scan is encoded, of one that is being clicked into shape."""
         key = (scan.id, package.manifest.digest)
         with self._lock:
-            ready = key in self._sessions and key not in self._encoding
-            return {
-                "state": "ready" if ready else "encoding",
-                "fraction": 1.0 if ready else self._encoding.get(key, 0.0),
-            }
+            if key in self._encoding:
+                return {"state": "encoding", "fraction": self._encoding[key]}
+            ready = key in self._sessions
+        return {"state": "ready" if ready else "none", "fraction": float(ready)}
 
     def forget(self, scan_id: str) -> None:
         """Let the memory of a scan go."""
@@ -94,6 +99,8 @@ class Sessions:
         finally:
             with self._lock:
                 self._encoding.pop(key, None)
+        if not self._scans.expires(scan.id):  # it was removed meanwhile
+            self.forget(scan.id)
         self._shrink()
         return labels, geometry
 
@@ -107,6 +114,7 @@ class Sessions:
 
         def watch(fraction: float) -> None:
             self._encoding[key] = fraction
+            self._scans.get(scan.id)  # it may have been removed: nobody waits any more
 
         volume = read_source(self._scans.source(scan), channels=package.in_channels)
         with about(scan.name):

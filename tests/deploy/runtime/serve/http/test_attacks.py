@@ -7,6 +7,7 @@ import stat
 import struct
 import time
 import zipfile
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -165,6 +166,14 @@ def test_a_scan_whose_header_announces_too_much_is_refused_before_it_is_read(cli
     refused(client.send({"bomb.nii.gz": gzip.compress(bytes(header) + bytes(8 << 20))}), 413, "8.0 GB")
 
 
+def test_a_picture_of_too_many_pixels_is_refused_before_it_is_decoded(client):
+    pillow = pytest.importorskip("PIL.Image")
+    content = io.BytesIO()
+    pillow.new("L", (4000, 4000)).save(content, "PNG")
+    assert len(content.getvalue()) < 1 << 20
+    refused(client.send({"bomb.png": content.getvalue()}), 413, "takes 0.1 GB")
+
+
 @pytest.fixture(scope="module")
 def many():
     """A zip of 100,000 empty files."""
@@ -219,6 +228,29 @@ def test_a_client_that_is_slow_with_its_headers_or_its_body_is_left(server, clie
     answer = exchange(server, lines, *[b"-"] * 20, pause=0.3)
     assert answer == b"" or answer.startswith(b"HTTP/1.1 408 ")  # empty: it hung up while we still sent
     assert time.monotonic() - started < 10
+
+
+def test_requests_with_bytes_changed_and_lost_end_nothing(server, client):
+    rng = np.random.default_rng(16)
+    body, kind = form({"a.nii.gz": nifti_bytes(make_scan(3))})
+    whole = head(f"Content-Length: {len(body)}", f"Content-Type: {kind}") + body
+    statuses = Counter()
+    for number in range(300):
+        changed = bytearray(whole)
+        for at in rng.integers(0, len(whole) if number % 2 else 400, rng.integers(1, 8)):
+            changed[at] = rng.integers(256)
+        cut = int(rng.integers(1, len(changed))) if number % 3 == 0 else len(changed)
+        with socket.create_connection(("127.0.0.1", server.port), timeout=10) as connection:
+            connection.sendall(changed[:cut])
+            connection.shutdown(socket.SHUT_WR)
+            try:
+                statuses[connection.recv(1 << 16)[9:12].decode()] += 1
+            except ConnectionError:
+                statuses[""] += 1
+    assert not any(status.startswith("50") for status in statuses), statuses
+    for scan in server.files():  # what was still sound was taken
+        if not scan.startswith("."):
+            client.delete(f"/api/scans/{scan}")
 
 
 def test_uploads_at_once_are_bounded(server, client):

@@ -12,6 +12,7 @@ from helpers.http_server import Client, Server, nifti_bytes, wait
 from helpers.packages import make_scan
 
 from samkd.deploy.runtime.predict import predict_scan
+from samkd.volumes.geometry import Volume
 from samkd.volumes.io.nifti import read_labels, write_scan
 from samkd.volumes.io.scans import Source
 
@@ -83,6 +84,28 @@ def test_an_archive_holds_several_scans(client, server):
     scans = client.upload({"both.zip": content.getvalue()})
     assert sorted(scan["name"] for scan in scans) == ["a/one.nii.gz", "b/two.nii.gz"]
     assert [client.finish(scan["id"], server.id)["state"] for scan in scans] == ["done", "done"]
+
+
+def test_a_picture_has_its_mask_as_nifti(client, server, tmp_path):
+    pillow = pytest.importorskip("PIL.Image")
+    pillow.fromarray(make_scan(3).array[0, 9].clip(0, 255).astype(np.uint8)).save(tmp_path / "a.png")
+    (scan,) = client.upload({"a.PNG": (tmp_path / "a.png").read_bytes()})
+    assert scan["shape"] == [31, 26, 1] and scan["channels"] == 1
+    job = client.finish(scan["id"], server.id)
+    (package,) = server.packages.values()
+    predict_scan(package, Source("a", (tmp_path / "a.png",)), tmp_path / "mask.nii.gz")
+    assert client.get(f"/api/jobs/{job['id']}/mask").body == (tmp_path / "mask.nii.gz").read_bytes()
+    (tmp_path / "image.nii.gz").write_bytes(client.get(f"/api/scans/{scan['id']}/image").body)
+    assert read_labels(tmp_path / "image.nii.gz")[0].max() > 90
+    assert client.get(f"/api/scans/{scan['id']}/image?channel=1").status == 400
+
+
+def test_a_scan_of_other_channels_is_told_not_to_fit(client, server):
+    two = Volume(np.concatenate([make_scan(3).array] * 2), make_scan(3).geometry)
+    (scan,) = client.upload({"a.nii.gz": nifti_bytes(two)})
+    assert scan["channels"] == 2 and scan["fits"] == []
+    answer = client.post("/api/jobs", {"scan": scan["id"], "package": server.id})
+    assert answer.status == 409 and "has 2 channel(s)" in answer.json["error"]
 
 
 def test_a_scan_that_is_deleted_is_gone_with_its_jobs(client, server):

@@ -6,11 +6,15 @@ import time
 from collections import namedtuple
 
 import pytest
-from helpers.http_server import Client, Server, nifti_bytes, wait
+from helpers.http_server import Client, Server, ServerProcess, nifti_bytes, wait
 from helpers.packages import make_scan
 
+from samkd.deploy.runtime.package import Package
+from samkd.deploy.runtime.predict import predict_scan
 from samkd.deploy.runtime.serve.http import door
 from samkd.deploy.runtime.serve.http.options import HttpOptions, Limits
+from samkd.volumes.io.nifti import write_scan
+from samkd.volumes.io.scans import Source
 
 Usage = namedtuple("Usage", "total used free")
 SCAN = nifti_bytes(make_scan(3))
@@ -55,6 +59,7 @@ def test_scans_are_removed_when_nobody_uses_them_any_more(built, tmp_path, monke
         kept, left = client.upload({"a.nii.gz": SCAN, "b.nii.gz": SCAN})
         assert kept["expires"] - time.time() == pytest.approx(3600, abs=60)
         jobs = [client.finish(scan["id"], server.id)["id"] for scan in (kept, left)]
+        wait(lambda: server.worker.in_hand is None)  # what is in hand is in use
         expire(server, left["id"])
         wait(lambda: not (server.spool / "scans" / left["id"]).exists())
         assert client.get(f"/api/jobs/{jobs[1]}").status == 404
@@ -77,6 +82,26 @@ def test_scans_jobs_and_masks_outlast_a_restart(built, tmp_path):
         assert client.get(f"/api/jobs/{job['id']}").json == job
         assert client.get(f"/api/jobs/{job['id']}/mask").body == mask
         assert [path.name for path in (tmp_path / "scans").iterdir()] == [scan["id"]]
+
+
+@pytest.mark.slow
+def test_what_was_acknowledged_outlasts_a_kill(built, tmp_path):
+    with ServerProcess(built, tmp_path, "--threads", "1") as server:
+        client = Client(server.port)
+        scans = client.upload({f"{number}.nii.gz": nifti_bytes(make_scan(number)) for number in range(6)})
+        (package,) = client.get("/api/packages").json
+        jobs = [client.begin(scan["id"], package["id"]) for scan in scans]
+        server.kill()
+    with ServerProcess(built, tmp_path, "--threads", "1") as server:
+        client = Client(server.port)
+        wait(lambda: all(client.get(f"/api/jobs/{job}").json["state"] == "done" for job in jobs))
+        masks = [client.get(f"/api/jobs/{job}/mask").body for job in jobs]
+        assert [client.begin(scan["id"], package["id"]) for scan in scans] == jobs  # none is done twice
+    opened = Package.open(built, threads=1)
+    for number, mask in enumerate(masks):
+        write_scan(tmp_path / "scan.nii.gz", make_scan(number))
+        predict_scan(opened, Source("scan", (tmp_path / "scan.nii.gz",)), tmp_path / "mask.nii.gz")
+        assert mask == (tmp_path / "mask.nii.gz").read_bytes()
 
 
 def test_an_upload_is_kept_whole_or_not_at_all(built, tmp_path):

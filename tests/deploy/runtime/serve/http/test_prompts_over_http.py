@@ -1,10 +1,12 @@
 """Clicking a scan into shape through the HTTP interface, beside what the same prompts give on the command line."""
 
+import io
 import json
 import time
 
 import numpy as np
 import pytest
+from helpers.dicom_series import write_series
 from helpers.http_server import Client, Server, nifti_bytes, wait
 from helpers.packages import make_scan
 
@@ -33,7 +35,7 @@ def test_masks_are_those_of_the_command_line_and_undo_brings_the_one_before_back
     write_scan(tmp_path / "scan.nii.gz", make_scan(3))
     (scan,) = client.upload({"scan.nii.gz": (tmp_path / "scan.nii.gz").read_bytes()})
     place = f"/api/scans/{scan['id']}"
-    assert client.get(f"{place}/session?package={server.id}").json == {"state": "encoding", "fraction": 0.0}
+    assert client.get(f"{place}/session?package={server.id}").json == {"state": "none", "fraction": 0.0}
     (package,) = server.packages.values()
     steps = [None, CLICK, TWO, CLICK]
     lines = [json.dumps(step).encode() for step in steps[1:]]
@@ -65,6 +67,20 @@ def test_prompts_that_cannot_be_used_are_refused(client, server, prompts, words)
     (scan,) = client.upload({"scan.nii.gz": nifti_bytes(make_scan(3))})
     answer = client.post(f"/api/scans/{scan['id']}/prompts", {"package": server.id, "prompts": prompts})
     assert answer.status == 400 and words in answer.json["error"]
+
+
+def test_the_same_prompts_give_a_dicom_seg_of_the_same_uids(client, server, tmp_path):
+    pydicom = pytest.importorskip("pydicom")
+    (scan,) = client.upload({"scan.nii.gz": nifti_bytes(make_scan(3))})
+    answer = client.post(f"/api/scans/{scan['id']}/prompts?as=seg", {"package": server.id, "prompts": CLICK})
+    assert answer.status == 409 and "is no DICOM" in answer.json["error"]
+    files = write_series(tmp_path / "ct", make_scan(3).array[0].astype(np.int16), spacing=(2.0, 1.5, 1.4))
+    (scan,) = client.upload({file.name: file.read_bytes() for file in files})
+    place, values = f"/api/scans/{scan['id']}/prompts", {"package": server.id, "prompts": CLICK}
+    one, other = (pydicom.dcmread(io.BytesIO(client.post(f"{place}?as=seg", values).body)) for _ in range(2))
+    assert one.SOPInstanceUID == other.SOPInstanceUID
+    (tmp_path / "mask.nii.gz").write_bytes(client.post(place, values).body)
+    assert int((one.pixel_array > 0).sum()) == int((read_labels(tmp_path / "mask.nii.gz")[0] > 0).sum())
 
 
 def test_a_click_does_not_wait_for_the_scan_in_hand(client, server):
