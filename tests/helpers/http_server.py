@@ -132,9 +132,9 @@ def form(files: Mapping[str, bytes]) -> tuple[bytes, str]:
 class ServerProcess:
     """`serve` in a process of its own, as a device runs it."""
 
-    def __init__(self, package: Path, folder: Path, *words: str):
+    def __init__(self, package: Path, folder: Path, *words: str, python: str | Path = sys.executable):
         self.folder = folder
-        command = [sys.executable, str(package / "runtime.pyz"), "serve", "--http", "0", "--spool", "spool", *words]
+        command = [str(python), str(package / "runtime.pyz"), "serve", "--http", "0", "--spool", "spool", *words]
         self._log = (folder / "log").open("wb")
         self._process = subprocess.Popen(
             command,

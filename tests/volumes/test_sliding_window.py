@@ -1,7 +1,14 @@
 import numpy as np
 import pytest
 
-from samkd.volumes.sliding_window import gaussian_weights, pad_to_patch, sliding_window, tile_starts
+from samkd.volumes.sliding_window import (
+    Window,
+    gaussian_weights,
+    pad_to_patch,
+    patch_count,
+    sliding_window,
+    tile_starts,
+)
 
 
 @pytest.mark.parametrize("overlap", [0.0, 0.25, 0.5, 0.75, 0.9])
@@ -66,6 +73,12 @@ def test_cutting_and_stitching_give_the_scan_back(shape, overlap, batch):
     assert result.dtype == np.float32 and result.shape == (3, *shape)
     np.testing.assert_allclose(result, np.concatenate([array, 1 - array[:1]]), atol=1e-5)
     assert all(n <= batch and rest == (2, 4, 8, 6) for n, *rest_ in seen for rest in [tuple(rest_)])
+
+
+@pytest.mark.parametrize("shape", [(8, 8, 8), (3, 9, 21), (20, 5, 6)])
+def test_patches_are_counted_before_there_is_a_scan(shape):
+    window = Window(np.zeros((1, *shape), np.float32), (4, 8, 6), 0.5)
+    assert patch_count(shape, (4, 8, 6), 0.5) == len(window)
 
 
 def test_overlapping_answers_are_averaged_by_weight():

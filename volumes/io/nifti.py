@@ -150,7 +150,8 @@ def write_scan(path: str | Path, volume: Volume) -> None:
 
 def write_for_display(path: str | Path, volume: Volume) -> None:
     """Write a scan for a viewer, packed fast: int16 where that holds its values, else float32. Raises OutputError."""
-    whole = volume.array.astype("<i2")
+    with np.errstate(invalid="ignore"):
+        whole = volume.array.astype("<i2")
     data = whole if np.array_equal(whole, volume.array) else volume.array.astype("<f4")
     _write(Path(path), new_header(volume.geometry), data[0] if len(data) == 1 else data, level=1)
 

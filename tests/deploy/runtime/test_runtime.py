@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers.http_server import Client, ServerProcess
 
 from samkd.deploy.runtime.__main__ import main
 from samkd.deploy.runtime.package import Package
@@ -214,3 +215,24 @@ def test_volumes_are_in_millilitres():
     labels[0] = 2
     geometry = Geometry(np.diag([10.0, 5.0, 2.0, 1.0]), labels.shape)
     assert volumes_ml(labels, geometry, {0: "background", 1: "a", 2: "b"}) == {"a": 0.0, "b": 3.0}
+
+
+def test_device_serves_the_page_with_what_its_extra_names_alone(device, built, scans, tmp_path):
+    extras = ["starlette", "uvicorn", "python-multipart"]
+    command = [str(device), "-m", "pip", "install", "--quiet", *extras]
+    if shutil.which("uv"):
+        command = ["uv", "pip", "install", "--quiet", "--python", str(device), *extras]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        pytest.skip(f"cannot install {extras} here: {done.stderr.strip()[-300:]}")
+    assert run(device, built, "predict", scans / "p11.nii.gz", "-o", "mask.nii.gz", cwd=tmp_path).returncode == 0
+    with ServerProcess(built, tmp_path, python=device) as server:
+        client = Client(server.port)
+        (package,) = client.get("/api/packages").json
+        (scan,) = client.upload({"p11.nii.gz": (scans / "p11.nii.gz").read_bytes()})
+        job = client.finish(scan["id"], package["id"])
+        assert client.get(f"/api/jobs/{job['id']}/mask").body == (tmp_path / "mask.nii.gz").read_bytes()
+        assert b"<!doctype html>" in client.get("/").body.lower()
+        (tmp_path / "IM1").write_bytes(bytes(128) + b"DICM")
+        answer = client.send({"IM1": (tmp_path / "IM1").read_bytes()})
+        assert answer.status == 501 and "pip install pydicom" in answer.json["error"]

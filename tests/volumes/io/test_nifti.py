@@ -15,7 +15,7 @@ from helpers.paths import SHARED
 from samkd.errors import BadInputError, OutputError
 from samkd.volumes import Geometry, Volume, files
 from samkd.volumes.io import nifti
-from samkd.volumes.io.nifti import read_labels, read_scan, write_labels, write_scan
+from samkd.volumes.io.nifti import read_labels, read_scan, write_for_display, write_labels, write_scan
 
 REAL = SHARED / "data"
 AFFINE = np.array([[-0.7, 0, 0, 90], [0, 0.9, 0, -126], [0, 0, 2.5, -72], [0, 0, 0, 1.0]])
@@ -497,3 +497,13 @@ def test_real_scans(tmp_path, scan, mask):
     np.testing.assert_array_equal(written.affine, reference.affine)
     np.testing.assert_array_equal(np.asarray(written.dataobj).T, labels)
     assert not written.header.extensions
+
+
+@pytest.mark.parametrize(("values", "width"), [([-1024, 0, 3071], 2), ([0, 0.5, 1], 4), ([0, 40000, 1], 4)])
+def test_a_scan_for_a_viewer_has_its_values_in_as_few_bytes_as_hold_them(tmp_path, values, width):
+    volume = Volume(np.array(values, np.float32).reshape(1, 1, 1, 3), Geometry(np.diag([2.0, 1, 3, 1]), (1, 1, 3)))
+    write_for_display(tmp_path / "scan.nii.gz", volume)
+    assert len(gzip.decompress((tmp_path / "scan.nii.gz").read_bytes())) == 352 + 3 * width
+    written = read_scan(tmp_path / "scan.nii.gz")
+    np.testing.assert_array_equal(written.array, volume.array)
+    np.testing.assert_allclose(written.geometry.affine, volume.geometry.affine)

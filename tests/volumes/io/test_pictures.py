@@ -9,7 +9,13 @@ import pytest
 from PIL import Image
 
 from samkd.errors import BadInputError, MissingExtraError, OutputError
-from samkd.volumes.io.pictures import picture_channels, read_picture_labels, read_pictures, write_picture_labels
+from samkd.volumes.io.pictures import (
+    memory_to_read_picture,
+    picture_channels,
+    read_picture_labels,
+    read_pictures,
+    write_picture_labels,
+)
 
 RNG = np.random.default_rng(0)
 GREY = RNG.integers(0, 256, (5, 7)).astype(np.uint8)
@@ -216,3 +222,13 @@ def test_the_grid_of_pictures_says_that_d_counts_frames(tmp_path):
     geometry = read_pictures(files).geometry
     assert geometry.frames and read_picture_labels(files)[1].frames and geometry.oriented("SAR").frames
     assert geometry.resized((2, 10, 14)).frames and not geometry.oriented("LSP").frames
+
+
+def test_the_memory_of_a_picture_is_known_from_its_header_alone(tmp_path):
+    Image.new("RGB", (40, 30)).save(tmp_path / "a.png")
+    whole = (tmp_path / "a.png").read_bytes()
+    (tmp_path / "a.png").write_bytes(whole[:-20])
+    assert memory_to_read_picture(tmp_path / "a.png") == 9 * 40 * 30 * 3
+    (tmp_path / "a.png").write_bytes(b"no picture")
+    with pytest.raises(BadInputError, match=r"a\.png"):
+        memory_to_read_picture(tmp_path / "a.png")
