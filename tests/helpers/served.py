@@ -38,8 +38,10 @@ def states(spool: Path) -> list[str]:
 class Server:
     """`runtime.pyz serve` with the options `words`; its log is added to the file `log`."""
 
-    def __init__(self, package: Path, *words: object, log: Path, cwd: Path | None = None):
-        self._command = [sys.executable, str(package / "runtime.pyz"), "serve", *map(str, words)]
+    def __init__(
+        self, package: Path, *words: object, log: Path, cwd: Path | None = None, python: str | Path = sys.executable
+    ):
+        self._command = [str(python), str(package / "runtime.pyz"), "serve", *map(str, words)]
         self._log, self._cwd = log, cwd
 
     def start(self) -> str:
