@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from zero_shot import Remembered
+from zero_shot import Remembered, thinned
 
 from samkd.configs.load import load_config
 from samkd.distill.networks import load_network
@@ -26,7 +26,6 @@ from samkd.evaluation.scores import case_scores, score_scan
 from samkd.training.predictor import make_predictor
 from samkd.training.prompt_protocol import PromptProtocol, keep_prompted, parse_protocol
 from samkd.volumes.datasets.registry import read_labelled_case
-from samkd.volumes.geometry import Geometry, Volume
 from samkd.volumes.pipeline import segment
 from samkd.volumes.plan import slice_axis
 from samkd.workflows.data import labelled_test, open_dataset
@@ -46,18 +45,6 @@ PROTOCOLS = (
     ("everything:16", 1),
 )
 Scores = dict[tuple[str, int], dict[str, tuple[ClassScore, ...]]]  # by protocol and repetition, then by case
-
-
-def thinned(volume: Volume, truth: np.ndarray, *, axis: int, every: int) -> tuple[Volume, np.ndarray]:
-    """Every so many-th slice along an axis of a scan and its mask, from the middle of the first such group."""
-    first = (every - 1) // 2
-    pick = [slice(None)] * 3
-    pick[axis] = slice(first, None, every)
-    thin = truth[tuple(pick)]
-    affine = volume.geometry.affine.copy()
-    affine[:3, 3] += first * affine[:3, axis]
-    affine[:3, axis] *= every
-    return Volume(volume.array[(slice(None), *pick)], Geometry(affine, thin.shape)), thin
 
 
 def table(scores: Scores, class_names: list[str]) -> str:

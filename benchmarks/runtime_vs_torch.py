@@ -13,16 +13,27 @@ scan's first voxel, we lay edge on edge, so the two masks lie up to half a voxel
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 from typing import Any, cast
 
 
-def monai(run_folder: Path, scan: Path, out: Path, *, nearest: bool, dtype: str) -> None:
+def monai(
+    run_folder: Path,
+    scan: Path,
+    out: Path,
+    *,
+    nearest: bool,
+    dtype: str,
+    predictor: Callable[[Any], Any] | None = None,
+) -> None:
+    """MONAI's way from a scan to its mask, with the run's network in torch or another `predictor` of logits."""
     import torch
     from monai.inferers.utils import sliding_window_inference
     from monai.transforms.compose import Compose
@@ -49,7 +60,7 @@ def monai(run_folder: Path, scan: Path, out: Path, *, nearest: bool, dtype: str)
             Spacing(pixdim=pixdim, mode="bilinear", padding_mode="border", dtype=dtype),
         ]
     )
-    network = load_network(run)
+    network = predictor or load_network(run)
     with torch.inference_mode():
         image: Any = prepare(scan)
         logits: Any = sliding_window_inference(
@@ -78,21 +89,48 @@ def monai(run_folder: Path, scan: Path, out: Path, *, nearest: bool, dtype: str)
 
 
 def measured(command: list[str]) -> dict[str, Any]:
-    """Seconds and peak resident megabytes of a process, from its start to its end."""
-    started = time.perf_counter()
-    child = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-    peak = 0.0
-    status = Path(f"/proc/{child.pid}/status")
-    while child.poll() is None:
-        # Sampled: wait4's ru_maxrss would count this process's memory too, from between fork and exec.
-        lines = status.read_text().splitlines() if status.exists() else []
-        peak = max([peak, *(int(line.split()[1]) * 1024 / 1e6 for line in lines if line.startswith("VmHWM"))])
-        time.sleep(0.02)
-    seconds = time.perf_counter() - started
-    assert child.stderr is not None
-    if child.returncode:
-        sys.exit(f"{' '.join(command)}: {child.stderr.read()}")
-    return {"seconds": seconds, "peak_mb": peak}
+    """Seconds, CPU seconds and peak resident megabytes of a process, from its start to its end, its children included.
+
+    Ends the benchmark with what the process said last when it fails.
+    """
+    started, peak = time.perf_counter(), 0.0
+    with tempfile.TemporaryFile() as messages:
+        child = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=messages)
+        while not (done := os.wait4(child.pid, os.WNOHANG))[0]:
+            peak = max(peak, resident_mb(child.pid))
+            time.sleep(0.02)
+        seconds, usage = time.perf_counter() - started, done[2]
+        child.returncode = os.waitstatus_to_exitcode(done[1])
+        if child.returncode:
+            messages.seek(0)
+            sys.exit(
+                f"{' '.join(command)}: exit {child.returncode}: {messages.read().decode(errors='replace')[-2000:]}"
+            )
+    return {"seconds": seconds, "cpu_seconds": usage.ru_utime + usage.ru_stime, "peak_mb": peak}
+
+
+def resident_mb(process: int) -> float:
+    """The largest resident set of a process so far, in megabytes; of one with children what all of them hold now, a
+    page that several share counted once.
+    """
+    family = [process]
+    for member in family:
+        try:
+            family += map(int, Path(f"/proc/{member}/task/{member}/children").read_text().split())
+        except OSError:  # it has ended
+            continue
+    if len(family) == 1:
+        return _field(Path(f"/proc/{process}/status"), "VmHWM")
+    return sum(_field(Path(f"/proc/{member}/smaps_rollup"), "Pss:") for member in family)
+
+
+def _field(path: Path, name: str) -> float:
+    # Sampled: wait4's ru_maxrss would count this process's memory too, from between fork and exec.
+    try:
+        lines = path.read_text().splitlines()
+    except OSError:
+        return 0.0
+    return next((int(line.split()[1]) * 1024 / 1e6 for line in lines if line.startswith(name)), 0.0)
 
 
 def dice(one: Path, other: Path, classes: dict[int, str]) -> dict[str, float]:

@@ -122,6 +122,7 @@ def print_distill_costs(costs: "DistillationCosts") -> None:
 
 def print_package(package: Path) -> None:
     """How every candidate was judged on the way to the package, and what the package is."""
+    from ..deploy.runtime.judgement import timed_precisions
     from ..deploy.runtime.manifest import Manifest
     from ..volumes.files import size_of
 
@@ -146,17 +147,21 @@ def print_package(package: Path) -> None:
     show(table)
     if manifest.geometries:
         show(_geometries(manifest))
+        print(timed_precisions(manifest.candidates))
     print(f"{package}: {size_of(package) / 1e6:.1f} MB, {manifest.target}, {manifest.precision}")
 
 
 def _geometries(manifest: "Manifest") -> Table:
     """What every patch and overlap did that was tried, the training's first."""
-    table = Table("patch", "overlap", "voxels computed for each", "Dice", "HD95, mm", "seconds a scan", "")
+    table = Table("patch", "overlap", "voxels computed for each", "Dice", "HD95, mm", "CPU seconds a scan", "")
     for each in manifest.geometries:
-        measured = (each.dice, each.hd95_mm, each.seconds)
+        measured = (each.dice, each.hd95_mm, each.cpu_seconds)
         numbers = ("" if value is None else f"{value:.4g}" for value in measured)
-        patch, overlap = " x ".join(map(str, each.patch)), f"{each.overlap:g}"
-        packed = (each.patch, each.overlap) == (manifest.plan.patch, manifest.plan.overlap)
+        patch, overlap = " x ".join(map(str, each.patch)), each.overlap_text
+        plan = manifest.plan
+        packed = (each.patch, each.overlap, each.blending, each.crop) == (
+            *(plan.patch, plan.overlap, plan.blending, plan.crop),
+        )
         verdict = "packed" if packed else "refused" if each.refusal else "passed"
         table.add_row(patch, overlap, f"{each.work:.2f}", *numbers, verdict)
     return table

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from .evaluation_schema import Evaluation
-from .plan_schema import PlanSettings, Strict, added
+from .plan_schema import PlanSettings, Strict, Triple, added
 from .teacher_options import check_options
 
 
@@ -58,6 +58,8 @@ class Training(Strict):
     """The number of patches in one batch."""
     accumulate: Annotated[int, Field(ge=1)] = 1
     """The number of batches whose gradients are added up for one step."""
+    patches: tuple[Triple, ...] = added(())
+    """Further patch sizes (d, h, w): each step takes one of these or the plan's, for `deploy --geometry fastest`."""
     masks: Annotated[int, Field(ge=1)] = 1
     """Of a scan that has several masks, each a case of its own, at most so many go into one step together."""
     learning_rate: Annotated[float, Field(gt=0)] = 1e-3
@@ -123,6 +125,8 @@ class PromptTraining(Strict):
     """If true, every slice that holds a class has points or a box of its own (medsa's option `slice_prompts: own`)."""
     positive: bool = added(False)
     """If true, all points lie inside the class and none corrects the mask; it belongs to `points` and `mixed`."""
+    jitter: Annotated[int, Field(ge=0)] = added(0)
+    """Every edge of a drawn box moves by up to so many voxels in either direction; it belongs to `box` and `mixed`."""
     whole_case: bool = added(False)
     """If true, a box is that of the whole case, cut at the patch, as it is in validation; it belongs to `box`."""
 
@@ -140,8 +144,8 @@ class PromptTraining(Strict):
     def options_fit_the_kind(self):
         if self.kind != "mixed" and (self.count > 1) != (self.kind == "points"):
             raise ValueError(f"kind {self.kind!r} with count {self.count}: kind 'points' has a count of 2 or more")
-        if (self.overlap < 1 or self.relax > 0) and self.kind not in ("box", "mixed"):
-            raise ValueError(f"kind {self.kind!r} takes neither overlap nor relax; they belong to kind 'box'")
+        if (self.overlap < 1 or self.relax > 0 or self.jitter) and self.kind not in ("box", "mixed"):
+            raise ValueError(f"kind {self.kind!r} takes neither overlap, relax nor jitter; they belong to kind 'box'")
         if self.positive and self.kind not in ("points", "mixed"):
             raise ValueError(f"kind {self.kind!r} takes no positive; it belongs to kind 'points'")
         if self.whole_case and (self.kind != "box" or self.per_slice):
@@ -186,6 +190,12 @@ class Distillation(Strict):
     """The extra weight of voxels where the teachers' classes meet."""
     embedding: Annotated[float, Field(ge=0)] = 0.0
     """The weight of the distance between the student's and the teacher's image embeddings; it needs `--online`."""
+    projection: bool = added(True)
+    """If false, the student's embedding is compared as it is, for a student that shares its teacher's decoder."""
+    embedding_steps: Annotated[int, Field(ge=0)] = added(0)
+    """So many steps at the start learn from the embedding alone, before any mask is decoded."""
+    cache_embeddings: bool = added(False)
+    """If true, the teachers' embeddings of the training slices are kept on disk, which augmentation would defeat."""
     over_classes: Literal["sum", "mean"] = added("sum")
     """Whether a voxel's distance is the sum over the classes or their mean, which is K times less for K classes."""
     hard_masks: bool = added(False)
@@ -197,6 +207,8 @@ class Distillation(Strict):
     def temperature_fits_the_loss(self):
         if self.temperature != 1 and self.loss == "mse":
             raise ValueError(f"loss 'mse' has no temperature (given: {self.temperature}); choose kl or logits")
+        if not self.embedding and (self.embedding_steps or self.cache_embeddings or not self.projection):
+            raise ValueError("embedding_steps, cache_embeddings and projection belong to an embedding above 0")
         return self
 
 

@@ -22,11 +22,11 @@ from ..students.small_sam.model import MAX_POINTS
 from ..training.predictor import make_predictor
 from ..volumes.intensity_profile import intensity_profile
 from ..volumes.io.nifti import read_scan, write_labels, write_scan
-from ..volumes.plan import Plan, grid
+from ..volumes.plan import Plan
 from ..volumes.preprocess import preprocess
 from .acceptance.candidates import AcceptanceCriteria, AcceptanceTest, Selection, select_candidate
 from .acceptance.gate import require_calibration, require_sensible, shown_the_middle
-from .acceptance.geometries import InferenceGeometry, Triple, cheaper_geometries, select_geometry
+from .acceptance.geometries import SIDE, InferenceGeometry, ScanShape, Triple, cheaper_geometries, select_geometry
 from .export.base import Candidate, ExportRequest, Precision, Target
 from .export.graphs import Probabilities
 from .export.registry import require_precision, target_named
@@ -112,7 +112,7 @@ def deploy_student(student: TrainedStudent, criteria: AcceptanceCriteria, reques
             if request.geometry == "fastest":
                 selection = _fastest_geometry(selection, student, criteria, folder, target=target)
             _write_sample(selection.package, request.sample)
-            manifest = _with_scores(selection, criteria, target)
+            manifest = _with_scores(selection, criteria, target, timed=request.geometry == "fastest")
             if request.temperature:
                 scans = ((case.volume, case.truth) for case in criteria.validation)
                 manifest = replace(manifest, temperature=temperature_of(selection.package, scans))
@@ -148,7 +148,7 @@ def _fastest_geometry(
     trained: Selection, student: TrainedStudent, criteria: AcceptanceCriteria, folder: Path, *, target: Target
 ) -> Selection:
     """The selection with the fastest patches and overlap that the criteria allow, its model in `folder`."""
-    shapes = [grid(student.plan, case.volume.geometry).shape for case in criteria.validation]
+    scans = [ScanShape.of(preprocess(case.volume, student.plan).array) for case in criteria.validation]
     accepted = trained.results[-1]
     students: dict[Triple, TrainedStudent] = {student.plan.patch: student}
     conversions: dict[Triple, Candidate] = {}
@@ -165,8 +165,9 @@ def _fastest_geometry(
         describe = partial(_describe, manifest, target)
         return select_candidate([conversions[patch]], _acceptance_test(other, criteria), scratch, describe=describe)
 
-    geometries = cheaper_geometries(student.plan, shapes, fixed_patch=student.resized is None)
-    return select_geometry(trained, geometries, folder, shapes=shapes, trial=trial)
+    side = getattr(student.network, "patch_divisor", SIDE)
+    geometries = cheaper_geometries(student.plan, scans, fixed_patch=student.resized is None, side=side)
+    return select_geometry(trained, geometries, folder, scans=scans, trial=trial)
 
 
 def _same_conversion(target: Target, student: TrainedStudent, accepted: CandidateResult) -> Candidate:
@@ -256,15 +257,19 @@ def _describe(manifest: Manifest, target: Target, candidate: Candidate) -> Manif
     )
 
 
-def _with_scores(selection: Selection, criteria: AcceptanceCriteria, target: Target) -> Manifest:
-    """The manifest of the accepted package with what was judged, by which engine, and what every candidate did."""
+def _with_scores(selection: Selection, criteria: AcceptanceCriteria, target: Target, *, timed: bool) -> Manifest:
+    """The manifest of the accepted package with what was judged, by which engine, and what every candidate did.
+
+    Only a `timed` one keeps seconds: any other is the same, byte for byte, when it is made again.
+    """
+    results = [each if timed else replace(each, cpu_seconds=None) for each in selection.results]
     libraries = dict.fromkeys((*target.libraries, *target.tools))
     return replace(
         selection.package.manifest,
         target=target.name,
         judged_on=selection.package.engine.version,
         versions={name: metadata.version(distribution(name)) for name in libraries},
-        candidates=tuple(selection.results),
+        candidates=tuple(results),
         geometries=tuple(selection.geometries),
         gate=Gate(criteria.max_drop, criteria.per_class),
         scores=tuple(selection.drops),

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from ..errors import BadInputError, UsageError
+from ..students import PROMPTED
 from ..teachers import PUBLISHED
 from ..training.predictor import make_predictor
 from ..training.prompt_sampling import kinds_in_training
@@ -62,8 +63,8 @@ class Member(Protocol):
         """Names of the cases that it knows nothing of."""
         ...
 
-    def check_online(self, plan: Plan) -> None:
-        """Raises UsageError for one that cannot see patches on the student's grid."""
+    def check_online(self, plan: Plan, *, prompted: bool) -> None:
+        """Raises UsageError for one that cannot see patches on the student's grid, `prompted` in every step or not."""
         ...
 
     def probabilities(
@@ -99,7 +100,7 @@ class EnsembleMember:
             load=lambda: load_network(run, pretrained_path=pretrained_path),
             weight=weight,
             trained_on=cases,
-            prompts_required=run.config.network.name == PUBLISHED,
+            prompts_required=run.config.network.name in (PUBLISHED, *PROMPTED),
             prompt_kinds=_prompt_kinds(run),
         )
 
@@ -136,12 +137,13 @@ class EnsembleMember:
             target[...] = resample(reorient(values, prepared.geometry, along), along, student_grid, order=1)
         return targets
 
-    def check_online(self, plan: Plan) -> None:
+    def check_online(self, plan: Plan, *, prompted: bool) -> None:
         """Raises UsageError where the plan of the student's patches is not this teacher's, or has no prompts for it."""
-        if self.prompts_required:
+        if self.prompts_required and not prompted:
             raise UsageError(
                 f"--online: teacher {self.name} finds nothing without prompts; leave --online out, so that each "
-                "training scan is shown to it with a box on every slice, from its mask"
+                "training scan is shown to it with a box on every slice, from its mask, or show the student a box in "
+                "every step (student.prompts.kind=box, share=1), which the teacher is then shown, too"
             )
         own, other = self.plan.to_dict(), plan.to_dict()
         keys = ("orientation", "spacing", "size", "intensity", "patch")
@@ -252,10 +254,13 @@ class Ensemble:
             mean += np.float32(share) * values
         return mean
 
-    def check_online(self, plan: Plan) -> None:
-        """Raises UsageError when a teacher cannot run on the student's patches: those are cut on the student's grid."""
+    def check_online(self, plan: Plan, *, prompted: bool = False) -> None:
+        """Raises UsageError when a teacher cannot run on the student's patches: those are cut on the student's grid.
+
+        With `prompted` every step has boxes, which teachers are shown that find nothing without.
+        """
         for member in self.teachers:
-            member.check_online(plan)
+            member.check_online(plan, prompted=prompted)
 
     def on_patches(self, image: torch.Tensor, prompts: Any = None) -> torch.Tensor:
         """Mean probabilities [B, K, *patch] for the student's patches [B, C, *patch]; see check_online."""

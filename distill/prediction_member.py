@@ -103,7 +103,7 @@ class PredictionMember:
             target[...] = resample(values, along, student_grid, order=1)
         return targets
 
-    def check_online(self, plan: Plan) -> None:
+    def check_online(self, plan: Plan, *, prompted: bool = False) -> None:
         """Raises UsageError: a file says nothing about the augmented patches that the student sees."""
         raise UsageError(
             f"--online: teacher {self.name} is a folder of predictions, which cannot be asked about the student's "

@@ -20,7 +20,9 @@ class DistillationStep:
 
     Soft targets [B, K, *patch] come from ``teachers``, run on the very patches that the student sees and shown the
     student's prompts, or, without, from the batch, which has them from the cache. The labels [N, *patch] are those of
-    the first N samples of the batch. The ``helper`` projects embeddings; without, there is no such term.
+    the first N samples of the batch. The ``helper`` projects embeddings; without, there is no such term. The first
+    ``embedding_steps`` batches are learned from by the embeddings alone (MobileSAM's decoupled distillation: Zhang et
+    al. 2023), before prompts and masks join.
     """
 
     lambda_: float
@@ -30,9 +32,13 @@ class DistillationStep:
     prompts: PromptSampler | None = None
     helper: EmbeddingMatch | None = None
     embedding_weight: float = 0.0
+    embedding_steps: int = 0
 
     def __call__(self, model: torch.nn.Module, batch: dict[str, Tensor], number: int) -> dict[str, Tensor]:
         image, labels = batch["image"], batch["labels"]
+        if self.helper and number < self.embedding_steps:
+            distance = self.embedding_weight * self.helper.of_images(image)
+            return {"loss": distance, "embedding": distance.detach() / self.embedding_weight}
         prompts = self.draw_prompts(model, batch, number)
         with self.helper.recording() if self.helper else nullcontext() as embeddings:
             logits = model(image) if prompts is None else model(image, prompts)

@@ -17,7 +17,7 @@ from .case_prompts import check_prompts
 from .ensemble import Ensemble, EnsembleMember, Member, check_teachers
 from .prediction_member import PredictionFolder, PredictionMember
 from .soft_targets import member_names, validation_dice
-from .train import CACHE_LIMIT, distill, student_plan
+from .train import CACHE_LIMIT, always_boxed, distill, student_plan
 
 
 @dataclass(frozen=True)
@@ -122,7 +122,7 @@ def _measure(
     """
     plan = student_plan(config)
     if online:
-        ensemble.check_online(plan)
+        ensemble.check_online(plan, prompted=always_boxed(config))
     split = DataSplit.of(dataset, validation=config.validation, seed=config.seed)
     for member in ensemble.teachers:
         if isinstance(member, PredictionMember):

@@ -24,6 +24,7 @@ from ..volumes.datasets.registry import Case, Dataset
 from ..volumes.files import file_digest
 from ..volumes.plan import Plan
 from .embedding import EmbeddingMatch
+from .embedding_cache import cache_embeddings
 from .ensemble import Ensemble, EnsembleMember
 from .losses import distance_of
 from .soft_targets import cached_targets
@@ -135,7 +136,7 @@ def distillation_job(
     control = control_job(config, dataset, pretrained=pretrained, devices=devices)
     distillation, plan, split = config.student.distillation, control.plan, control.split
     if online:
-        teachers.check_online(plan)
+        teachers.check_online(plan, prompted=always_boxed(config))
     if distillation.embedding and (not online or devices > 1):
         raise UsageError(
             "distillation.embedding: teachers must see the student's patches, and its projection learns on one device; "
@@ -155,14 +156,18 @@ def distillation_job(
     )
 
     def make_step(network: Student, prompts: PromptSampler | None) -> DistillationStep:
+        if distillation.cache_embeddings:
+            networks = [(member.sha256, member.network) for member in teachers.runs]
+            cache_embeddings(networks, control.settings.augmentation, cache=cache, limit=cache_limit)
         return DistillationStep(
             lambda_=lambda_,
             distance=distance_of(distillation),
             settings=control.settings,
             teachers=teachers if online else None,
             prompts=prompts,
-            helper=match_embeddings(network, teachers, plan) if distillation.embedding else None,
+            helper=match_embeddings(network, teachers, config) if distillation.embedding else None,
             embedding_weight=distillation.embedding,
+            embedding_steps=distillation.embedding_steps,
         )
 
     def add_soft_targets(cases: Sequence[Case], prepared: Sequence[PreparedCase]) -> list[PreparedCase]:
@@ -179,12 +184,19 @@ def distillation_job(
     )
 
 
-def match_embeddings(student: Student, teachers: Ensemble, plan: Plan) -> EmbeddingMatch:
+def always_boxed(config: Config) -> bool:
+    """Whether every step of the config's student shows boxes."""
+    prompts = config.student.prompts
+    return prompts.kind == "box" and prompts.share == 1
+
+
+def match_embeddings(student: Student, teachers: Ensemble, config: Config) -> EmbeddingMatch:
     """The distance of embeddings on patches of the student's plan; UsageError as in EmbeddingMatch."""
     members = [
         (member.name, member.network, share) for member, share in zip(teachers.runs, teachers.shares, strict=True)
     ]
-    return EmbeddingMatch(student, members, torch.zeros(1, int(student.in_channels), *plan.patch))
+    image = torch.zeros(1, int(student.in_channels), *student_plan(config).patch)
+    return EmbeddingMatch(student, members, image, projection=config.student.distillation.projection)
 
 
 def new_student(config: Config, dataset: Dataset) -> Student:

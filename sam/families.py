@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from .presets import BACKBONES, EFFICIENT_VITS, TINY_VITS
+from .presets import BACKBONES, EFFICIENT_VITS, FINE_SIZES, TINY_VITS
 
 # Keys that only one family's encoder has. MedSAM's files are SAM's in keys and shapes, and count as SAM; LiteMedSAM's
 # have MobileSAM's keys, and another stem.
@@ -16,8 +16,13 @@ MARKS = {
 }
 
 
+COARSE = "image_encoder.coarse."  # the encoder inside that of a small student of LiteMedSAM
+
+
 def family(state: Mapping[str, Tensor]) -> str | None:
-    """SAM, MobileSAM, LiteMedSAM or EfficientSAM; None if it is none of them."""
+    """SAM, MobileSAM, LiteMedSAM, EfficientSAM, or "small student" of one; None if it is none of them."""
+    if any(key.startswith(COARSE) for key in state):
+        return "small student"
     families = [name for name, mark in MARKS.items() if any(mark.match(key) for key in state)]
     if families == ["MobileSAM"] and _stem_kernel(state) == TINY_VITS["litemedsam"].stem_kernel:
         return "LiteMedSAM"
@@ -29,6 +34,10 @@ def recognise(state: Mapping[str, Tensor]) -> str:
     whose = family(state)
     if whose is None:
         return "not a SAM image encoder"
+    if whose == "small student":
+        coarse = recognise({key.replace(COARSE, "image_encoder."): value for key, value in state.items()})
+        named = [size.name for size in FINE_SIZES.values() if size.coarse.name == coarse]
+        return named[0] if named else f"a small student around {coarse}"
     return _tiny_vit(state) if whose in ("MobileSAM", "LiteMedSAM") else _plain_vit(state, whose)
 
 

@@ -86,7 +86,29 @@ class EfficientViTSize:
     max_points: int = 6
 
 
-EncoderSize = Backbone | TinyViTSize | EfficientViTSize
+@dataclass(frozen=True)
+class FineSize:
+    """Sizes of a coarse encoder of tokens of 16 x 16 pixels that gives an embedding of tokens of 4 x 4.
+
+    So it can take the place of LiteMedSAM's encoder, before the same prompt encoder and mask decoder. `width` is that
+    of the layers between.
+    """
+
+    name: str
+    coarse: TinyViTSize | EfficientViTSize
+    width: int = 128
+    patch_size: int = 4
+
+    @property
+    def out_chans(self) -> int:
+        return self.coarse.out_chans
+
+    @property
+    def decoder(self) -> DecoderSize:
+        return self.coarse.decoder
+
+
+EncoderSize = Backbone | TinyViTSize | EfficientViTSize | FineSize
 
 
 def _tiny(name: str, patch_size: int) -> Backbone:
@@ -131,7 +153,15 @@ EFFICIENT_VITS = {
     )
 }
 
-ENCODERS: dict[str, EncoderSize] = {**BACKBONES, **TINY_VITS, **EFFICIENT_VITS}
+FINE_SIZES = {
+    size.name: size
+    for size in (
+        FineSize("mobile_vit_t_p4", MOBILE_VIT_T),
+        FineSize("efficient_vit_ti_p4", EFFICIENT_VITS["efficient_vit_ti"]),
+    )
+}
+
+ENCODERS: dict[str, EncoderSize] = {**BACKBONES, **TINY_VITS, **EFFICIENT_VITS, **FINE_SIZES}
 
 
 def get_encoder_size(encoder: str | EncoderSize) -> EncoderSize:

@@ -8,11 +8,12 @@ from ..training.registry import build_registered
 
 if TYPE_CHECKING:
     from ..training.run_config import NetworkSpec
+    from .prompted_sam.model import PromptedStudent
     from .segresnet.model import SegResNet
     from .small_sam.model import SmallSAM
     from .swinunetr.model import SwinUNETR
 
-    Student = SwinUNETR | SegResNet | SmallSAM
+    Student = SwinUNETR | SegResNet | SmallSAM | PromptedStudent
 
 # Name -> module and builder. A new student is a folder and a line here.
 STUDENTS = {
@@ -24,7 +25,10 @@ STUDENTS = {
     "litemedsam": "small_sam.model:build_litemedsam",
     "efficientsam-ti": "small_sam.model:build_efficientsam_ti",
     "efficientsam-s": "small_sam.model:build_efficientsam_s",
+    "prompted-mobilesam": "prompted_sam.model:build_prompted_mobilesam",
+    "prompted-efficientsam-ti": "prompted_sam.model:build_prompted_efficientsam_ti",
 }
+PROMPTED = ("prompted-mobilesam", "prompted-efficientsam-ti")  # those that find nothing without prompts
 
 
 def build_student(

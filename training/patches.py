@@ -14,6 +14,8 @@ from .augment import random_affine, random_intensity, random_shift, reach, warp
 from .case_boxes import CaseBoxes
 from .prepared import PreparedCase, Targets
 
+Triple = tuple[int, int, int]
+
 
 class PatchBatches(Dataset):
     """``self[step]`` is ``{"image": [B, C, *patch], "labels": [B, *patch], "soft_targets": [B, K, *patch]}``.
@@ -26,6 +28,8 @@ class PatchBatches(Dataset):
     up to ``batch * masks`` in all (SAM, too, learns several masks of an image at once: Kirillov et al. 2023, appendix
     A). With ``unlabelled`` cases as many patches of theirs follow those of ``cases``, drawn apart from them: image and
     soft targets then hold more samples than the labels, which describe the first.
+
+    With other ``patches`` each step takes one of these sizes or ``patch``, drawn apart from everything else.
     """
 
     def __init__(
@@ -42,11 +46,13 @@ class PatchBatches(Dataset):
         rank: int = 0,
         unlabelled: Sequence[PreparedCase] = (),
         boxed_classes: int = 0,
+        patches: Sequence[Triple] = (),
     ) -> None:
         self.cases, self.patch, self.batch, self.steps = list(cases), patch, batch, steps
         self.unlabelled = list(unlabelled)
         self.foreground, self.augmentation = foreground, augmentation
         self.seed, self.rank, self.masks = seed, rank, masks
+        self.sizes = [patch, *patches]
         self.boxes = CaseBoxes(boxed_classes) if boxed_classes else None
         self.scans: dict[str, list[PreparedCase]] = defaultdict(list)
         for case in cases:
@@ -71,25 +77,32 @@ class PatchBatches(Dataset):
 
     def __getitem__(self, step: int) -> dict[str, torch.Tensor]:
         rng = np.random.default_rng((self.seed, step, self.rank))
-        samples = [sample for _ in range(self.batch) for sample in self._samples(rng, self.cases, self.masks)]
+        patch = self._size(step)
+        samples = [sample for _ in range(self.batch) for sample in self._samples(rng, self.cases, self.masks, patch)]
         if self.unlabelled:
             apart = np.random.default_rng((self.seed, step, self.rank, 1))
-            samples += [sample for _ in range(self.batch) for sample in self._samples(apart, self.unlabelled, 1)]
+            samples += [sample for _ in range(self.batch) for sample in self._samples(apart, self.unlabelled, 1, patch)]
         return {key: torch.stack([sample[key] for sample in samples if key in sample]) for key in samples[0]}
 
+    def _size(self, step: int) -> Triple:
+        """The patch of a step: the same for every sample and every device, so that batches can be stacked."""
+        if len(self.sizes) == 1:
+            return self.patch
+        return self.sizes[int(np.random.default_rng((self.seed, step, 0, 2)).integers(len(self.sizes)))]
+
     def _samples(
-        self, rng: np.random.Generator, cases: Sequence[PreparedCase], masks: int
+        self, rng: np.random.Generator, cases: Sequence[PreparedCase], masks: int, patch: Triple
     ) -> list[dict[str, torch.Tensor]]:
         """One patch of a case drawn from `cases`: a sample for its mask, and for others of the same scan."""
         case = cases[int(rng.integers(len(cases)))]
-        centre = self._centre(rng, case) + random_shift(rng, self.augmentation, self.patch)
+        centre = self._centre(rng, case, patch) + random_shift(rng, self.augmentation, patch)
         affine = random_affine(rng, self.augmentation, case.spacing)
-        size = self.patch if affine is None else reach(affine, self.patch)
-        start = centre - (np.asarray(size) - np.asarray(self.patch)) // 2
+        size = patch if affine is None else reach(affine, patch)
+        start = centre - (np.asarray(size) - np.asarray(patch)) // 2
 
         def cut(array: Targets, fill: float | np.ndarray, mode: str) -> torch.Tensor:
             block = torch.from_numpy(_block(array, start, size, fill))
-            return block if affine is None else warp(block, affine, self.patch, mode=mode)
+            return block if affine is None else warp(block, affine, patch, mode=mode)
 
         image = random_intensity(rng, self.augmentation, cut(case.image, case.floor, "bilinear"))
         samples = []
@@ -98,7 +111,7 @@ class PatchBatches(Dataset):
             if one.labels is not None:
                 sample["labels"] = cut(one.labels[None], 0, "nearest")[0].to(torch.int16)
                 if self.boxes is not None:
-                    sample["boxes"] = torch.from_numpy(self.boxes.in_patch(one, centre, affine, self.patch))
+                    sample["boxes"] = torch.from_numpy(self.boxes.in_patch(one, centre, affine, patch))
             if one.soft_targets is not None:
                 background = np.zeros((one.soft_targets.shape[0], 1, 1, 1), np.float32)
                 background[0] = 255  # around the scan
@@ -113,9 +126,9 @@ class PatchBatches(Dataset):
         others = [other for other in self.scans[case.scan] if other is not case]
         return [others[index] for index in rng.permutation(len(others))[:count]]
 
-    def _centre(self, rng: np.random.Generator, case: PreparedCase) -> np.ndarray:
+    def _centre(self, rng: np.random.Generator, case: PreparedCase, size: Triple) -> np.ndarray:
         """First voxel of the patch: around a labelled voxel or anywhere, inside the scan where the scan is larger."""
-        shape, patch = np.asarray(case.shape), np.asarray(self.patch)
+        shape, patch = np.asarray(case.shape), np.asarray(size)
         room = shape - patch
         if case.class_locations and rng.random() < self.foreground:
             voxels = case.class_locations[rng.choice(list(case.class_locations))]

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,7 +14,13 @@ from ..sam.prompt_tensors import Prompts
 from ..volumes.geometry import Geometry, image_axes
 from ..volumes.prompts import ClassPrompts, GridPrompts, PatchPrompts, ScanPrompts
 from .network import Network
-from .prompts_per_slice import slice_boxes_as_points, slice_points, slice_prompts_of_a_user, with_slice_clicks
+from .prompts_per_slice import (
+    moved_edges,
+    slice_boxes_as_points,
+    slice_points,
+    slice_prompts_of_a_user,
+    with_slice_clicks,
+)
 
 # What a network was shown in training by its config's prompts.kind, in the words of volumes.prompts.KINDS.
 _SHOWN = {
@@ -48,6 +53,7 @@ class PromptSampler:
     settings: PromptTraining
     num_classes: int
     seed: int
+    single_slices: bool = False  # patches are slices, whose box the network takes as one
 
     @classmethod
     def of(cls, settings: PromptTraining, network: Network, *, name: str, seed: int) -> "PromptSampler | None":
@@ -56,12 +62,14 @@ class PromptSampler:
             return None
         if not settings.kinds <= network.prompt_kinds:
             raise UsageError(f"{name!r} takes no prompts of kind {settings.kind!r}; set its prompts.kind to none")
-        if settings.per_slice and not getattr(network, "prompts_per_slice", False):
+        corners, single_slices = getattr(network, "prompts_per_slice", False), network.patch[0] == 1
+        if settings.per_slice and not (corners or single_slices):
             raise UsageError(
                 f"{name!r} takes no prompts of single slices; set its prompts.per_slice to false, or choose medsa with "
-                "its option slice_prompts: own"
+                "its option slice_prompts: own, or patches of one slice"
             )
-        return cls(settings=settings, num_classes=network.num_classes, seed=seed)
+        single_slices = single_slices and not corners
+        return cls(settings=settings, num_classes=network.num_classes, seed=seed, single_slices=single_slices)
 
     def is_prompted(self, number: int) -> bool:
         """Whether the batch of this number is shown with prompts."""
@@ -91,7 +99,7 @@ class PromptSampler:
         total = int(rng.integers(1, settings.count + 1))
         clicks = 0 if settings.positive else int(rng.integers(total))
         draw_points, add_click = point_prompts, with_click
-        if settings.per_slice:
+        if settings.per_slice and not self.single_slices:
             draw_points, add_click = slice_points, with_slice_clicks
         prompts = draw_points(rng, truth, classes=self.num_classes, count=total - clicks, positive=settings.positive)
         for _ in range(clicks):
@@ -102,8 +110,10 @@ class PromptSampler:
 
     def _draw_boxes(self, rng: np.random.Generator, truth: np.ndarray, carried: np.ndarray | None) -> PatchPrompts:
         settings = self.settings
-        draw = slice_boxes_as_points if settings.per_slice else partial(box_prompts, carried=carried)
-        return draw(rng, truth, classes=self.num_classes, overlap=settings.overlap, relax=settings.relax)
+        sizes = {"overlap": settings.overlap, "relax": settings.relax, "jitter": settings.jitter}
+        if settings.per_slice and not self.single_slices:
+            return slice_boxes_as_points(rng, truth, classes=self.num_classes, **sizes)
+        return box_prompts(rng, truth, classes=self.num_classes, carried=carried, **sizes)
 
     def _random(self, number: int) -> tuple[np.random.Generator, bool]:
         """The random numbers of a batch, and what the first of them says: whether it is prompted."""
@@ -169,14 +179,16 @@ def box_prompts(
     classes: int,
     overlap: float = 1.0,
     relax: float = 0.0,
+    jitter: int = 0,
     carried: np.ndarray | None = None,
 ) -> PatchPrompts:
     """A box per class of labels [N, D, H, W]; a class that a patch does not hold gets none there.
 
     The tight box with sides longer by ``relax`` about its centre, or, for an ``overlap`` below 1, moved so that it
-    covers just that share of the tight box (the boxes of Wu et al. 2023, Medical SAM Adapter: 0.5 and 0.75). Cut at
-    the patch. The boxes ``carried`` [M, K - 1, 6] take the place of the tight ones of the first M patches: those of
-    whole cases, NaN for a class that a case does not hold; one that does not meet the patch is left out.
+    covers just that share of the tight box (the boxes of Wu et al. 2023, Medical SAM Adapter: 0.5 and 0.75). Then every
+    edge moves by a whole number of voxels, at most ``jitter`` in either direction. Cut at the patch. The boxes
+    ``carried`` [M, K - 1, 6] take the place of the tight ones of the first M patches: those of whole cases, NaN for a
+    class that a case does not hold; one that does not meet the patch is left out.
     """
     points, labels = _no_points(truth, classes, 1)
     boxes = np.full((len(truth), classes - 1, 6), np.nan, np.float32)
@@ -189,7 +201,7 @@ def box_prompts(
             # 1 - shift per axis multiplies to the overlap; how the axes share it is drawn.
             shift = (1 - overlap ** rng.dirichlet(np.ones(3))) * sides * rng.choice((-1, 1), 3)
             margin = sides * relax / 2
-            low, high = low - margin + shift, high + margin + shift
+            low, high = moved_edges(rng, low - margin + shift, high + margin + shift, jitter)
             if carried is None or ((low < last + 0.5).all() and (high >= -0.5).all()):
                 boxes[row, value - 1, :3] = np.clip(low, 0, last)
                 boxes[row, value - 1, 3:] = np.clip(high, 0, last)

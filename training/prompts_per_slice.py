@@ -42,11 +42,12 @@ def with_slice_clicks(
 
 
 def slice_boxes_as_points(
-    rng: np.random.Generator, truth: np.ndarray, *, classes: int, overlap: float, relax: float
+    rng: np.random.Generator, truth: np.ndarray, *, classes: int, overlap: float, relax: float, jitter: int = 0
 ) -> PatchPrompts:
     """A box per class and slice of labels [N, D, H, W], cut at the patch.
 
-    It is the tight one in the plane, longer by ``relax``, or moved so that it covers just the ``overlap`` of it.
+    It is the tight one in the plane, longer by ``relax``, or moved so that it covers just the ``overlap`` of it; then
+    every edge moves by up to ``jitter`` pixels.
     """
     points, labels = _nothing(truth, classes, 2)
     last = np.array(truth.shape[2:]) - 1
@@ -55,8 +56,9 @@ def slice_boxes_as_points(
         sides = high - low + 1
         shift = (1 - overlap ** rng.dirichlet(np.ones(2))) * sides * rng.choice((-1, 1), 2)
         margin = sides * relax / 2
-        points[row, value - 1, 2 * depth] = (depth, *np.clip(low - margin + shift, 0, last))
-        points[row, value - 1, 2 * depth + 1] = (depth, *np.clip(high + margin + shift, 0, last))
+        low, high = moved_edges(rng, low - margin + shift, high + margin + shift, jitter)
+        points[row, value - 1, 2 * depth] = (depth, *np.clip(low, 0, last))
+        points[row, value - 1, 2 * depth + 1] = (depth, *np.clip(high, 0, last))
         labels[row, value - 1, 2 * depth : 2 * depth + 2] = (TOP_LEFT, BOTTOM_RIGHT)
     return _prompts(points, labels)
 
@@ -96,6 +98,18 @@ def boxes_as_corners(prompts: PatchPrompts, *, depth: int) -> PatchPrompts:
         np.concatenate([prompts.labels, labels], axis=2),
         np.full_like(prompts.boxes, np.nan),
     )
+
+
+def moved_edges(
+    rng: np.random.Generator, low: np.ndarray, high: np.ndarray, jitter: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """First and last corner of a box with every edge moved by up to `jitter` voxels; never inverted. Without a jitter
+    nothing is drawn.
+    """
+    if not jitter:
+        return low, high
+    low, high = (ends + rng.integers(-jitter, jitter + 1, len(low)) for ends in (low, high))
+    return np.minimum(low, high), np.maximum(low, high)
 
 
 def _nothing(truth: np.ndarray, classes: int, count: int) -> tuple[np.ndarray, np.ndarray]:

@@ -35,6 +35,7 @@ from .step import TrainingStep
 from .taught_classes import check_taught_classes
 from .validation import grid_dice
 
+PATCH_DIVISOR = 32  # voxels; every student that takes any patch takes multiples of it
 PROFILE_PATCHES = 32  # as many as calibrate a package by default
 
 
@@ -63,6 +64,7 @@ def run_job(job: TrainingJob, *, runs: Path, run: Path | None = None, devices: i
     run_config = job.run_config()
     torch.manual_seed(job.config.seed)
     network = job.build()
+    check_patches(network, job.settings.patches, name=job.network.name)
     prompts = PromptSampler.of(job.prompts, network, name=job.network.name, seed=job.config.seed)
     report = load_pretrained(network, job.pretrained, name=job.network.name) if job.pretrained else None
     step = job.make_step(network, prompts)
@@ -96,6 +98,7 @@ def _train(
         labelled,
         patch=job.plan.patch,
         batch=job.settings.batch,
+        patches=job.settings.patches,
         masks=job.settings.masks,
         steps=job.settings.steps * job.settings.accumulate,
         foreground=job.settings.foreground,
@@ -127,6 +130,18 @@ def _train(
         score_run(run, network, job, result)
     fabric.barrier()
     return run
+
+
+def check_patches(network: torch.nn.Module, patches: Sequence[tuple[int, int, int]], *, name: str) -> None:
+    """Raises UsageError for further patch sizes that the network, called ``name``, cannot take."""
+    if patches and not getattr(network, "takes_any_patch", False):
+        raise UsageError(f"training.patches: the weights of {name} belong to the plan's patch; leave this key out")
+    for patch in patches:
+        if any(size < PATCH_DIVISOR or size % PATCH_DIVISOR for size in patch) or max(patch) == PATCH_DIVISOR:
+            raise UsageError(
+                f"training.patches: {patch}; expected multiples of {PATCH_DIVISOR}, one of them at least "
+                f"{2 * PATCH_DIVISOR}"
+            )
 
 
 def load_pretrained(network: torch.nn.Module, path: Path, *, name: str) -> LoadReport:

@@ -12,9 +12,10 @@ import numpy as np
 from ..errors import BadInputError, UsageError
 from .geometry import Geometry, Volume
 from .plan import Plan
-from .preprocess import preprocess, restore_slabs
+from .preprocess import label_dtype, preprocess, restore_slabs
 from .prompts import GridPrompts, ScanPrompts, require_prompt_kinds
-from .sliding_window import Window
+from .region import content_box, embedded
+from .sliding_window import Triple, Window, computed_voxels
 from .temperature import at_temperature
 
 FAST_OVERLAP = 0.25  # of neighbouring patches, as a fraction of the patch
@@ -77,11 +78,18 @@ def segment_with_answers(
 
     `answers` is called once, with the patches and with the prompts on the preprocessed grid. Each row of the labels is
     written as soon as the last patch that touches it has its answer: of the probabilities no more than one patch's
-    thickness is ever held.
+    thickness is ever held. Where the plan crops, what lies outside of the box is background.
     """
     grid = preprocessed.geometry
+    if plan.crop == "content" and prompts is None:
+        box = content_box(preprocessed.array)
+        if box is None:
+            return np.zeros(source.shape, label_dtype(num_classes))
+        window = Window(preprocessed.array[(slice(None), *box)], plan.patch, plan.overlap, plan.blending)
+        slabs = window.slabs(answers(window, None), num_classes=num_classes)
+        return restore_slabs(slabs, grid, source, num_classes=num_classes, box=box)
     placed = prompts and prompts.onto(grid, scan=source, classes=num_classes)
-    window = Window(preprocessed.array, plan.patch, plan.overlap)
+    window = Window(preprocessed.array, plan.patch, plan.overlap, plan.blending)
     slabs = window.slabs(answers(window, placed), num_classes=num_classes)
     return restore_slabs(slabs, grid, source, num_classes=num_classes)
 
@@ -119,9 +127,24 @@ class Model:
                 f"(one of {', '.join(name for value, name in self.class_names.items() if value)}), or --prompts FILE"
             )
 
+    @property
+    def small(self) -> Model | None:
+        """The same network for smaller patches, where the model has one: for small scans, and where memory is short."""
+        return None
+
+    def fitting(self, shape: Triple) -> Model:
+        """This model or its small one, whichever computes fewer voxels for a prepared scan of `shape`."""
+        small = self.small
+        if small is None:
+            return self
+        own, other = (computed_voxels(shape, each.patch, each.overlap) for each in (self.plan, small.plan))
+        return self if own <= other else small
+
     def faster(self) -> Model:
         """The same model with patches that overlap by no more than a quarter: fewer of them, a little less exact."""
-        return replace(self, plan=replace(self.plan, overlap=min(self.plan.overlap, FAST_OVERLAP)))
+        if self.plan.overlap <= FAST_OVERLAP or self.plan.overlap >= 1:  # from 1 on it is a few voxels
+            return self
+        return replace(self, plan=replace(self.plan, overlap=FAST_OVERLAP))
 
     def preprocess(self, volume: Volume) -> Volume:
         """The network's input. Raises BadInputError for another number of channels and for values that the plan's
@@ -133,9 +156,14 @@ class Model:
 
     def slabs(self, preprocessed: Volume) -> Iterator[tuple[int, np.ndarray]]:
         """The network's own probabilities of a preprocessed scan, slab by slab as sliding_window.Window has them."""
-        window = Window(preprocessed.array, self.plan.patch, self.plan.overlap)
-        answers = window.infer(self.infer, at_once=self.at_once)
-        return window.slabs(answers, num_classes=len(self.class_names))
+        if (model := self.fitting(preprocessed.geometry.shape)) is not self:
+            return model.slabs(preprocessed)
+        plan, array, num_classes = self.plan, preprocessed.array, len(self.class_names)
+        whole = (slice(0, array.shape[1]), slice(0, array.shape[2]), slice(0, array.shape[3]))
+        box = (content_box(array) if plan.crop == "content" else whole) or whole
+        window = Window(array[(slice(None), *box)], plan.patch, plan.overlap, plan.blending)
+        slabs = window.slabs(window.infer(self.infer, at_once=self.at_once), num_classes=num_classes)
+        return slabs if box == whole else embedded(slabs, box, array.shape[1:], num_classes=num_classes)
 
     def probabilities(self, volume: Volume) -> tuple[np.ndarray, Geometry]:
         """Class probabilities float32 [K, D, H, W] at the model's temperature, and the grid that the network sees, on
@@ -159,12 +187,14 @@ class Model:
         infer: Callable[..., Any] | None = None,
         at_once: int | None = None,
     ) -> np.ndarray:
-        """Labels [D, H, W] of a preprocessed scan on `source`, the grid that the scan came from.
+        """Labels [D, H, W] of a preprocessed scan on `source`, the grid that the scan came from, by the fitting model.
 
         `infer` and `at_once` take the place of the model's own. Raises BadInputError for a prompt outside the scan,
         UsageError as require_prompts.
         """
         self.require_prompts(prompts)
+        if infer is None and (model := self.fitting(preprocessed.geometry.shape)) is not self:
+            return model.segment_preprocessed(preprocessed, source, prompts=prompts, at_once=at_once)
         return segment_preprocessed(
             preprocessed,
             source,

@@ -15,6 +15,11 @@ from typing import Any
 from ..errors import BadInputError
 from .geometry import Geometry
 
+BLENDINGS = ("gaussian", "plain")  # plain: every patch's answer weighs the same
+CROPS = ("none", "content")  # content: what lies outside the box of all that is not air is background
+# Keys that came after the first packages, with their defaults.
+_LATER = {"long_side": None, "blending": "gaussian", "crop": "none"}
+
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
@@ -26,7 +31,9 @@ class Plan:
     long_side: int | None = None  # voxels along the longer of h and w, the pixels square; wins over both
     intensity: tuple[Mapping[str, Any], ...]  # rules of volumes.intensity, applied in this order
     patch: tuple[int, int, int]  # voxels
-    overlap: float = 0.5  # of neighbouring patches, as a fraction of the patch
+    overlap: float = 0.5  # of neighbouring patches: a fraction of the patch, or from 2 on whole voxels
+    blending: str = "gaussian"  # of overlapping patches' answers, one of BLENDINGS
+    crop: str = "none"  # which part of a scan the network sees, one of CROPS
 
     def __post_init__(self):
         # Numbers get one type each, so that equal plans have equal digests wherever they were written.
@@ -48,14 +55,17 @@ class Plan:
                 raise BadInputError(f"plan: {name} {triple}; expected three positive numbers (d, h, w).")
         if self.long_side is not None and not self.long_side > 0:
             raise BadInputError(f"plan: long_side {self.long_side}; expected a positive number of voxels.")
-        if not 0 <= self.overlap < 1:
-            raise BadInputError(f"plan: overlap {self.overlap}; expected a fraction in [0, 1).")
+        if not (0 <= self.overlap < 1 or (self.overlap >= 2 and self.overlap == int(self.overlap))):
+            raise BadInputError(f"plan: overlap {self.overlap}; expected a fraction in [0, 1), or whole voxels from 2.")
+        for name, known in (("blending", BLENDINGS), ("crop", CROPS)):
+            if getattr(self, name) not in known:
+                raise BadInputError(f"plan: {name} {getattr(self, name)!r}; expected one of {', '.join(known)}.")
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON values; Plan.from_dict reads them back. Without `long_side`, which older packages do not know,
-        where there is none."""
+        """Plain JSON values; Plan.from_dict reads them back. Keys that older packages do not know are left out where
+        they hold their default."""
         values = json.loads(json.dumps(asdict(self)))
-        return {key: value for key, value in values.items() if key != "long_side" or value is not None}
+        return {key: value for key, value in values.items() if key not in _LATER or value != _LATER[key]}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Plan:

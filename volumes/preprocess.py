@@ -8,6 +8,7 @@ from .geometry import Geometry, Volume, reorient
 from .intensity import apply_intensity
 from .memory import refuse_larger_than_memory
 from .plan import Plan, grid
+from .region import Box, embedded, framed, is_whole
 from .resample import Positions, interpolate, passes, resample, sample_positions, slabs
 
 
@@ -37,30 +38,65 @@ def restore(probabilities: np.ndarray, grid: Geometry, source: Geometry) -> np.n
 
 
 def restore_slabs(
-    parts: Iterable[tuple[int, np.ndarray]], grid: Geometry, source: Geometry, *, num_classes: int
+    parts: Iterable[tuple[int, np.ndarray]],
+    grid: Geometry,
+    source: Geometry,
+    *,
+    num_classes: int,
+    box: Box | None = None,
 ) -> np.ndarray:
     """Labels [D, H, W] on the scan's own grid `source` from class probabilities on `grid`, which arrive in parts.
 
     A part is (first row of d, [K, rows, H, W]) and begins with the last row of the one before, as
     volumes.sliding_window gives them; how they are cut does not change a single label. Each class is resampled linearly
     and the largest wins, the lowest class in a tie; uint8, or uint16 for more than 256 classes. Works in slabs with a
-    running maximum: it holds the labels and no second full-size volume.
+    running maximum: it holds the labels and no second full-size volume. With a `box` of the grid the parts are those of
+    the box; all around it is background.
     """
-    labels = np.zeros(source.shape, np.uint8 if num_classes <= 256 else np.uint16)
+    labels = np.zeros(source.shape, label_dtype(num_classes))
     target = source.aligned(grid)
     turned = reorient(labels, source, target)
-    d, h, w = sample_positions(grid, target)
+    positions, shape = sample_positions(grid, target), grid.shape
     axes = passes(grid.shape, target.shape)
+    if box is not None and not is_whole(box, shape):
+        outer, inner = framed(box, shape)
+        inside = [
+            slice(*np.searchsorted(p, (part.start, part.stop - 1 + 1e-9)))
+            for p, part in zip(positions, outer, strict=True)
+        ]
+        turned = turned[inside[0], inside[1], inside[2]]
+        d, h, w = (p[rows] - part.start for p, rows, part in zip(positions, inside, outer, strict=True))
+        positions, shape = (d, h, w), tuple(part.stop - part.start for part in outer)
+        parts = embedded(parts, inner, shape, num_classes=num_classes)
+    _fill(turned, parts, positions, axes, shape=shape)
+    return labels
+
+
+def label_dtype(num_classes: int) -> type[np.unsignedinteger]:
+    """The numpy type of a mask: uint8, or uint16 for more than 256 classes."""
+    return np.uint8 if num_classes <= 256 else np.uint16
+
+
+def _fill(
+    turned: np.ndarray,
+    parts: Iterable[tuple[int, np.ndarray]],
+    positions: Positions,
+    axes: tuple[int, ...],
+    *,
+    shape: tuple[int, ...],
+) -> None:
+    """Write the labels `turned` [D, H, W] at `positions` on a grid of `shape`, whose probabilities come in parts."""
+    d, h, w = positions
+    size = turned.shape
     done = 0
     for first, probabilities in parts:
         last = first + probabilities.shape[1] - 1
         complete = int(np.searchsorted(d, last, side="right"))
-        for rows in slabs(target.shape, grid.shape, start=done, stop=complete):
+        for rows in slabs((size[0], size[1], size[2]), (shape[0], shape[1], shape[2]), start=done, stop=complete):
             low, high = int(d[rows.start]) - first, int(np.ceil(d[rows.stop - 1])) + 1 - first
             _largest(probabilities[:, low:high], (d[rows] - first - low, h, w), axes, out=turned[rows])
         done = complete
-    assert done == target.shape[0], f"the parts end before row {grid.shape[0]} of the grid"
-    return labels
+    assert done == size[0], f"the parts end before row {shape[0]} of the grid"
 
 
 def _largest(probabilities: np.ndarray, positions: Positions, axes: tuple[int, ...], *, out: np.ndarray) -> None:

@@ -3,6 +3,7 @@
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import product
+from math import prod
 
 import numpy as np
 
@@ -14,22 +15,34 @@ Triple = tuple[int, int, int]
 def tile_starts(shape: Sequence[int], patch: Sequence[int], overlap: float) -> list[Triple]:
     """First voxels (d, h, w) of the patches that cover a grid of `shape`, at least `patch` on each axis.
 
-    Neighbours share at least about `overlap` of a patch; steps are even and the last patch ends with the grid.
+    Neighbours share at least about `overlap` of a patch, or so many voxels where it is 2 or more; steps are even and
+    the last patch ends with the grid.
     """
     per_axis = []
     for size, width in zip(shape, patch, strict=True):
         assert size >= width, f"a grid of {tuple(shape)} is smaller than the patch {tuple(patch)}: pad it first"
-        step = max(1.0, width * (1 - overlap))
+        step = tile_step(width, overlap)
         gaps = int(np.ceil(round((size - width) / step, 6)))
         # In whole numbers, rounding half up: no step is then wider than a patch.
         per_axis.append([(2 * i * (size - width) + gaps) // (2 * gaps) for i in range(gaps + 1)] if gaps else [0])
     return [(d, h, w) for d, h, w in product(*per_axis)]
 
 
+def tile_step(width: int, overlap: float) -> float:
+    """The widest step from one patch of `width` voxels to the next: at least 1, and where `overlap` is a number of
+    voxels at least half a patch."""
+    return max(1.0, width * (1 - overlap)) if overlap < 1 else max(1.0, width - overlap, width / 2)
+
+
 def patch_count(shape: Sequence[int], patch: Sequence[int], overlap: float) -> int:
-    """How many patches a Window has for a grid of `shape`."""
+    """How many patches a Window has for a grid of `shape`, which is padded where it is smaller than the patch."""
     padded = [max(size, width) for size, width in zip(shape, patch, strict=True)]
     return len(tile_starts(padded, patch, overlap))
+
+
+def computed_voxels(shape: Sequence[int], patch: Sequence[int], overlap: float) -> int:
+    """How many voxels a network computes for a grid of `shape`."""
+    return patch_count(shape, patch, overlap) * prod(patch)
 
 
 def gaussian_weights(patch: Sequence[int]) -> np.ndarray:
@@ -37,8 +50,7 @@ def gaussian_weights(patch: Sequence[int]) -> np.ndarray:
 
     As in nnU-Net (Isensee et al. 2021) and MONAI. The smallest, at a corner, is above exp(-24) = 4e-11.
     """
-    d, h, w = (_profile(width) for width in patch)
-    return d[:, None, None] * h[None, :, None] * w[None, None, :]
+    return _weights(patch, _profile)
 
 
 def pad_to_patch(array: np.ndarray, patch: Sequence[int]) -> tuple[np.ndarray, tuple[slice, slice, slice]]:
@@ -83,8 +95,8 @@ class Window:
     Patches are numbered from 0 in the order of tile_starts: d changes slowest, w fastest.
     """
 
-    def __init__(self, array: np.ndarray, patch: Triple, overlap: float):
-        self._patch = patch
+    def __init__(self, array: np.ndarray, patch: Triple, overlap: float, blending: str = "gaussian"):
+        self._patch, self._profile = patch, _PROFILES[blending]
         self._padded, self._crop = pad_to_patch(array, patch)
         self._starts = tile_starts(self._padded.shape[-3:], patch, overlap)
         self._margin = np.array([side.start for side in self._crop])
@@ -126,17 +138,20 @@ class Window:
         return (answer for group in _answers(map(begun, groups), at_once=at_once) for answer in group)
 
     def slabs(self, answers: Iterable[np.ndarray], *, num_classes: int) -> Iterator[tuple[int, np.ndarray]]:
-        """The answers [K, *patch] for all patches, in order, averaged with Gaussian weights: K = `num_classes`.
+        """The answers [K, *patch] for all patches, in order, averaged with the weights of the blending: K =
+        `num_classes`.
 
         Yields (first row of d, float32 [K, rows, H, W]), slab by slab along d as they become complete. A slab begins
         with the last row of the one before, so that whoever resamples can interpolate across, and is valid until the
         next one is taken. One patch's thickness of the grid is held.
         """
         padded, crop, starts, patch = self._padded, self._crop, self._starts, self._patch
-        weights = gaussian_weights(patch)
+        weights = _weights(patch, self._profile)
         # Row 0 is the last one of the slab before; row 1 is the grid's row `bottom`.
         window, bottom = np.zeros((num_classes, patch[0] + 1, *padded.shape[-2:]), np.float32), 0
-        summed = [_summed(padded.shape[1 + axis], {s[axis] for s in starts}, patch[axis]) for axis in range(3)]
+        summed = [
+            _summed(padded.shape[1 + axis], {s[axis] for s in starts}, self._profile(patch[axis])) for axis in range(3)
+        ]
         after = [d for d, _, _ in starts[1:]] + [padded.shape[-3]]
         for (d, h, w), answer, following in zip(starts, answers, after, strict=True):
             assert answer.shape == (num_classes, *patch), (answer.shape, (num_classes, *patch))
@@ -176,11 +191,16 @@ def _box(start: Sequence[int], patch: Sequence[int]) -> tuple[slice, ...]:
     return tuple(slice(s, s + width) for s, width in zip(start, patch, strict=True))
 
 
-def _summed(size: int, starts: set[int], width: int) -> np.ndarray:
+def _weights(patch: Sequence[int], profile: Callable[[int], np.ndarray]) -> np.ndarray:
+    d, h, w = (profile(width) for width in patch)
+    return d[:, None, None] * h[None, :, None] * w[None, None, :]
+
+
+def _summed(size: int, starts: set[int], profile: np.ndarray) -> np.ndarray:
     """The weights along one axis, added up over the patches that begin at `starts`."""
     total = np.zeros(size, np.float32)
     for start in sorted(starts):
-        total[start : start + width] += _profile(width)
+        total[start : start + len(profile)] += profile
     return total
 
 
@@ -188,3 +208,10 @@ def _profile(width: int) -> np.ndarray:
     offset = (np.arange(width) - (width - 1) / 2) / (width / 8)
     values = np.exp(-0.5 * offset**2)
     return (values / values.max()).astype(np.float32)
+
+
+def _even(width: int) -> np.ndarray:
+    return np.ones(width, np.float32)
+
+
+_PROFILES = {"gaussian": _profile, "plain": _even}

@@ -8,6 +8,7 @@ import torch
 from ..errors import UsageError
 from ..sam.presets import ENCODERS
 from ..students import STUDENTS, build_student
+from ..students.prompted_sam.model import PROMPTED_ENCODERS
 from ..students.small_sam.model import STUDENT_ENCODERS
 from ..teachers import PAPER_PATCHES, TEACHERS, build_teacher
 
@@ -29,7 +30,7 @@ def networks(*, classes: int) -> Iterator[dict[str, Any]]:
             network.freeze_pretrained()
             yield _row(network, kind="teacher", name=name, backbone=backbone)
     for name in STUDENTS:
-        backbone = STUDENT_ENCODERS.get(name, "")
+        backbone = (STUDENT_ENCODERS | PROMPTED_ENCODERS).get(name, "")
         patch = SLICES_PATCH if backbone else VOLUME_PATCH
         network = build_student(name, in_channels=1, num_classes=classes, patch=patch)
         yield _row(network, kind="student", name=name, backbone=backbone)

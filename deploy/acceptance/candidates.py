@@ -72,7 +72,8 @@ class AcceptanceCriteria:
 class Selection:
     """The accepted candidate's package, what each class lost in it, and the results of all candidates that ran.
 
-    `seconds` is what the package took for a validation scan, in the mean. `geometries` is what other patches and
+    `seconds` and `cpu_seconds` are what the package took for a validation scan, in the mean: by the clock, and of the
+    process on all cores. `geometries` is what other patches and
     overlaps did, where they were tried.
     """
 
@@ -80,6 +81,7 @@ class Selection:
     drops: Sequence[ClassDrop]
     results: Sequence[CandidateResult]
     seconds: float
+    cpu_seconds: float = 0.0
     geometries: Sequence[GeometryResult] = ()
 
 
@@ -106,8 +108,9 @@ class AcceptanceTest:
         prompted = criteria.prompted
         self._before_prompted = self._score(prompted.reference, self._truths).dice() if prompted else {}
 
-    def judge(self, package: Package, result: CandidateResult) -> tuple[Sequence[ClassDrop], float]:
-        """Measure a candidate into `result`, and return what each class lost, and the mean seconds for a scan.
+    def judge(self, package: Package, result: CandidateResult) -> tuple[Sequence[ClassDrop], float, float]:
+        """Measure a candidate into `result`, and return what each class lost, and the mean seconds for a scan by the
+        clock and of the processor.
 
         Raises GateRefusedError; what could be measured stands in `result` all the same.
         """
@@ -117,14 +120,15 @@ class AcceptanceTest:
         probabilities = require_sensible(infer, self.probes, subject="the converted model")
         ratio = signal_to_noise(self._probabilities, probabilities)
         result.snr_db = ratio if math.isfinite(ratio) else None
-        started = time.perf_counter()
+        started, processor = time.perf_counter(), time.process_time()
         masks = [package.segment(case.volume, prompts=case.prompts) for case in self._criteria.validation]
         seconds = (time.perf_counter() - started) / len(masks)
+        cpu_seconds = result.cpu_seconds = (time.process_time() - processor) / len(masks)
         result.agreement, result.per_class, drops = self._measure(masks, self._reference, self._before)
         self._require_accuracy(drops)
         if self._criteria.prompted is not None:
             self._judge_prompted(package, result, self._criteria.prompted)
-        return drops, seconds
+        return drops, seconds, cpu_seconds
 
     def _judge_prompted(self, package: Package, result: CandidateResult, prompted: Prompted) -> None:
         pairs = zip(self._criteria.validation, prompted.prompts, strict=True)
@@ -191,8 +195,8 @@ def select_candidate(
         results.append(result)
         package = _write_model(candidate, folder, manifest)
         try:
-            drops, seconds = test.judge(package, result)
-            accepted = Selection(package, drops, results, seconds)
+            drops, seconds, cpu_seconds = test.judge(package, result)
+            accepted = Selection(package, drops, results, seconds, cpu_seconds)
         except GateRefusedError as refusal:
             accepted = None
             result.refusal = str(refusal)

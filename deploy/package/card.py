@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from ..runtime.judgement import CandidateResult, ConvertedScores
+from ..runtime.judgement import CandidateResult, ConvertedScores, timed_precisions
 from ..runtime.manifest import Manifest
 
 _USE = """## Use
@@ -99,20 +99,23 @@ def _candidate_row(result: CandidateResult) -> str:
 def _geometries(manifest: Manifest) -> str:
     """What other patches and overlaps did; empty where none was tried."""
     rows = [
-        f"| {' x '.join(map(str, each.patch))} | {each.overlap:g} | {each.work:.2f} | {_number(each.dice)} | "
-        f"{_number(each.hd95_mm)} | {_number(each.seconds, 2)} | {'refused' if each.refusal else 'passed'} |\n"
+        f"| {' x '.join(map(str, each.patch))} | {each.overlap_text} | {each.work:.2f} | {_number(each.dice)} | "
+        f"{_number(each.hd95_mm)} | {_number(each.cpu_seconds, 2)} | {'refused' if each.refusal else 'passed'} |\n"
         for each in manifest.geometries
     ]
     if not rows:
         return ""
+    precisions = timed_precisions(manifest.candidates)
     return f"""## Patches
 
 The patches that were tried on the validation scans, the training's first; the last that passed is packed. Means over \
-the classes, and seconds a scan on the machine that judged.
+the classes, and seconds of the processor a scan on the machine that judged.
 
-| patch | overlap | voxels computed for each | Dice | HD95 (mm) | seconds | |
+| patch | overlap | voxels computed for each | Dice | HD95 (mm) | CPU seconds | |
 |---|---|---|---|---|---|---|
-{"".join(rows)}"""
+{"".join(rows)}
+{precisions}
+"""
 
 
 def _temperature(manifest: Manifest) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from math import ceil, prod
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from ...errors import BadInputError, IntegrityError
 from ...volumes.geometry import Geometry
 from ...volumes.io.nifti import read_geometry
 from ...volumes.plan import Plan, grid
+from ...volumes.sliding_window import tile_step
 from .engine import Engine, Shape
 from .manifest import Manifest
 from .manifest_rules import EXPECTED, SAMPLE, fault
@@ -40,6 +42,8 @@ def check_sample(folder: Path, manifest: Manifest, *, source: Path) -> None:
             f"{_MOST_VOXELS} voxels, and at most {_MOST_PACKED} bytes of them for each of the file."
         )
     _check_grid(manifest.plan, sample, source=source)
+    if small := manifest.small:
+        _check_grid(replace(manifest.plan, patch=small.patch, overlap=small.overlap), sample, source=source)
 
 
 def _check_grid(plan: Plan, sample: Geometry, *, source: Path) -> None:
@@ -60,7 +64,7 @@ def _check_grid(plan: Plan, sample: Geometry, *, source: Path) -> None:
             )
         )
     sides = zip(shape, plan.patch, strict=True)
-    steps = [ceil(max(0, size - width) / max(1, width * (1 - plan.overlap))) + 1 for size, width in sides]
+    steps = [ceil(max(0, size - width) / tile_step(width, plan.overlap)) + 1 for size, width in sides]
     if prod(steps) > _MOST_PATCHES:
         raise IntegrityError(
             fault(

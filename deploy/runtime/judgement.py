@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -65,7 +65,8 @@ class CandidateResult:
 
     `agreement` is the share of all voxels that got the torch network's class, `per_class` the scores by class name;
     `snr_db` is the signal-to-noise ratio of the probabilities in decibels, None for exact ones. `prompted` is what it
-    did with prompts. A candidate that was refused before it was measured has none of these.
+    did with prompts. A candidate that was refused before it was measured has none of these. `cpu_seconds` are those of
+    the processor for a validation scan; only a package whose speed was measured keeps them.
     """
 
     precision: str
@@ -76,19 +77,36 @@ class CandidateResult:
     agreement: float | None = None
     per_class: dict[str, ConvertedScores] = field(default_factory=dict)
     prompted: PromptedResult | None = None
+    cpu_seconds: float | None = None
 
     @property
     def title(self) -> str:
         return f"{self.precision} ({self.quantization})" if self.quantization else self.precision
 
 
+def timed_precisions(candidates: Sequence[CandidateResult]) -> str:
+    """What the candidates took of the processor, and whether the last gains anything on float32, the first; empty where
+    nothing was timed.
+    """
+    timed = [(each.title, each.cpu_seconds) for each in candidates if each.cpu_seconds is not None]
+    if not timed:
+        return ""
+    line = f"Seconds of the processor a scan: {', '.join(f'{title} {seconds:.2f}' for title, seconds in timed)}."
+    (first, least), (last, seconds) = timed[0], timed[-1]
+    if len(timed) > 1 and seconds >= least and candidates[-1].refusal is None:
+        line += f" {last} passed and is not faster than {first} on the machine that judged: pack {first} for its kind."
+    return line
+
+
 @dataclass(frozen=True)
 class GeometryResult:
-    """What one geometry of inference did: patches (D, H, W) whose neighbours overlap by that part of them.
+    """What one geometry of inference did: patches (D, H, W) whose neighbours overlap by that part of them, or from 2 on
+    by so many voxels.
 
     `work` is the number of voxels that the network computes for each voxel of a prepared scan; `dice` and `hd95_mm` are
-    means over the classes against the truth, `seconds` those for a validation scan on the machine that judged. One that
-    was refused before it was measured has none of these.
+    means over the classes against the truth, `seconds` and `cpu_seconds` those for a validation scan on the machine
+    that judged, by the clock and of the processor. One that was refused before it was measured has none of these.
+    `blending` and `crop` are those of a plan.
     """
 
     patch: tuple[int, int, int]
@@ -98,6 +116,16 @@ class GeometryResult:
     dice: float | None = None
     hd95_mm: float | None = None
     seconds: float | None = None
+    cpu_seconds: float | None = None
+    blending: str = "gaussian"
+    crop: str = "none"
+
+    @property
+    def overlap_text(self) -> str:
+        """How neighbours overlap, for a table."""
+        voxels = " voxels" if self.overlap >= 2 else ""
+        plain = ", plain" if self.blending == "plain" else ""
+        return f"{self.overlap:g}{voxels}{plain}{', without the air' if self.crop == 'content' else ''}"
 
 
 def read_candidate(values: Mapping[str, Any]) -> CandidateResult:
@@ -110,6 +138,7 @@ def read_candidate(values: Mapping[str, Any]) -> CandidateResult:
         snr_db=_number(values.get("snr_db")),
         agreement=_number(values.get("agreement")),
         per_class=_converted_scores(values.get("per_class", {})),
+        cpu_seconds=_number(values.get("cpu_seconds")),
         prompted=prompted
         and PromptedResult(
             str(prompted["kind"]), float(prompted["agreement"]), _converted_scores(prompted["per_class"])
@@ -127,6 +156,9 @@ def read_geometry_result(values: Mapping[str, Any]) -> GeometryResult:
         dice=_number(values.get("dice")),
         hd95_mm=_number(values.get("hd95_mm")),
         seconds=_number(values.get("seconds")),
+        cpu_seconds=_number(values.get("cpu_seconds")),
+        blending=str(values.get("blending", "gaussian")),
+        crop=str(values.get("crop", "none")),
     )
 
 

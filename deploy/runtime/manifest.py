@@ -57,6 +57,15 @@ class PromptSupport:
 
 
 @dataclass(frozen=True)
+class SmallGraph:
+    """A second graph of the same network, for smaller patches (D, H, W): its file, and how far its patches overlap."""
+
+    model: str
+    patch: tuple[int, int, int]
+    overlap: float
+
+
+@dataclass(frozen=True)
 class Description:
     """The dataset by name, a text about it, and the names of a scan's channels."""
 
@@ -70,7 +79,8 @@ class Manifest:
     """What manifest.json holds.
 
     `model` is the file the engine of `target` opens, `inference_precision` the arithmetic it computes in. `intensities`
-    is what volumes.intensity_profile gave for the training data, channel by channel. `temperature` scales the
+    is what volumes.intensity_profile gave for the training data, channel by channel. `small` is for
+    scans that it computes fewer voxels for, and for those that memory is short for. `temperature` scales the
     probabilities that the package gives away (1 where none was fitted). `provenance` is plain JSON. The
     fields from `judged_on` on are known once a candidate was accepted, `files` and `digest` once all files are written.
     """
@@ -86,6 +96,7 @@ class Manifest:
     inference_precision: str
     quantization: str | None = None
     prompts: PromptSupport | None = None
+    small: SmallGraph | None = None
     intensities: tuple[Mapping[str, Any], ...] = ()
     temperature: float = 1.0
     provenance: Mapping[str, Any] = field(default_factory=dict)
@@ -151,11 +162,13 @@ class Manifest:
             "description": {**asdict(self.description), "channels": [*self.description.channels]},
             "judged_on": self.judged_on,
             "versions": dict(self.versions),
-            "ladder": [{"title": each.title, **asdict(each)} for each in self.candidates],
+            "ladder": [_candidate(each) for each in self.candidates],
             "files": {name: asdict(entry) for name, entry in self.files.items()},
         }
         if self.prompts is not None:
             values["prompts"] = {**asdict(self.prompts), "kinds": sorted(self.prompts.kinds)}
+        if self.small is not None:
+            values["small"] = {**asdict(self.small), "patch": [*self.small.patch]}
         if self.temperature != 1.0:
             values["temperature"] = self.temperature
         if self.geometries:
@@ -186,6 +199,7 @@ def _record(values: Mapping[str, Any]) -> Manifest:
         inference_precision=str(values["inference_precision"]),
         quantization=optional_text(values.get("quantization")),
         prompts=_prompts(values.get("prompts")),
+        small=_small(values.get("small")),
         intensities=tuple(dict(each) for each in values.get("intensities", ())),
         temperature=float(values.get("temperature", 1.0)),
         provenance=dict(values.get("provenance", {})),
@@ -204,6 +218,13 @@ def _record(values: Mapping[str, Any]) -> Manifest:
     )
 
 
+def _candidate(result: CandidateResult) -> dict[str, Any]:
+    values = {"title": result.title, **asdict(result)}
+    if result.cpu_seconds is None:
+        del values["cpu_seconds"]
+    return values
+
+
 def _prompts(values: Any) -> PromptSupport | None:
     if values is None:
         return None
@@ -213,6 +234,13 @@ def _prompts(values: Any) -> PromptSupport | None:
         points=int(values["points"]),
         required=bool(values.get("required", False)),
     )
+
+
+def _small(values: Any) -> SmallGraph | None:
+    if values is None:
+        return None
+    d, h, w = map(int, values["patch"])
+    return SmallGraph(str(values["model"]), (d, h, w), float(values["overlap"]))
 
 
 def _description(values: Mapping[str, Any]) -> Description:

@@ -12,7 +12,7 @@ from typing import Any
 
 from ...errors import IntegrityError
 from ...volumes.intensity_profile import is_percentiles
-from ...volumes.plan import Plan
+from ...volumes.plan import BLENDINGS, CROPS, Plan
 from ...volumes.prompts import KINDS
 from ...volumes.temperature import HOTTEST
 
@@ -34,9 +34,10 @@ _INTENSITY: dict[str, dict[str, tuple[float, float]]] = {
     "percentile": {"low": (0, 100), "high": (0, 100)},
     "zscore": {},
 }
-_PLAN = ("orientation", "spacing", "size", "long_side", "intensity", "patch", "overlap")
+_PLAN = ("orientation", "spacing", "size", "long_side", "intensity", "patch", "overlap", "blending", "crop")
 _MOST_PATCH = 1 << 27  # voxels
 _MOST_OVERLAP = 0.9
+_OVERLAP = f"a number from 0 to {_MOST_OVERLAP}, or whole voxels from 2 to 4096"
 _SHOWN = 60  # characters of a value in a message
 
 Holds = Callable[[Any], object]
@@ -148,6 +149,10 @@ def _patch(value: Any) -> bool:
     return bool(_triple(_whole(1, 4096))(value)) and prod(value) <= _MOST_PATCH
 
 
+def _overlap(value: Any) -> bool:
+    return bool(_number(0, _MOST_OVERLAP)(value) or (_number(2, 4096)(value) and value == int(value)))
+
+
 def _orientation(value: Any) -> bool:
     return isinstance(value, str) and sorted("LRPAIS".index(letter) // 2 for letter in value) == [0, 1, 2]
 
@@ -200,7 +205,9 @@ _RULES = (
         required=False,
     ),
     Rule("plan.long_side", _or_null(_whole(1, 4096)), "null, or a whole number from 1 to 4096", required=False),
-    Rule("plan.overlap", _number(0, _MOST_OVERLAP), f"a number from 0 to {_MOST_OVERLAP}", required=False),
+    Rule("plan.overlap", _overlap, _OVERLAP, required=False),
+    Rule("plan.blending", BLENDINGS.__contains__, f"one of {', '.join(BLENDINGS)}", required=False),
+    Rule("plan.crop", CROPS.__contains__, f"one of {', '.join(CROPS)}", required=False),
     Rule("plan.intensity", lambda v: isinstance(v, list) and 1 <= len(v) <= 16, "a list of 1 to 16 intensity rules"),
     Rule(
         "plan.intensity.*",
@@ -221,6 +228,10 @@ _RULES = (
     ),
     Rule("prompts.decoder", _plain_name, "the name of a file in the package's folder"),
     Rule("prompts.points", _whole(1, 1000), "a whole number from 1 to 1000"),
+    Rule("small", _object, "an object with model, patch and overlap", required=False),
+    Rule("small.model", _plain_name, "the name of a file in the package's folder"),
+    Rule("small.patch", _patch, f"three whole numbers of voxels (d, h, w), at most {_MOST_PATCH} voxels in all"),
+    Rule("small.overlap", _overlap, _OVERLAP),
     Rule("intensities", lambda value: isinstance(value, list), "a list of objects, one a channel", required=False),
     Rule("intensities.*", _object, "an object with percentiles and limit"),
     Rule("intensities.*.percentiles", is_percentiles, "9 numbers that do not fall"),
@@ -282,7 +293,8 @@ def _together(values: Mapping[str, Any]) -> Iterator[tuple[str, Any, bool, str]]
             yield place, None if fits else len(value), fits, f"none or {channels}, one for each of in_channels"
     suffix, model = ".xml" if values["target"] == "openvino" else ".onnx", values["model"]
     yield "model", model, model.endswith(suffix), f"a file *{suffix} for the target {values['target']}"
-    needed = [SAMPLE, EXPECTED, model, *([prompts["decoder"]] if prompts else [])]
+    small = values.get("small")
+    needed = [SAMPLE, EXPECTED, model, *([prompts["decoder"]] if prompts else []), *([small["model"]] if small else [])]
     needed += [f"{name.removesuffix('.xml')}.bin" for name in needed if name.endswith(".xml")]
     for name in needed:
         yield f"files.{name}", _MISSING, name in files, "a file that the package needs"
@@ -294,6 +306,10 @@ def _together(values: Mapping[str, Any]) -> Iterator[tuple[str, Any, bool, str]]
             decoder != model and decoder.endswith(suffix),
             f"a file *{suffix} other than model",
         )
+    if small:
+        name = small["model"]
+        yield "small.model", name, name != model and name.endswith(suffix), f"a file *{suffix} other than model"
+        yield "small", small, not prompts, "none in a package that takes prompts"
     if "plan_digest" in values:
         digest = Plan.from_dict(plan).digest()
         yield "plan_digest", values["plan_digest"], values["plan_digest"] == digest, f"{digest}, the plan's sha256"

@@ -19,6 +19,7 @@ _WASTED_SHARE = 1.03
 _WASTED_BYTES = 12e6
 # More than a network's working memory usually is: with that much to spare it need not be measured.
 _NETWORK = 2e9
+_VOXEL = 400  # bytes of a network's working memory for a voxel of its patch, and more than most take
 _SLAB = 3 * _FLOAT << 20  # resampling: three arrays of a million voxels; two more where labels are chosen
 
 
@@ -32,7 +33,7 @@ class Budget:
     """
 
     def __init__(self, limit: float | None, model: Model):
-        self.limit, self._model = limit, model
+        self.limit, self._model, self._loaded = limit, model, 0.0
         if limit is not None and self.held > limit:
             raise UsageError(
                 f"--ram {limit / 1e6:.0f}M: loading {model.path} took {self.held / 1e6:.0f} MB already; give more"
@@ -40,8 +41,11 @@ class Budget:
 
     @functools.cached_property
     def held(self) -> float:
-        """Bytes that the process holds before it has seen a scan, the network's working memory included."""
-        model = self._model
+        """Bytes that the process holds before it has seen a scan, the network's working memory included: that of the
+        small graph where there are two.
+        """
+        model = self._model.small or self._model
+        self._loaded = process_status("VmRSS") or 0.0
         answer = model.infer(np.zeros((1, model.in_channels, *model.plan.patch), np.float32))
         if callable(answer):
             answer()
@@ -51,24 +55,45 @@ class Budget:
         # A network that frees its working memory after each patch will take it again beside what a scan takes.
         return peak if model.frees_memory else process_status("VmRSS") or peak
 
+    def choose(self, source: Geometry, *, components: bool = False, reading: float = 0) -> tuple[Model, int]:
+        """The model for a scan on `source`, and how many patches may be in its engine.
+
+        Of two graphs the one that computes fewer voxels, or the small one where that one's patches take too much.
+        Raises BadInputError as at_once.
+        """
+        small = self._model.small
+        fitting = self._model.fitting(grid(self._model.plan, source).shape)
+        if small is not None and fitting is not small:
+            try:
+                return fitting, self._at_once(fitting, source, fitting.at_once, components=components, reading=reading)
+            except BadInputError:
+                fitting = small
+        return fitting, self._at_once(fitting, source, fitting.at_once, components=components, reading=reading)
+
     def at_once(self, source: Geometry, *, most: int, components: bool = False, reading: float = 0) -> int:
         """How many patches may be in the engine for a scan on `source`, at most `most`.
 
         `reading` is what reading the scan takes, in bytes; 0 when that is done. Raises BadInputError when even one
         patch is too many.
         """
+        return self._at_once(self._model, source, most, components=components, reading=reading)
+
+    def _at_once(self, model: Model, source: Geometry, most: int, *, components: bool, reading: float) -> int:
         if self.limit is None:
             resident = process_status("VmRSS")
             if resident is None:
                 return most
             limit = resident + available_memory()
-            if resident + _NETWORK + self._scan(source, at_once=most, components=components, reading=reading) < limit:
+            network = max(_NETWORK, _VOXEL * prod(model.plan.patch))
+            scan = self._scan(model, source, at_once=most, components=components, reading=reading)
+            if resident + network + scan < limit:
                 return most
             allowed = f"{limit / 1e6:.0f} MB are free here"
         else:
             limit, allowed = self.limit, f"--ram allows {self.limit / 1e6:.0f} MB"
         needs = {
-            count: self.needed(source, at_once=count, components=components, reading=reading)
+            count: self._holding(model)
+            + self._scan(model, source, at_once=count, components=components, reading=reading)
             for count in range(most, 0, -1)
         }
         for count, need in needs.items():
@@ -81,11 +106,21 @@ class Budget:
 
     def needed(self, source: Geometry, *, at_once: int, components: bool = False, reading: float = 0) -> float:
         """Bytes that the whole process takes at most while it reads, segments and saves a scan on `source`."""
-        return self.held + self._scan(source, at_once=at_once, components=components, reading=reading)
+        model = self._model
+        scan = self._scan(model, source, at_once=at_once, components=components, reading=reading)
+        return self._holding(model) + scan
 
-    def _scan(self, source: Geometry, *, at_once: int, components: bool, reading: float) -> float:
+    def _holding(self, model: Model) -> float:
+        """`held`, with the working memory of the model's own patch: it grows as the patch does."""
+        small = self._model.small
+        if small is None or model is small:
+            return self.held
+        working = max(0.0, self.held - self._loaded)
+        return self.held + working * (prod(model.plan.patch) / prod(small.plan.patch) - 1)
+
+    def _scan(self, model: Model, source: Geometry, *, at_once: int, components: bool, reading: float) -> float:
         """Bytes that a scan takes beside what the process holds."""
-        plan, channels, classes = self._model.plan, self._model.in_channels, len(self._model.class_names)
+        plan, channels, classes = model.plan, model.in_channels, len(model.class_names)
         voxels, patch = prod(source.shape), _FLOAT * prod(plan.patch)
         shape = grid(plan, source).shape
         padded_shape = [max(n, width) for n, width in zip(shape, plan.patch, strict=True)]

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 import weakref
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from ...errors import IntegrityError
 from ...volumes.files import temporary_folder
 from ...volumes.geometry import Geometry, Volume
-from ...volumes.pipeline import Model
+from ...volumes.pipeline import FAST_OVERLAP, Model
 from .engine import Engine, open_engine
 from .fit import check_graphs, check_sample
 from .manifest import Manifest
@@ -94,6 +95,32 @@ class Package(Model):
             engine=engine,
             trusted=trusted,
         )
+
+    @functools.cached_property
+    def small(self) -> Package | None:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """The package with its small graph alone, opened when it is first asked for. Raises IntegrityError."""
+        graph = self.manifest.small
+        if graph is None:
+            return None
+        plan = replace(self.plan, patch=graph.patch, overlap=graph.overlap, blending="gaussian", crop="none")
+        manifest = replace(self.manifest, model=graph.model, plan=plan, small=None)
+        engine = open_engine(
+            manifest.target,
+            _model(self.folder, graph.model),
+            name=self.path / graph.model,
+            precision=manifest.inference_precision,
+            threads=self.engine.threads or None,
+        )
+        check_graphs(manifest, engine, None, source=self.path)
+        return replace(self, plan=plan, manifest=manifest, infer=engine.begin, engine=engine)
+
+    def faster(self) -> Package:
+        """As Model.faster, the small graph included."""
+        small = self.manifest.small
+        if small is not None and FAST_OVERLAP < small.overlap < 1:
+            manifest = replace(self.manifest, small=replace(small, overlap=FAST_OVERLAP))
+            return replace(self, plan=super().faster().plan, manifest=manifest)
+        return replace(self, plan=super().faster().plan)
 
     def facts(self) -> dict[str, Any]:
         """What a run report says of the package, as plain JSON values."""

@@ -31,6 +31,7 @@ from ...volumes.io.scans import (
     write_mask,
 )
 from ...volumes.pipeline import Model
+from ...volumes.plan import grid
 from ...volumes.prompt_parsing import Request
 from ...volumes.prompts import ScanPrompts
 from ...volumes.sliding_window import patch_count
@@ -142,11 +143,14 @@ def predict_scan(
         with clock.stage("read"):
             if budget is not None and is_nifti(scan.files[0]):  # from the header, before the voxels take any memory
                 reading = memory_to_read_files(scan, channels=model.in_channels)
-                budget.at_once(read_geometry(scan.files[0]), most=1, components=largest_component, reading=reading)
+                budget.choose(read_geometry(scan.files[0]), components=largest_component, reading=reading)
             volume = read_source(scan, channels=model.in_channels)
-            source, at_once = volume.geometry, model.at_once
+            source = volume.geometry
             if budget is not None:
-                at_once = budget.at_once(source, most=at_once, components=largest_component)
+                model, at_once = budget.choose(source, components=largest_component)
+            else:
+                model = model.fitting(grid(model.plan, source).shape)
+                at_once = model.at_once
         watch("preparing", 0.0)
         with clock.stage("preprocess"):
             preprocessed = model.preprocess(volume)
@@ -173,6 +177,7 @@ def predict_scan(
         "mask": str(mask),
         "shape": list(source.shape),
         "spacing_mm": list(source.spacing),
+        "patch": list(model.plan.patch),
         "seconds": {
             "read": seconds["read"],
             "preprocess": seconds["preprocess"],

@@ -20,6 +20,7 @@ class SwinUNETR(monai.SwinUNETR):
 
     prompt_kinds: frozenset[str] = frozenset()
     takes_any_patch = True  # the same weights fit patches of every such size
+    patch_divisor = DIVISOR
 
     def __init__(self, *, in_channels: int, num_classes: int, patch: tuple[int, int, int], feature_size: int) -> None:
         if any(size < DIVISOR or size % DIVISOR for size in patch) or max(patch) == DIVISOR:

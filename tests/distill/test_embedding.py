@@ -1,6 +1,7 @@
 """Image embeddings: a pure distance, taken from the networks' own passes, and the refusals."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,7 +11,11 @@ from helpers.teachers import tiny_teacher
 from safetensors.torch import load_file
 from torch import nn
 
+from samkd.configs.load import load_config
+from samkd.configs.schema import Distillation, Training
 from samkd.distill.embedding import EmbeddingMatch
+from samkd.distill.losses import distance_of
+from samkd.distill.step import DistillationStep
 from samkd.errors import UsageError
 from samkd.sam.presets import EncoderSize
 from samkd.students import build_student
@@ -116,3 +121,45 @@ def test_through_the_verb_and_no_trace_of_it_in_the_weights(tmp_path):
         assert entry["loss"] == pytest.approx(terms, rel=1e-5) and entry["embedding"] > 0
     assert load_file(run.weights).keys() == load_file(teacher.weights).keys()
     assert any("projections" in key for key in load_file(run.state))
+
+
+def test_without_a_projection_the_embedding_is_compared_as_it_is():
+    learner, teacher = student().train(), student().eval()
+    match = EmbeddingMatch(learner, [("a", teacher, 1.0)], IMAGE, projection=False)
+    assert not list(match.parameters())
+    image = torch.randn(1, 1, *PATCH)
+    distance = match.of_images(image)
+    with torch.no_grad():
+        expected = (learner.encode(image) - teacher.encode(image)).square().mean()
+    torch.testing.assert_close(distance.detach(), expected, atol=1e-4, rtol=1e-3)
+    distance.backward()
+    assert all(p.grad is None for p in learner.mask_decoder.parameters())
+    wider = replace(TINY, out_chans=96)
+    with pytest.raises(UsageError, match=r"distillation\.projection: .* 64 channels, its teachers' 96; set it to true"):
+        EmbeddingMatch(learner, [("a", student(wider), 1.0)], IMAGE, projection=False)
+
+
+def test_the_first_steps_learn_from_the_embedding_alone():
+    learner, teacher = student().train(), student().eval()
+    match = EmbeddingMatch(learner, [("a", teacher, 1.0)], IMAGE, projection=False)
+    step = DistillationStep(
+        lambda_=1.0,
+        distance=distance_of(Distillation()),
+        settings=Training(steps=2),
+        helper=match,
+        embedding_weight=2.0,
+        embedding_steps=1,
+    )
+    batch = {"image": torch.randn(1, 1, *PATCH), "labels": torch.zeros(1, *PATCH, dtype=torch.int16)}
+    first = step(learner, batch, 0)
+    assert set(first) == {"loss", "embedding"}
+    torch.testing.assert_close(first["loss"].detach(), 2 * first["embedding"])
+    with torch.no_grad():
+        teacher(batch["image"])
+    assert "segmentation" in replace(step, helper=None)(learner, batch, 1)
+
+
+@pytest.mark.parametrize("key", ["projection=false", "embedding_steps=5", "cache_embeddings=true"])
+def test_what_belongs_to_an_embedding_is_refused_without_one(key: str):
+    with pytest.raises(UsageError, match="belong to an embedding above 0"):
+        load_config("phantom", [f"student.distillation.{key}"])

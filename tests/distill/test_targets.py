@@ -7,6 +7,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -243,6 +244,13 @@ def test_online_equals_cached_for_equal_plans(dataset, tmp_path):
         assert not online.requires_grad
         assert float((online - batch["soft_targets"]).abs().max()) <= 2 / 255
         assert torch.equal(online.argmax(1), batch["soft_targets"].argmax(1))
+
+
+def test_a_teacher_that_needs_prompts_teaches_online_where_every_step_has_some():
+    needy = replace(reader(), prompts_required=True)
+    with pytest.raises(UsageError, match=r"finds nothing without prompts; .*student\.prompts\.kind=box"):
+        Ensemble([needy]).check_online(needy.plan)
+    Ensemble([needy]).check_online(needy.plan, prompted=True)
 
 
 def test_online_is_refused_when_the_plans_differ():

@@ -26,6 +26,7 @@ from samkd.sam.presets import (
     ENCODERS,
     Backbone,
     EfficientViTSize,
+    FineSize,
     TinyViTSize,
     get_backbone,
     get_encoder_size,
@@ -221,17 +222,21 @@ def test_truncated_files_and_files_with_code(tmp_path: Path, name: str):
 @pytest.mark.parametrize("name", ENCODERS)
 def test_every_encoder_is_recognised_and_keeps_the_contract(name: str):
     size = get_encoder_size(name)
-    side = 6 * size.patch_size
+    side = 6 * size.patch_size * (4 if isinstance(size, FineSize) else 1)
     with torch.device("meta"):
         encoder = build_image_encoder(name, image_size=(side, 2 * side)).eval()
         embedding = encoder(torch.empty(2, 3, side, 2 * side))
-    assert (encoder.image_size, encoder.grid, encoder.out_chans) == ((side, 2 * side), (6, 12), size.out_chans)
-    assert embedding.shape == (2, size.out_chans, 6, 12)
+    grid = (side // size.patch_size, 2 * side // size.patch_size)
+    assert (encoder.image_size, encoder.grid, encoder.out_chans) == ((side, 2 * side), grid, size.out_chans)
+    assert embedding.shape == (2, size.out_chans, *grid)
     state = {f"image_encoder.{key}": value for key, value in encoder.state_dict().items()}
     assert recognise(state) == name
-    whose = {Backbone: "SAM", TinyViTSize: "MobileSAM", EfficientViTSize: "EfficientSAM"}[type(size)]
+    families = {Backbone: "SAM", TinyViTSize: "MobileSAM", EfficientViTSize: "EfficientSAM", FineSize: "small student"}
+    whose = families[type(size)]
     assert family(state) == ("LiteMedSAM" if name == "litemedsam" else whose)
-    with pytest.raises(UsageError, match=f"{name}: height and width must be multiples of {size.patch_size}"):
+    coarse = size.coarse if isinstance(size, FineSize) else size  # tokens of 16 pixels divide what tokens of 4 do not
+    message = f"{coarse.name}: height and width must be multiples of {coarse.patch_size}"
+    with pytest.raises(UsageError, match=message):
         build_image_encoder(name, image_size=(side, side + 1))
 
 

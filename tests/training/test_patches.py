@@ -8,6 +8,7 @@ from samkd.configs.schema import Augmentation
 from samkd.errors import UsageError
 from samkd.training.patches import PatchBatches
 from samkd.training.prepared import PreparedCase
+from samkd.training.trainer import check_patches
 
 
 def case(shape=(12, 20, 24), teacher=False) -> PreparedCase:
@@ -139,3 +140,25 @@ def test_around_the_scan_the_teacher_sees_background():
     around[2:14, 2:22, 4:28] = False
     assert (teacher[0][around] == 1).all() and (teacher[1][around] == 0).all()
     np.testing.assert_allclose(teacher[:, 2:14, 2:22, 4:28], np.asarray(small.soft_targets) / 255)
+
+
+def test_every_step_takes_one_of_several_patch_sizes_and_the_first_draws_stay():
+    sizes = [(4, 8, 8), (8, 8, 16), (6, 12, 8)]
+    varied = batches([case()], patches=sizes[1:])
+    shapes = [tuple(varied[step]["image"].shape[2:]) for step in range(20)]
+    assert set(shapes) == set(sizes)
+    assert shapes == [tuple(varied[step]["labels"].shape[1:]) for step in range(20)]
+    same = next(step for step, shape in enumerate(shapes) if shape == sizes[0])
+    assert torch.equal(varied[same]["image"], batches([case()])[same]["image"])
+
+
+def test_further_patch_sizes_have_to_fit_the_network():
+    network = torch.nn.Conv3d(1, 2, 1)
+    check_patches(network, (), name="plain")
+    with pytest.raises(UsageError, match="the weights of plain belong to the plan's patch"):
+        check_patches(network, ((64, 64, 64),), name="plain")
+    setattr(network, "takes_any_patch", True)  # noqa: B010
+    check_patches(network, ((64, 96, 32),), name="plain")
+    for patch in ((64, 64, 40), (32, 32, 32)):
+        with pytest.raises(UsageError, match="multiples of 32, one of them at least 64"):
+            check_patches(network, (patch,), name="plain")

@@ -408,3 +408,18 @@ def test_a_user_who_knows_the_mask_boxes_every_slice_along_an_axis():
     along = [prompts_from_truth("boxes", truth, labels=(0, 1, 2), spacing=spacing, axis=axis) for axis in (0, 1)]
     assert along[0].classes == {1: ClassPrompts(boxes=((3, 2, 1, 5, 3, 1), (7, 4, 2, 7, 4, 2)))}
     assert along[1].classes[1].boxes == ((3, 2, 1, 5, 2, 1), (3, 3, 1, 5, 3, 1), (7, 4, 2, 7, 4, 2))
+
+
+def test_careless_boxes_stay_near_the_tight_one_and_cost_no_draw_without_jitter():
+    truth = two_boxes()
+    tight = box_prompts(rng(), truth, classes=3).boxes
+    drawn = np.stack([box_prompts(rng(seed), truth, classes=3, jitter=2).boxes for seed in range(40)])
+    there = ~np.isnan(tight)
+    moved = drawn[:, there] - tight[there]
+    assert np.abs(moved).max() == 2 and (drawn[:, there] >= 0).all() and len(np.unique(moved)) == 5
+    low, high = drawn[..., :3], drawn[..., 3:]
+    assert (low <= high)[~np.isnan(low)].all()
+    before, after = rng(), rng()
+    box_prompts(before, truth, classes=3)
+    box_prompts(after, truth, classes=3, jitter=0)
+    assert before.random() == after.random()

@@ -12,8 +12,9 @@ from torch.nn.functional import interpolate
 
 from samkd.errors import BadInputError, UsageError
 from samkd.sam.mask_decoder import decode
+from samkd.sam.prompted_sam import PIXEL_MEAN, PIXEL_STD, UNSEEN
 from samkd.teachers import build_teacher
-from samkd.teachers.published.model import PIXEL_MEAN, PIXEL_STD, UNSEEN, PublishedSAM
+from samkd.teachers.published.model import PublishedSAM
 
 SIDE, DEPTH = 64, 4
 BOX, POINT = (1.0, 10.0, 12.0, 2.0, 40.0, 50.0), (3.0, 30.0, 20.0)

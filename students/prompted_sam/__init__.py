@@ -1,0 +1,1 @@
+"""Small students of a published promptable model."""
