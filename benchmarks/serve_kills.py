@@ -10,20 +10,17 @@ orthanc and samkd[serve].
 """
 
 import argparse
-import json
 import os
 import random
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
 import threading
 import time
-import urllib.request
 from collections import Counter
-from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -32,6 +29,7 @@ sys.path.append(str(Path(__file__).resolve().parents[1] / "tests"))
 import pydicom
 from helpers.dicom_series import write_series
 from helpers.packages import Levels, deploy, make_scan, patches
+from helpers.served import Orthanc, Server, free_port, states
 from pydicom.uid import JPEG2000Lossless, generate_uid
 
 from samkd.volumes import Plan
@@ -39,53 +37,6 @@ from samkd.volumes import Plan
 PLAN = Plan(intensity=({"rule": "window", "low": 0, "high": 100},), patch=(16, 64, 64), overlap=0.25)
 MOST_TRIES = 200  # of one study
 PROPOSE = {JPEG2000Lossless: ["-xv"]}  # what storescu must be told to send compressed objects as they are
-
-
-def free_port() -> int:
-    with closing(socket.socket()) as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-class Orthanc:
-    """A PACS with an index of its own, that can be away."""
-
-    def __init__(self, folder: Path):
-        self.dicom, self._http, self._folder = free_port(), free_port(), folder
-        config = {
-            "StorageDirectory": str(folder),
-            "IndexDirectory": str(folder),
-            "DicomAet": "ORTHANC",
-            "DicomPort": self.dicom,
-            "HttpPort": self._http,
-            "AuthenticationEnabled": False,
-            "DicomAlwaysAllowStore": True,
-            "Plugins": [],
-        }
-        folder.mkdir()
-        (folder / "config.json").write_text(json.dumps(config))
-
-    def start(self) -> None:
-        program = shutil.which("Orthanc", path="/usr/sbin:/usr/bin:/usr/local/sbin")
-        if program is None:
-            raise SystemExit("Orthanc is not installed (Debian: apt-get install orthanc)")
-        self._process = subprocess.Popen([program, self._folder / "config.json"], stderr=subprocess.DEVNULL)
-
-    def stop(self) -> None:
-        self._process.terminate()
-        self._process.wait()
-
-    def masks(self) -> list[tuple[str, int]]:
-        """(study UID, number of slices referred to) of every object it holds."""
-        rows = [self._ask(f"instances/{instance}/simplified-tags") for instance in self._ask("instances")]
-        return [
-            (tags["StudyInstanceUID"], len(tags["ReferencedSeriesSequence"][0]["ReferencedInstanceSequence"]))
-            for tags in rows
-        ]
-
-    def _ask(self, path: str):
-        with urllib.request.urlopen(f"http://127.0.0.1:{self._http}/{path}") as answer:
-            return json.load(answer)
 
 
 class Scanner(threading.Thread):
@@ -131,31 +82,6 @@ class Scanner(threading.Thread):
         return study, folder
 
 
-class Server:
-    """`runtime.pyz serve`, which is killed and started again."""
-
-    def __init__(self, package: Path, folder: Path, *, port: int, pacs: int):
-        peer = f"ORTHANC@127.0.0.1:{pacs}"
-        self._command = [sys.executable, package / "runtime.pyz", "serve", "--dicom", f"SAMKD:{port}", "--send", peer]
-        self._command += ["--spool", folder / "spool", "--quiet", "2", "--reserve", "100M", "--threads", "1"]
-        self._log = (folder / "log.txt").open("a")
-
-    def start(self) -> None:
-        """Start it, and wait until it listens."""
-        self._process = subprocess.Popen(self._command, stdout=subprocess.PIPE, stderr=self._log, text=True)
-        assert self._process.stdout is not None
-        if not self._process.stdout.readline():
-            raise SystemExit("the server ended by itself")
-
-    def kill(self) -> None:
-        self._process.kill()
-        self._process.wait()
-
-
-def states(folder: Path) -> list[str]:
-    return [json.loads(path.read_text())["state"] for path in (folder / "spool" / "jobs").glob("*/job.json")]
-
-
 def series_in(folder: Path | None, work: Path) -> list[Path]:
     if folder is not None:
         return sorted(path for path in folder.iterdir() if path.is_file())
@@ -179,7 +105,10 @@ def main() -> None:
         calibration = [np.tile(patch, (1, 1, 4, 4)) for patch in patches(8)]
         package = deploy(Levels(), work, plan=PLAN, calibration=calibration)
         pacs, port = Orthanc(work / "orthanc"), free_port()
-        server, scanner = Server(package, work, port=port, pacs=pacs.dicom), Scanner(slices, port, work / "studies")
+        words = ["--dicom", f"SAMKD:{port}", "--send", f"ORTHANC@127.0.0.1:{pacs.dicom}", "--spool", work / "spool"]
+        words += ["--quiet", "2", "--reserve", "100M", "--threads", "1"]
+        server = Server(package, *words, log=work / "log.txt")
+        scanner = Scanner(slices, port, work / "studies")
         pacs.start()
         server.start()
         scanner.start()
@@ -187,7 +116,7 @@ def main() -> None:
         scanner.ended.set()
         scanner.join()
         wait_for_all(scanner, work)
-        masks = pacs.masks()
+        masks = [(tags["StudyInstanceUID"], referenced(tags)) for tags in pacs.objects()]
         server.kill()
         pacs.stop()
         if args.log:
@@ -207,7 +136,7 @@ def kill_again_and_again(args: argparse.Namespace, server: Server, pacs: Orthanc
             away_until = 0.0
         time.sleep(rng.uniform(0, args.most))
         server.kill()
-        hits.update(set(states(work)) - {"sent"})
+        hits.update(set(states(work / "spool")) - {"sent"})
         hits["arriving"] += any((work / "spool" / "incoming").rglob("*.dcm"))
         server.start()
     if away_until:
@@ -219,9 +148,17 @@ def kill_again_and_again(args: argparse.Namespace, server: Server, pacs: Orthanc
 def wait_for_all(scanner: Scanner, work: Path) -> None:
     """Wait, for at most five minutes, until every study has been sent; then a little, for what comes too much."""
     end = time.monotonic() + 300
-    while time.monotonic() < end and (len(states(work)) < len(scanner.received) or set(states(work)) != {"sent"}):
+    while time.monotonic() < end:
+        jobs = states(work / "spool")
+        if len(jobs) >= len(scanner.received) and set(jobs) == {"sent"}:
+            break
         time.sleep(1)
     time.sleep(5)
+
+
+def referenced(tags: dict[str, Any]) -> int:
+    """How many slices a DICOM-SEG refers to."""
+    return len(tags["ReferencedSeriesSequence"][0]["ReferencedInstanceSequence"])
 
 
 def report(

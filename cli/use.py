@@ -84,6 +84,9 @@ def serve(
         float, typer.Option(min=0, help="Take a scan or a study after so many seconds without a change.")
     ] = 10.0,
     reserve: Annotated[str, typer.Option(help="Refuse objects when the disk has less left.")] = "1G",
+    largest_object: Annotated[
+        str, typer.Option(help="Break off what sends DICOM objects of more than this at the same time.")
+    ] = "1G",
     http: Annotated[
         int | None, typer.Option(help="Serve the page on this port; 8080 where no other door is open.")
     ] = None,
@@ -127,6 +130,7 @@ def serve(
         spool=spool,
         quiet=quiet,
         reserve=reserve,
+        largest_object=largest_object,
         http=http,
         names=names,
         token_file=token_file,

@@ -81,6 +81,7 @@ def _add_serve_options(parser: argparse.ArgumentParser) -> None:
     add("--spool", default=Path("samkd-spool"), type=Path, help="the folder for jobs (default: samkd-spool)")
     add("--quiet", default=10.0, type=float, help="take a scan or a study after so many seconds without a change")
     add("--reserve", default="1G", metavar="SIZE", help="refuse objects when the disk has less left (default: 1G)")
+    add("--largest-object", default="1G", metavar="SIZE", help="break off what sends more than this at once (1G)")
     add("--http", type=int, metavar="PORT", help="serve the page there (default: 8080, where no other door is open)")
     add("--names", metavar="HOST,...", help="names by which browsers may call the page, beside --host")
     add("--token-file", type=Path, metavar="FILE", help="the token that lets people in (default: none on this machine)")
@@ -152,6 +153,7 @@ def _serve(options: argparse.Namespace) -> int:
             spool=options.spool,
             quiet=options.quiet,
             reserve=options.reserve,
+            largest_object=options.largest_object,
             http=options.http,
             names=options.names,
             token_file=options.token_file,

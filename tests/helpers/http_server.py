@@ -2,17 +2,16 @@
 
 import http.client
 import json
-import os
 import secrets
-import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from helpers import served
+from helpers.served import wait
 from samkd.deploy.runtime.package import Package
 from samkd.deploy.runtime.serve.http.door import HttpDoor
 from samkd.deploy.runtime.serve.http.options import HttpOptions
@@ -20,13 +19,6 @@ from samkd.deploy.runtime.serve.spool import Spool
 from samkd.deploy.runtime.serve.worker import Worker
 from samkd.volumes.geometry import Volume
 from samkd.volumes.io.nifti import write_scan
-
-
-def wait(until: Callable[[], object], seconds: float = 30) -> None:
-    end = time.monotonic() + seconds
-    while not until():
-        assert time.monotonic() < end, "nothing came"
-        time.sleep(0.02)
 
 
 def nifti_bytes(volume: Volume) -> bytes:
@@ -134,18 +126,9 @@ class ServerProcess:
 
     def __init__(self, package: Path, folder: Path, *words: str, python: str | Path = sys.executable):
         self.folder = folder
-        command = [str(python), str(package / "runtime.pyz"), "serve", "--http", "0", "--spool", "spool", *words]
-        self._log = (folder / "log").open("wb")
-        self._process = subprocess.Popen(
-            command,
-            cwd=folder,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-            stdout=subprocess.PIPE,
-            stderr=self._log,
-            text=True,
-        )
-        assert self._process.stdout is not None
-        self.ready = self._process.stdout.readline()
+        options = ["--http", "0", "--spool", "spool", *words]
+        self._server = served.Server(package, *options, log=folder / "log", cwd=folder, python=python)
+        self.ready = self._server.start()
         assert self.ready.startswith("serving: page "), (self.ready, self.log())
         self.port = int(self.ready.rsplit(":", 1)[1])
 
@@ -153,28 +136,22 @@ class ServerProcess:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._process.terminate()
-        self._process.wait(60)
-        self._log.close()
-        assert self._process.stdout is not None
-        self._process.stdout.close()
+        self._server.stop()
 
     def kill(self) -> None:
         """As a power cut would."""
-        self._process.kill()
-        self._process.wait(60)
+        self._server.kill()
 
     @property
     def is_alive(self) -> bool:
-        return self._process.poll() is None
+        return self._server.alive()
 
     def log(self) -> str:
-        return (self.folder / "log").read_text()
+        return self._server.log()
 
     def peak_bytes(self) -> int:
         """The most memory that it has had."""
-        lines = Path(f"/proc/{self._process.pid}/status").read_text().splitlines()
-        return next(int(line.split()[1]) << 10 for line in lines if line.startswith("VmHWM"))
+        return int(self._server.memory(peak=True) * 1e6)
 
     def files(self) -> list[str]:
         """What lies in its spool of scans and of uploads that are under way."""

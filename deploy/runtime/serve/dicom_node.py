@@ -19,17 +19,22 @@ from types import ModuleType
 from typing import Any
 
 from ....errors import MissingExtraError, OutputError, SamkdError, UsageError, translated
+from ....volumes.io.dicom.files import study_and_instance
 from ....volumes.io.dicom.seg import load_highdicom
 from ....volumes.io.dicom.study import StudySeries, study_series
 from ....volumes.io.scans import Source, modality
 from ..package import Package
+from .dicom_guard import Guard, hang_up
 from .spool import FAILED, Job, Spool, job_id
 from .worker import Worker, fits
 
 SUCCESS, DUPLICATE, NO_SPACE, UNFIT, NOT_UNDERSTOOD = 0x0000, 0x0111, 0xA700, 0xA900, 0xC000
+MOST_ASSOCIATIONS = 16  # at once; more are refused, and twice as many connections are not even listened to
 AFTER_RELEASE = 2.0  # seconds without an object: some senders open an association for every image
+_DEFLATED = tuple(f"1.2.840.10008.1.2.{tail}" for tail in ("1.99", "4.95", "4.205", "8.1"))
 _WARNINGS = (0xB000, 0xB006, 0xB007)  # stored, with something to say about it
 _LONGEST = 16  # letters of an AE title
+_TO_ASSOCIATE = 10  # seconds from the connection to the request for an association
 _LOOK = 0.25  # seconds between two looks for quiet studies
 _PAUSE = 10  # seconds, after a look that failed
 _INSTALL = "pip install 'samkd[serve]'; on a device without samkd: pip install pynetdicom pydicom highdicom"
@@ -77,6 +82,7 @@ class NodeOptions:
     addresses: tuple[str, ...] = ()  # hosts that are let in; empty: all
     quiet: float = 10.0  # seconds without an object after which a study is taken
     reserve: int = 1 << 30  # bytes that the disk must keep
+    largest: int = 1 << 30  # bytes of an object, and of all together that arrive at the same time
 
 
 class DicomDoor:
@@ -93,7 +99,8 @@ class DicomDoor:
         self._peers = {str(peer): peer for peer in options.peers}
         self.destinations = tuple(self._peers)
         self._due: dict[str, float] = {}  # when a study that is arriving will have been quiet
-        self._open: defaultdict[object, set[str]] = defaultdict(set)  # the studies of an association
+        self._open: defaultdict[threading.Thread, set[str]] = defaultdict(set)  # the studies of an association
+        self._guard = Guard(largest=options.largest)
         self._lock = threading.Lock()
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="studies", daemon=True)
@@ -112,8 +119,8 @@ class DicomDoor:
     def stop(self) -> None:
         BaseServer.shutdown(self._server)  # pynetdicom's own wants a server that it started itself
         self._server.server_close()
-        for association in self._server.ae.active_associations:
-            association.abort()
+        for association in self._server.active_associations:
+            hang_up(association)
         self._ended.set()
         self._thread.join()
 
@@ -149,10 +156,17 @@ class DicomDoor:
         entity = library.AE(ae_title=options.title)
         entity.require_called_aet = True
         entity.require_calling_aet = list(options.callers)
+        entity.maximum_associations = MOST_ASSOCIATIONS
+        entity.acse_timeout = _TO_ASSOCIATE
         entity.add_supported_context(library.sop_class.Verification)  # type: ignore[attr-defined]
         for context in library.AllStoragePresentationContexts:
-            entity.add_supported_context(context.abstract_syntax, library.ALL_TRANSFER_SYNTAXES)
+            entity.add_supported_context(context.abstract_syntax, _transfer_syntaxes(library))
         handlers = [
+            (library.evt.EVT_CONN_OPEN, self._guard.opened),
+            (library.evt.EVT_DATA_RECV, self._guard.received),
+            (library.evt.EVT_DIMSE_RECV, self._guard.gathered),
+            (library.evt.EVT_DIMSE_SENT, self._guard.answered),
+            (library.evt.EVT_CONN_CLOSE, self._guard.closed),
             (library.evt.EVT_C_STORE, self._store),
             (library.evt.EVT_RELEASED, self._released),
             (library.evt.EVT_CONN_CLOSE, self._closed),
@@ -172,7 +186,7 @@ class DicomDoor:
         """Keep one object; success means that it is on the disk."""
         try:
             content = event.encoded_dataset()
-            study, instance = (str(event.dataset[name].value) for name in ("StudyInstanceUID", "SOPInstanceUID"))
+            study, instance = study_and_instance(content)
         except Exception:
             return NOT_UNDERSTOOD
         if not study or instance != str(event.request.AffectedSOPInstanceUID):
@@ -211,6 +225,7 @@ class DicomDoor:
 
     def _watch(self) -> None:
         while not self._ended.wait(_LOOK):
+            self._forget_dead()
             try:
                 self._take_quiet()
                 for taken in self._spool.taken():
@@ -218,6 +233,13 @@ class DicomDoor:
             except (SamkdError, OSError) as error:  # the disk is full or away; what was not done is still there
                 _LOG.error("error: %s Again in %d s.", error, _PAUSE)
                 self._ended.wait(_PAUSE)
+
+    def _forget_dead(self) -> None:
+        """Drop what is known of associations whose end pynetdicom never told: their threads broke down."""
+        self._guard.forget_dead()
+        with self._lock:
+            for association in [one for one in self._open if not one.is_alive()]:
+                del self._open[association]
 
     def _take_quiet(self) -> None:
         """Take the studies of which nothing has come for long enough. Raises OSError."""
@@ -303,8 +325,13 @@ def load_pynetdicom() -> ModuleType:
     return pynetdicom
 
 
+def _transfer_syntaxes(library: ModuleType) -> list[str]:
+    """All that an image can come in, but the deflated ones: a few bytes of those may stand for more than any memory."""
+    return [uid for uid in library.ALL_TRANSFER_SYNTAXES if uid not in _DEFLATED]
+
+
 def _server_for(addresses: Sequence[str]) -> type:
-    """The class of a server that hangs up on everybody whose address is not listed, if any is."""
+    """The class of a server that hangs up on everybody whose address is not listed, if any is, and on a crowd."""
     load_pynetdicom()
     from pynetdicom.transport import ThreadedAssociationServer
 
@@ -313,6 +340,10 @@ def _server_for(addresses: Sequence[str]) -> type:
             allowed = not addresses or client_address[0] in addresses
             if not allowed:
                 _LOG.warning("warning: %s: connection refused: its address is not allowed", client_address[0])
-            return allowed
+                return False
+            if len(self.active_associations) >= 2 * MOST_ASSOCIATIONS:
+                _LOG.warning("warning: %s: connection refused: there are too many", client_address[0])
+                return False
+            return True
 
     return Server

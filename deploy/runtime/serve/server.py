@@ -41,6 +41,7 @@ class ServeOptions:
     host: str = "127.0.0.1"
     quiet: float = 10.0  # seconds
     reserve: str = "1G"
+    largest_object: str = "1G"
     http: int | None = None  # the page's port, 0 for any; 8080 where no other door is open
     names: str | None = None  # by which browsers may call the page, separated by commas
     token_file: Path | None = None
@@ -106,7 +107,8 @@ def _node_options(options: ServeOptions) -> NodeOptions | None:
         callers=tuple(ae_title(text, option="--allow") for text in _listed(options.allow)),
         addresses=tuple(_listed(options.allow_address)),
         quiet=options.quiet,
-        reserve=int(parse_bytes(options.reserve)),
+        reserve=int(parse_bytes(options.reserve, option="--reserve")),
+        largest=int(parse_bytes(options.largest_object, option="--largest-object")),
     )
 
 

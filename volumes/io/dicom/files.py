@@ -5,9 +5,11 @@ and DICOM's own registered names are shown. pydicom is loaded by the first call.
 """
 
 import functools
+import io
 import logging
 import re
 import warnings
+import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -28,6 +30,8 @@ _TAGS = [
     *("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "SliceThickness", "SpacingBetweenSlices"),
     *("RescaleSlope", "RescaleIntercept", "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"),
 ]
+_MOST_INFLATED = 1 << 29  # bytes of an object whose transfer syntax is deflated
+_CHUNK = 1 << 16
 _VALUES = "PixelValueTransformationSequence"
 _COLOURS = ("RGB", "PALETTE COLOR", "YBR_FULL", "YBR_FULL_422", "YBR_PARTIAL_420", "YBR_ICT", "YBR_RCT")
 _SCOUTS = {"LOCALIZER", "SCOUT", "TOPOGRAM", "SCANOGRAM", "SCANOSCOPE"}
@@ -100,7 +104,8 @@ def _has_an_image(path: Path) -> bool:
     """Whether a file without the mark can be read as DICOM up to its class and its number of rows."""
     pydicom = load_pydicom()
     try:
-        header = pydicom.dcmread(path, force=True, stop_before_pixels=True, specific_tags=["SOPClassUID", "Rows"])
+        with _Opened(path) as file:
+            header = pydicom.dcmread(file, force=True, stop_before_pixels=True, specific_tags=["SOPClassUID", "Rows"])
         return bool(header.get("SOPClassUID")) and int(header.get("Rows") or 0) > 0
     except Exception:
         return False
@@ -113,13 +118,48 @@ def read_dicom(path: Path, **options: Any) -> Any:
     explicit, little or big endian. Compressed pixels are left without one, because nothing tells how to decode them.
     """
     pydicom = load_pydicom()
-    dataset = pydicom.dcmread(path, force=True, **options)
+    with _Opened(path) as file:
+        dataset = pydicom.dcmread(file, force=True, **options)
     if dataset.preamble is None and not dataset.file_meta.get("TransferSyntaxUID"):
         implicit, little = dataset.original_encoding
         if "PixelData" not in dataset or not dataset["PixelData"].is_undefined_length:
             explicit = pydicom.uid.ExplicitVRLittleEndian if little else pydicom.uid.ExplicitVRBigEndian
             dataset.file_meta.TransferSyntaxUID = pydicom.uid.ImplicitVRLittleEndian if implicit else explicit
     return dataset
+
+
+class _Opened(io.BufferedReader):
+    """A file for pydicom, which reads the rest of one at once only to inflate it, whatever it may become.
+
+    BadInputError then for what becomes larger than an object is: a megabyte may stand for a gigabyte.
+    """
+
+    def __init__(self, path: Path):
+        super().__init__(io.FileIO(path))
+        self._path = path
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        content = super().read(size)
+        if (size is None or size < 0) and _inflates_beyond(content, _MOST_INFLATED):
+            raise BadInputError(
+                f"{self._path}: is deflated, and unpacks to more than {_MOST_INFLATED / 1e6:.0f} MB. "
+                "Export it uncompressed."
+            )
+        return content
+
+
+def _inflates_beyond(content: bytes, most: int) -> bool:
+    """Whether deflated bytes stand for more than `most`, found without keeping them."""
+    inflater, count = zlib.decompressobj(-zlib.MAX_WBITS), 0
+    try:
+        for start in range(0, len(content), _CHUNK):
+            piece = content[start : start + _CHUNK]
+            while piece and count <= most:
+                count += len(inflater.decompress(piece, 16 * _CHUNK))
+                piece = inflater.unconsumed_tail
+    except zlib.error:  # damaged: pydicom says so
+        return False
+    return count > most
 
 
 def read_header(path: Path) -> Any:
@@ -129,6 +169,19 @@ def read_header(path: Path) -> Any:
     load_pydicom()
     with sound(path):
         return read_dicom(path, stop_before_pixels=True, specific_tags=_TAGS)
+
+
+def study_and_instance(content: bytes) -> tuple[str, str]:
+    """The UIDs of the study and of the object itself in the bytes of a file, read up to its pixels.
+
+    Raises BadInputError for bytes that are no DICOM file, or one without these UIDs.
+    """
+    names = ("StudyInstanceUID", "SOPInstanceUID")
+    pydicom = load_pydicom()
+    with sound(Path("object")):
+        header = pydicom.dcmread(io.BytesIO(content), stop_before_pixels=True, specific_tags=list(names))
+        study, instance = (str(header[name].value) for name in names)
+    return study, instance
 
 
 def left_out(header: Any, path: Path) -> str | None:

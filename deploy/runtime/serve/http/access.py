@@ -16,7 +16,7 @@ from .refusals import refused
 
 COOKIE = "samkd"
 _OURS = ("localhost", "127.0.0.1", "::1")
-_OPEN = ("/health",)  # without a token: whoever watches the server has none
+_OPEN = ("/health", "/auth/", "/auth/token")  # without a token: for a monitor, and for MONAI Label's log-in
 _SAFE = ("GET", "HEAD", "OPTIONS")
 _HEADERS = {
     "Content-Security-Policy": (

@@ -20,8 +20,10 @@ from ...package import Package
 from ..spool import Spool
 from ..worker import Worker
 from .access import Access
+from .bodies import json_object, short_body
 from .jobs import Jobs
 from .metrics import exposition
+from .monai_label import MonaiLabel
 from .options import HttpOptions
 from .page_files import page_files
 from .refusals import HANDLERS, Refusal
@@ -31,7 +33,6 @@ from .uploads import Uploads
 
 ID_LENGTH = 16  # digits of a manifest's digest that the page knows a package by
 _NIFTI, _DICOM = "application/gzip", "application/dicom"
-_LARGEST_JSON = 4 << 20  # bytes
 
 
 class Api:
@@ -48,6 +49,15 @@ class Api:
         self._uploads = Uploads(scans, limits=limits, free=spool.free_bytes, channels=channels)
         self.jobs = Jobs(spool=spool, worker=worker, scans=scans, packages=packages, limits=limits)
         self.sessions = Sessions(worker, scans, most_bytes=limits.sessions, most_calls=limits.calls)
+        self._monai_label = MonaiLabel(
+            scans=scans,
+            uploads=self._uploads,
+            jobs=self.jobs,
+            sessions=self.sessions,
+            packages=packages,
+            token=options.token,
+            forget=self.forget,
+        )
         self.answers: Counter[int] = Counter()
 
     def routes(self) -> list[Route]:
@@ -69,6 +79,7 @@ class Api:
             Route("/api/jobs/{job}/mask", self.mask),
             Route("/api/jobs/{job}/seg", self.seg),
             Route("/api/jobs/{job}/report", self.report),
+            *self._monai_label.routes(),
         ]
 
     # The page and what a monitor asks.
@@ -120,7 +131,7 @@ class Api:
         return FileResponse(path, media_type=_NIFTI)
 
     async def prompt(self, request: Request) -> Response:
-        scan, content = self._used(request), await _json_object(request)
+        scan, content = self._used(request), json_object(await short_body(request))
         package = self._package(content.get("package"))
         body = json.dumps(content.get("prompts")).encode()
         as_seg = _as_seg(request)
@@ -135,7 +146,7 @@ class Api:
     # Jobs.
 
     async def begin(self, request: Request) -> Response:
-        content = await _json_object(request)
+        content = json_object(await short_body(request))
         scan, package = self._scans.get(str(content.get("scan"))), self._package(content.get("package"))
         id = await run_in_threadpool(self.jobs.submit, scan, package.manifest.digest)
         return JSONResponse({"id": id}, 201)
@@ -233,19 +244,3 @@ def _as_seg(request: Request) -> bool:
     if kind not in ("nifti", "seg"):
         raise Refusal(400, f"as={kind[:40]!r}: expected nifti or seg.")
     return kind == "seg"
-
-
-async def _json_object(request: Request) -> dict[str, Any]:
-    """The body as a JSON object. Refusal 400, 413."""
-    body = b""
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > _LARGEST_JSON:
-            raise Refusal(413, f"The body is larger than {_LARGEST_JSON >> 20} MB; expected a short JSON object.")
-    try:
-        content = json.loads(body)
-    except (ValueError, RecursionError) as error:
-        raise Refusal(400, "The body is no JSON; expected an object such as the documentation shows.") from error
-    if not isinstance(content, dict):
-        raise Refusal(400, "The body is JSON, but no object; expected one such as the documentation shows.")
-    return content

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Collection
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import IO
 
@@ -19,24 +19,50 @@ from .options import Limits
 from .refusals import Refusal
 
 _SLOWEST = 16_384  # bytes a second of a body, on the whole
+_LONGEST_TEXT = 1 << 20  # bytes
 _DRAINED = 32 << 20  # bytes that are read of a body that is refused, lest its sender miss the answer
 
 
 @dataclass(frozen=True)
 class Part:
-    """A file of the body: what the user calls it, and where it lies."""
+    """A file of the body: the field it came in, what the user calls it, and where it lies."""
 
+    field: str
     name: PurePosixPath
     path: Path
 
 
-async def receive(request: Request, folder: Path, *, limits: Limits, room: Room) -> list[Part]:
-    """Write the files of a request into `folder`. Raises Refusal, OSError; ClientDisconnect."""
+@dataclass(frozen=True)
+class Form:
+    """The body of a request: its files on the disk, and its short texts by their fields."""
+
+    parts: list[Part] = field(default_factory=list)
+    texts: dict[str, str] = field(default_factory=dict)
+
+
+async def receive(
+    request: Request,
+    folder: Path,
+    *,
+    limits: Limits,
+    room: Room,
+    files: Collection[str] = ("files",),
+    texts: Collection[str] = (),
+    flat: bool = False,
+) -> Form:
+    """Write the files of a request into `folder`; `files` and `texts` are the fields that it may have.
+
+    `flat` takes only the last part of each name: MONAI Label's clients send whole paths of theirs.
+
+    Raises Refusal, OSError; ClientDisconnect.
+    """
     kind, values = parse_options_header(request.headers.get("content-type", ""))
     boundary = values.get(b"boundary")
     if kind != b"multipart/form-data" or not boundary:
-        raise Refusal(400, 'The body is no form of files; expected multipart/form-data with parts named "files".')
-    writer = _Writer(folder, room)
+        raise Refusal(
+            400, f"The body is no form of files; expected multipart/form-data with parts named {_quoted(files)}."
+        )
+    writer = _Writer(folder, room, files=files, texts=texts, flat=flat)
     try:
         parser = MultipartParser(boundary, writer.callbacks())  # pyright: ignore[reportArgumentType]
         async for chunk in _patient(request, limits):
@@ -48,9 +74,7 @@ async def receive(request: Request, folder: Path, *, limits: Limits, room: Room)
         writer.close()
     if not writer.ended:
         raise Refusal(400, "The body ends before its last boundary. Send it again.")
-    if not writer.parts:
-        raise Refusal(400, 'The form holds no file; expected parts named "files".')
-    return writer.parts
+    return Form(writer.parts, {name: text.decode("utf-8", "replace") for name, text in writer.texts.items()})
 
 
 async def drain(request: Request, *, limits: Limits) -> None:
@@ -90,11 +114,18 @@ def too_large(limits: Limits) -> Refusal:
     return Refusal(413, f"The upload is larger than {limits.upload / 1e9:.1f} GB. Upload fewer scans at once.")
 
 
+def _quoted(names: Collection[str]) -> str:
+    return " or ".join(f'"{name}"' for name in names)
+
+
 class _Writer:
     """What the parser calls: headers are collected, files written."""
 
-    def __init__(self, folder: Path, room: Room):
+    def __init__(self, folder: Path, room: Room, *, files: Collection[str], texts: Collection[str], flat: bool):
         self.parts: list[Part] = []
+        self.texts: dict[str, bytearray] = {}
+        self._text: bytearray | None = None
+        self._names, self._flat = (files, texts), flat
         self.ended = False
         self._folder, self._room = folder, room
         self._file: IO[bytes] | None = None
@@ -124,21 +155,33 @@ class _Writer:
 
     def _on_headers_finished(self) -> None:
         _, values = parse_options_header(self._disposition)
-        raw = values.get(b"filename")
-        if raw is None or values.get(b"name") != b"files":
-            raise Refusal(400, 'The form has a part that is no file; expected parts named "files" alone.')
-        name = judged(raw.decode("utf-8", "replace"))
+        raw, field = values.get(b"filename"), values.get(b"name", b"").decode("utf-8", "replace")
+        files, texts = self._names
+        if raw is None and field in texts:
+            self._text = self.texts[field] = bytearray()
+            return
+        if raw is None or field not in files:
+            known = _quoted((*files, *texts))
+            raise Refusal(400, f"The form has a part named {field[:40]!r}; expected files named {known} alone.")
+        given = raw.decode("utf-8", "replace")
+        name = judged(given.replace("\\", "/").rpartition("/")[2] if self._flat else given)
         self._room.take_file()
         path = self._folder / f"part-{len(self.parts)}"
         self._file = path.open("wb")
-        self.parts.append(Part(name, path))
+        self.parts.append(Part(field, name, path))
 
     def _on_part_data(self, data: bytes, start: int, end: int) -> None:
-        assert self._file is not None
         self._room.take(end - start)
+        if self._text is not None:
+            if len(self._text) + end - start > _LONGEST_TEXT:
+                raise Refusal(413, f"A text in the form is longer than {_LONGEST_TEXT >> 20} MB.")
+            self._text += data[start:end]
+            return
+        assert self._file is not None
         self._file.write(data[start:end])
 
     def _on_part_end(self) -> None:
+        self._text = None
         self.close()
 
     def _on_end(self) -> None:

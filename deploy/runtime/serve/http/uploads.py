@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
+from contextlib import asynccontextmanager
 
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
@@ -13,7 +13,7 @@ from .....errors import BadInputError
 from .....volumes.io.scans import find_scans, group_channels
 from .archives import is_archive, unpack
 from .limited import Room
-from .multipart import Part, drain, receive, too_large
+from .multipart import Form, Part, drain, receive, too_large
 from .names import OwnNames
 from .options import Limits
 from .refusals import Refusal
@@ -30,13 +30,29 @@ class Uploads:
 
     async def take(self, request: Request) -> list[Scan]:
         """The scans of a request. Raises Refusal, BadInputError, OutputError, OSError."""
+        async with self.form(request) as form:
+            return await run_in_threadpool(self.scans_of, form.parts)
+
+    @asynccontextmanager
+    async def form(
+        self,
+        request: Request,
+        *,
+        files: Collection[str] = ("files",),
+        texts: Collection[str] = (),
+        flat: bool = False,
+    ) -> AsyncIterator[Form]:
+        """What a request holds, while the block runs. Raises Refusal, OutputError, OSError."""
         try:
             self._refuse_early(request)
             self._open += 1
+            draft = self._scans.draft()
             try:
-                return await self._take(request)
+                room = Room(bytes=self._limits.upload, files=self._limits.files, free=self._left)
+                yield await receive(request, draft, limits=self._limits, room=room, files=files, texts=texts, flat=flat)
             finally:
                 self._open -= 1
+                await run_in_threadpool(shutil.rmtree, draft, ignore_errors=True)
         except Exception as error:
             if not isinstance(error, Refusal) or error.status != 408:
                 await drain(request, limits=self._limits)
@@ -57,17 +73,11 @@ class Uploads:
     def _left(self) -> int:
         return self._free() - self._limits.reserve
 
-    async def _take(self, request: Request) -> list[Scan]:
-        draft = self._scans.draft()
-        try:
-            room = Room(bytes=self._limits.upload, files=self._limits.files, free=self._left)
-            parts = await receive(request, draft, limits=self._limits, room=room)
-            return await run_in_threadpool(self._scans_of, draft, parts)
-        finally:
-            await run_in_threadpool(shutil.rmtree, draft, ignore_errors=True)
-
-    def _scans_of(self, draft: Path, parts: list[Part]) -> list[Scan]:
-        """Unpack what was received, and keep its scans: all, or none."""
+    def scans_of(self, parts: Sequence[Part]) -> list[Scan]:
+        """Unpack files that were received, and keep their scans: all, or none. Refusal, BadInputError, OutputError."""
+        if not parts:
+            raise Refusal(400, 'The form holds no file; expected parts named "files".')
+        draft = parts[0].path.parent
         files, names = draft / "files", OwnNames()
         files.mkdir()
         room = Room(bytes=self._limits.expanded, files=self._limits.files, free=self._left)

@@ -2,29 +2,29 @@
 
 import json
 import shutil
-import socket
 import subprocess
 import time
-import urllib.request
 from collections import namedtuple
-from collections.abc import Callable, Iterator
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, suppress
 from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers.dicom_series import IDENTITY, edit, plant, write_series
+from helpers.dicom_series import IDENTITY, edit, write_series
 from helpers.packages import make_scan
+from helpers.served import ORTHANC, Orthanc, free_port, states, wait
 
 pytest.importorskip("pynetdicom", reason="pynetdicom is not installed: pip install 'samkd[serve]'")
 
 import pydicom
 import pynetdicom
+from helpers.dicom_peers import Pacs, associated, connect, ended, recorded, send, write_ct
 from pynetdicom.sop_class import CTImageStorage, Verification  # type: ignore[attr-defined]
 
 from samkd.deploy.runtime.package import Package
 from samkd.deploy.runtime.predict import predict_scan
-from samkd.deploy.runtime.serve import dicom_node, worker
+from samkd.deploy.runtime.serve import dicom_guard, dicom_node, worker
 from samkd.deploy.runtime.serve.dicom_node import DicomDoor, NodeOptions, Peer
 from samkd.deploy.runtime.serve.spool import FAILED, SENT, Spool
 from samkd.deploy.runtime.serve.worker import Worker
@@ -34,48 +34,11 @@ from samkd.volumes.io.scans import Source
 pytestmark = pytest.mark.slow
 
 Usage = namedtuple("Usage", "total used free")
-ORTHANC = shutil.which("Orthanc", path="/usr/sbin:/usr/bin:/usr/local/sbin")
 
 
 def needs(*programs: str):
     missing = [name for name in programs if shutil.which(name) is None]
     return pytest.mark.skipif(bool(missing), reason=f"{', '.join(missing)} not installed (Debian: dcmtk)")
-
-
-def wait(until: Callable[[], object], seconds: float = 30) -> None:
-    end = time.monotonic() + seconds
-    while not until():
-        assert time.monotonic() < end, "nothing came"
-        time.sleep(0.05)
-
-
-def free_port() -> int:
-    with closing(socket.socket()) as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-class Pacs:
-    """A PACS of pynetdicom's: the objects it was sent, in their order. It can be away, and lose its answers."""
-
-    def __init__(self, port: int):
-        self.port, self.objects, self.statuses, self._server = port, [], [], None
-
-    def start(self) -> None:
-        entity = pynetdicom.AE(ae_title="PACS")
-        entity.supported_contexts = pynetdicom.AllStoragePresentationContexts
-        handlers = [(pynetdicom.evt.EVT_C_STORE, self._store)]
-        self._server = entity.start_server(("127.0.0.1", self.port), block=False, evt_handlers=handlers)  # type: ignore[arg-type]
-
-    def _store(self, event) -> int:
-        dataset = event.dataset
-        dataset.file_meta = event.file_meta
-        self.objects.append(dataset)
-        return self.statuses.pop(0) if self.statuses else 0
-
-    def stop(self) -> None:
-        if self._server is not None:
-            self._server.shutdown()
 
 
 @pytest.fixture(scope="module")
@@ -125,34 +88,10 @@ def ct(tmp_path) -> list[Path]:
     return write_ct(tmp_path / "ct")
 
 
-def write_ct(folder: Path, *, seed: int = 3) -> list[Path]:
-    stored = make_scan(seed).array[0].astype(np.int16) + 1024
-    return write_series(folder, stored, spacing=(2.0, 1.5, 1.4), change=lambda dataset, _: plant(dataset))
-
-
-def send(door: DicomDoor, files: list[Path], *, title: str = "SCANNER", break_off: bool = False) -> list[int | None]:
-    """The statuses with which a node accepts objects; none when it does not let us in."""
-    entity = pynetdicom.AE(ae_title=title)
-    for file in files:
-        header = pydicom.dcmread(file, stop_before_pixels=True)
-        entity.add_requested_context(header.SOPClassUID, header.file_meta.TransferSyntaxUID)
-    association = entity.associate("127.0.0.1", door.port, ae_title="SAMKD")
-    if not association.is_established:
-        return []
-    statuses = [association.send_c_store(file).get("Status") for file in files]
-    association.abort() if break_off else association.release()
-    return statuses
-
-
-def states(tmp_path: Path) -> list[str]:
-    files = (tmp_path / "spool" / "jobs").glob("*/job.json")
-    return [json.loads(file.read_text())["state"] for file in files]
-
-
 def test_a_study_comes_back_as_the_mask_of_predict(node, pacs, ct, opened, tmp_path, caplog):
     caplog.set_level("INFO", "samkd")
-    assert send(node(), ct) == [0] * len(ct)
-    wait(lambda: states(tmp_path) == [SENT])
+    assert send(node().port, ct) == [0] * len(ct)
+    wait(lambda: states(tmp_path / "spool") == [SENT])
     predict_scan(opened, Source("ct", tuple(ct)), tmp_path / "mask.dcm")
     mask = pydicom.dcmread(tmp_path / "mask.dcm")
     (seg,) = pacs.objects
@@ -174,8 +113,8 @@ def test_what_fits_no_package_is_left_alone_and_named_by_its_uid(node, pacs, ct,
     study = pydicom.dcmread(ct[0]).StudyInstanceUID
     for file in (*scout, *mr):
         edit(file, StudyInstanceUID=study)
-    assert set(send(node(), [*ct, *scout, *mr])) == {0}
-    wait(lambda: len(pacs.objects) == 1 and states(tmp_path) == [SENT])
+    assert set(send(node().port, [*ct, *scout, *mr])) == {0}
+    wait(lambda: len(pacs.objects) == 1 and states(tmp_path / "spool") == [SENT])
     for file, why in ((scout[0], "a localizer"), (mr[0], "MR")):
         assert f"series {pydicom.dcmread(file).SeriesInstanceUID}: left alone ({why})" in caplog.text
     assert not [value for value in IDENTITY.values() if value in caplog.text]
@@ -183,42 +122,42 @@ def test_what_fits_no_package_is_left_alone_and_named_by_its_uid(node, pacs, ct,
 
 def test_a_study_that_is_sent_again_is_answered_once(node, pacs, ct, tmp_path):
     door = node()
-    assert set(send(door, ct)) == {0}
-    wait(lambda: states(tmp_path) == [SENT])
-    assert set(send(door, list(reversed(ct)))) == {0}
+    assert set(send(door.port, ct)) == {0}
+    wait(lambda: states(tmp_path / "spool") == [SENT])
+    assert set(send(door.port, list(reversed(ct)))) == {0}
     wait(lambda: not any((tmp_path / "spool" / "incoming").iterdir()))
     wait(lambda: not any((tmp_path / "spool" / "taken").iterdir()))
-    assert set(send(node(), ct)) == {0}  # of the next process
+    assert set(send(node().port, ct)) == {0}  # of the next process
     wait(lambda: not any((tmp_path / "spool" / "taken").iterdir()))
     time.sleep(0.5)
-    assert states(tmp_path) == [SENT] and len(pacs.objects) == 1
+    assert states(tmp_path / "spool") == [SENT] and len(pacs.objects) == 1
 
 
 def test_a_transfer_that_broke_waits_for_the_rest(node, pacs, ct, tmp_path):
     door = node(quiet=1.0)
-    assert set(send(door, ct[:9], break_off=True)) == {0}
+    assert set(send(door.port, ct[:9], break_off=True)) == {0}
     time.sleep(0.4)
-    assert set(send(door, ct)) == {0}
-    wait(lambda: states(tmp_path) == [SENT])
+    assert set(send(door.port, ct)) == {0}
+    wait(lambda: states(tmp_path / "spool") == [SENT])
     (seg,) = pacs.objects
     assert len(seg.ReferencedSeriesSequence[0].ReferencedInstanceSequence) == len(ct)
 
 
 def test_masks_wait_for_a_pacs_that_is_away_or_full(node, pacs, ct, tmp_path):
     pacs.stop()
-    assert set(send(node(), ct)) == {0}
-    wait(lambda: states(tmp_path) == ["segmented"])
+    assert set(send(node().port, ct)) == {0}
+    wait(lambda: states(tmp_path / "spool") == ["segmented"])
     pacs.statuses = [0xA700, 0xC001]
     pacs.start()
-    wait(lambda: states(tmp_path) == [SENT])
+    wait(lambda: states(tmp_path / "spool") == [SENT])
     assert len(pacs.objects) == 3 and len({seg.SOPInstanceUID for seg in pacs.objects}) == 1
 
 
 def test_a_mask_whose_arrival_was_not_noted_is_sent_as_the_same_object(node, pacs, ct, tmp_path):
     node_one = node()
     pacs.statuses = [0xC001]  # it keeps the object, but says otherwise
-    assert set(send(node_one, ct)) == {0}
-    wait(lambda: states(tmp_path) == [SENT])
+    assert set(send(node_one.port, ct)) == {0}
+    wait(lambda: states(tmp_path / "spool") == [SENT])
     pacs.statuses = []
     first, second = pacs.objects
     assert first.SOPInstanceUID == second.SOPInstanceUID and first.SeriesInstanceUID == second.SeriesInstanceUID
@@ -226,19 +165,19 @@ def test_a_mask_whose_arrival_was_not_noted_is_sent_as_the_same_object(node, pac
 
 def test_a_series_that_cannot_be_used_is_kept_and_tried_when_it_comes_again(node, pacs, ct, tmp_path):
     door = node()
-    assert set(send(door, [*ct[:4], *ct[6:]])) == {0}  # a gap
-    wait(lambda: states(tmp_path) == [FAILED])
+    assert set(send(door.port, [*ct[:4], *ct[6:]])) == {0}  # a gap
+    wait(lambda: states(tmp_path / "spool") == [FAILED])
     assert len(list((tmp_path / "spool" / "jobs").rglob("*.dcm"))) == len(ct) - 2
-    assert set(send(door, ct)) == {0}
-    wait(lambda: sorted(states(tmp_path)) == [FAILED, SENT])
+    assert set(send(door.port, ct)) == {0}
+    wait(lambda: sorted(states(tmp_path / "spool")) == [FAILED, SENT])
     assert len(pacs.objects) == 1
 
 
 def test_unknown_callers_and_addresses_are_not_let_in(node, ct):
     door = node(callers=("SCANNER", "CT2"))
-    assert send(door, ct[:1]) == [0] and send(door, ct[:1], title="STRANGER") == []
-    assert send(node(addresses=("192.0.2.7",)), ct[:1]) == []
-    assert send(node(addresses=("192.0.2.7", "127.0.0.1")), ct[:1]) == [0]
+    assert send(door.port, ct[:1]) == [0] and send(door.port, ct[:1], title="STRANGER") == []
+    assert send(node(addresses=("192.0.2.7",)).port, ct[:1]) == []
+    assert send(node(addresses=("192.0.2.7", "127.0.0.1")).port, ct[:1]) == [0]
     entity = pynetdicom.AE(ae_title="SCANNER")
     entity.add_requested_context(Verification)
     assert not entity.associate("127.0.0.1", door.port, ae_title="OTHER").is_established
@@ -248,10 +187,10 @@ def test_objects_are_refused_when_the_disk_is_nearly_full(node, pacs, ct, tmp_pa
     door = node(reserve=1 << 30)
     with monkeypatch.context() as full:
         full.setattr(shutil, "disk_usage", lambda _: Usage(2 << 30, 1 << 30, (1 << 30) + 100))
-        assert send(door, ct[:2]) == [0xA700, 0xA700]
+        assert send(door.port, ct[:2]) == [0xA700, 0xA700]
     assert not list((tmp_path / "spool").rglob("*.dcm"))
-    assert set(send(door, ct)) == {0}
-    wait(lambda: states(tmp_path) == [SENT])
+    assert set(send(door.port, ct)) == {0}
+    wait(lambda: states(tmp_path / "spool") == [SENT])
 
 
 def test_an_object_that_cannot_be_kept_is_refused(node, ct, tmp_path, monkeypatch):
@@ -262,15 +201,15 @@ def test_an_object_that_cannot_be_kept_is_refused(node, ct, tmp_path, monkeypatc
 
     with monkeypatch.context() as disk:
         disk.setattr(Spool, "store", full)
-        assert send(door, ct[:2]) == [0xA700, 0xA700]
-    assert send(door, ct[:2]) == [0, 0]
+        assert send(door.port, ct[:2]) == [0xA700, 0xA700]
+    assert send(door.port, ct[:2]) == [0, 0]
 
 
 def test_a_study_that_cannot_be_told_apart_is_kept_with_the_reason(node, pacs, ct, tmp_path):
     for number, file in enumerate(ct):
         edit(file, SeriesInstanceUID=f"1.2.3.{number}")  # as some anonymisers do
-    assert set(send(node(), ct)) == {0}
-    wait(lambda: states(tmp_path) == [FAILED])
+    assert set(send(node().port, ct)) == {0}
+    wait(lambda: states(tmp_path / "spool") == [FAILED])
     (job,) = (tmp_path / "spool" / "jobs").iterdir()
     assert "are slices in a row" in json.loads((job / "job.json").read_text())["error"]
     assert len(list((job / "scan").iterdir())) == len(ct) and not pacs.objects
@@ -287,14 +226,14 @@ def test_a_taken_study_waits_for_a_disk_that_can_be_written(node, pacs, ct, tmp_
         return add(*arguments)
 
     monkeypatch.setattr(Spool, "add", failing)
-    assert set(send(door, ct)) == {0}
-    wait(lambda: states(tmp_path) == [SENT])
+    assert set(send(door.port, ct)) == {0}
+    wait(lambda: states(tmp_path / "spool") == [SENT])
     assert len(failures) == 3 and len(pacs.objects) == 1
 
 
 def test_objects_that_a_mask_could_not_refer_to_are_refused(node, ct, tmp_path):
     edit(ct[0], StudyInstanceUID="")
-    assert send(node(), ct[:2]) == [0xA900, 0]
+    assert send(node().port, ct[:2]) == [0xA900, 0]
 
 
 def test_uids_cannot_lead_out_of_the_spool(node, ct, tmp_path):
@@ -319,6 +258,45 @@ def test_a_destination_that_is_none_is_refused(text):
         Peer.parse(text, option="--send")
 
 
+def test_requests_that_do_not_wait_for_their_answers_are_broken_off(node, pacs, ct, monkeypatch, caplog):
+    """Their objects would gather in memory, however slow the disk is."""
+    door, store = node(largest=40_000), Spool.store
+    request, command, data, _ = recorded(door.port, ct[0])
+
+    def slowly(*arguments):
+        time.sleep(0.2)
+        return store(*arguments)
+
+    monkeypatch.setattr(Spool, "store", slowly)
+    with closing(associated(door.port, request)) as connection, suppress(OSError):
+        for _ in range(40):
+            connection.sendall(command + data)
+        assert ended(connection)
+    assert "0 MB at once" in caplog.text
+    assert set(send(door.port, ct)) == {0}
+
+
+def test_half_a_pdu_is_not_waited_for(node, ct, monkeypatch):
+    monkeypatch.setattr(dicom_guard, "PDU_SECONDS", 0.3)
+    monkeypatch.setattr(dicom_guard, "OBJECT_SECONDS", 0.3)
+    door = node()
+    request, command, data, _ = recorded(door.port, ct[0])
+    with closing(connect(door.port)) as silent, closing(connect(door.port)) as slow:
+        silent.sendall(request[:20])
+        assert ended(silent)
+        with pytest.raises(OSError):
+            for byte in request:
+                slow.sendall(bytes([byte]))
+                time.sleep(0.02)
+    with closing(associated(door.port, request)) as endless:
+        endless.sendall(command)
+        part = data[:6] + data[6:11] + b"\0" + data[12:]  # not the last one
+        endless.sendall(part)
+        time.sleep(0.4)
+        endless.sendall(part)
+        assert ended(endless)
+
+
 # Real peers.
 
 
@@ -329,7 +307,7 @@ def test_dcmtk_sends(node, pacs, ct, tmp_path):
     assert subprocess.run(["echoscu", "-aet", "STRANGER", "-aec", "SAMKD", *place], check=False).returncode != 0
     words = ["storescu", "-aet", "SCANNER", "-aec", "SAMKD", "+sd", *place, str(ct[0].parent)]
     assert subprocess.run(words, check=False).returncode == 0
-    wait(lambda: states(tmp_path) == [SENT])
+    wait(lambda: states(tmp_path / "spool") == [SENT])
     assert len(pacs.objects) == 1
 
 
@@ -340,8 +318,8 @@ def test_dcmtk_receives(node, ct, pacs, tmp_path):
     words = ["storescp", "-aet", "ARCHIVE", "-od", str(archive), str(port)]
     with subprocess.Popen(words) as receiver:
         try:
-            assert set(send(node(peers=(Peer("ARCHIVE", "127.0.0.1", port),)), ct)) == {0}
-            wait(lambda: states(tmp_path) == [SENT])
+            assert set(send(node(peers=(Peer("ARCHIVE", "127.0.0.1", port),)).port, ct)) == {0}
+            wait(lambda: states(tmp_path / "spool") == [SENT])
         finally:
             receiver.terminate()
     (seg,) = archive.iterdir()
@@ -350,37 +328,20 @@ def test_dcmtk_receives(node, ct, pacs, tmp_path):
 
 @pytest.mark.skipif(ORTHANC is None, reason="Orthanc is not installed (Debian: orthanc)")
 def test_orthanc_keeps_one_mask_of_a_study_on_its_slices(node, ct, tmp_path):
-    dicom, http = free_port(), free_port()
-    config = {
-        "StorageDirectory": str(tmp_path / "orthanc"),
-        "IndexDirectory": str(tmp_path / "orthanc"),
-        "DicomAet": "ORTHANC",
-        "DicomPort": dicom,
-        "HttpPort": http,
-        "RemoteAccessAllowed": False,
-        "AuthenticationEnabled": False,
-        "DicomAlwaysAllowStore": True,
-        "Plugins": [],
-    }
-    (tmp_path / "orthanc.json").write_text(json.dumps(config))
-
-    def ask(path: str):
-        with urllib.request.urlopen(f"http://127.0.0.1:{http}/{path}") as answer:
-            return json.load(answer)
-
-    door = node(peers=(Peer("ORTHANC", "127.0.0.1", dicom),))
-    assert set(send(door, ct)) == {0}
-    wait(lambda: states(tmp_path) == ["segmented"])
-    with subprocess.Popen([str(ORTHANC), str(tmp_path / "orthanc.json")], stderr=subprocess.DEVNULL) as orthanc:
-        try:
-            wait(lambda: states(tmp_path) == [SENT])
-            job = next((tmp_path / "spool" / "jobs").glob("*/job.json"))
-            assert set(send(door, ct)) == {0}
-            (instance,) = ask("instances")
-            tags = ask(f"instances/{instance}/simplified-tags")
-        finally:
-            orthanc.terminate()
-    assert tags["Modality"] == "SEG" and json.loads(job.read_text())["delivered"] == [f"ORTHANC@127.0.0.1:{dicom}"]
+    orthanc = Orthanc(tmp_path / "orthanc")
+    name = f"ORTHANC@127.0.0.1:{orthanc.dicom}"
+    door = node(peers=(Peer.parse(name, option="--send"),))
+    assert set(send(door.port, ct)) == {0}
+    wait(lambda: states(tmp_path / "spool") == ["segmented"])
+    orthanc.start()
+    try:
+        wait(lambda: states(tmp_path / "spool") == [SENT])
+        job = next((tmp_path / "spool" / "jobs").glob("*/job.json"))
+        assert set(send(door.port, ct)) == {0}
+        (tags,) = orthanc.objects()
+    finally:
+        orthanc.stop()
+    assert tags["Modality"] == "SEG" and json.loads(job.read_text())["delivered"] == [name]
     references = tags["ReferencedSeriesSequence"][0]["ReferencedInstanceSequence"]
     assert {item["ReferencedSOPInstanceUID"] for item in references} == {
         pydicom.dcmread(file).SOPInstanceUID for file in ct

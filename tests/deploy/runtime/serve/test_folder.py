@@ -2,7 +2,6 @@
 
 import shutil
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import numpy as np
 import pytest
 from helpers.dicom_series import write_series
 from helpers.packages import make_scan
+from helpers.served import wait
 
 from samkd.deploy.runtime.package import Package
 from samkd.deploy.runtime.predict import predict_scan
@@ -20,13 +20,6 @@ from samkd.deploy.runtime.serve.worker import Worker
 from samkd.errors import UsageError
 from samkd.volumes.io.nifti import read_labels, write_scan
 from samkd.volumes.io.scans import Source
-
-
-def wait(until: Callable[[], object], seconds: float = 20) -> None:
-    end = time.monotonic() + seconds
-    while not until():
-        assert time.monotonic() < end, "nothing came"
-        time.sleep(0.02)
 
 
 @pytest.fixture(scope="module")

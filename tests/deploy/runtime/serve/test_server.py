@@ -1,8 +1,5 @@
 """The verb `serve` on both command lines: its options, its refusals, and a process of its own."""
 
-import os
-import signal
-import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +7,7 @@ from pathlib import Path
 import pytest
 import typer
 from helpers.packages import make_scan
+from helpers.served import Server, wait
 
 from samkd.cli.app import app
 from samkd.deploy.runtime.__main__ import main
@@ -47,7 +45,8 @@ def test_both_command_lines_have_the_same_options():
         ("--dicom SAMKD --send PACS@host:104", "expected AET:PORT"),
         ("--dicom SAMKD:0 --send PACS", "expected AET@HOST:PORT"),
         ("--dicom SAMKD:0 --send PACS@host:104 --allow A,THIS-TITLE-IS-LONG", "1 to 16 letters"),
-        ("--dicom SAMKD:0 --send PACS@host:104 --reserve much", "for example 2G"),
+        ("--dicom SAMKD:0 --send PACS@host:104 --reserve much", "--reserve 'much': expected"),
+        ("--dicom SAMKD:0 --send PACS@host:104 --largest-object 2", "--largest-object '2': expected"),
         ("--folder in --out in/out", "among the scans"),
     ],
 )
@@ -96,17 +95,10 @@ def test_a_page_that_others_can_reach_has_a_token(tmp_path, host, words, token):
 def test_the_packed_runtime_serves_a_folder_until_a_signal_ends_it(built, tmp_path):
     (tmp_path / "in").mkdir()
     write_scan(tmp_path / "in" / "a.nii.gz", make_scan(3))
-    command = [sys.executable, str(built / "runtime.pyz"), "serve", "--folder", "in", "--out", "out", "--quiet", "0.1"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    with subprocess.Popen(command, cwd=tmp_path, env=environment, **pipes) as server:
-        assert server.stdout is not None and server.stderr is not None
-        assert server.stdout.readline() == "serving: folder in\n"
-        log = []
-        while "delivered" not in (log or [""])[-1]:
-            log.append(server.stderr.readline())
-            assert log[-1], log
-        server.send_signal(signal.SIGTERM)
-        assert server.wait(60) == 143
+    words = ["--folder", "in", "--out", "out", "--quiet", "0.1"]
+    server = Server(built, *words, log=tmp_path / "log.txt", cwd=tmp_path)
+    assert server.start() == "serving: folder in\n"
+    wait(lambda: "delivered" in server.log())
+    assert server.stop() == 143
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["a.nii.gz"]
     assert not list(Path(tmp_path / "samkd-spool" / "jobs").rglob("*.nii.gz"))

@@ -3,15 +3,24 @@
 import random
 import subprocess
 import sys
+import tracemalloc
 
 import numpy as np
 import pydicom
 import pytest
 from helpers.dicom_series import edit, rotation, values, write_multiframe, write_series
 from helpers.fuzzing import COUNT, mutated, read_or_refuse
-from pydicom.uid import ExplicitVRLittleEndian, JPEG2000Lossless, JPEGLosslessSV1, generate_uid
+from pydicom.uid import (
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRLittleEndian,
+    JPEG2000Lossless,
+    JPEGLosslessSV1,
+    generate_uid,
+)
 
 from samkd.errors import BadInputError
+from samkd.volumes.io.dicom import files as reader
+from samkd.volumes.io.dicom.files import read_header
 from samkd.volumes.io.dicom.series import read_series
 
 pytestmark = pytest.mark.slow
@@ -177,3 +186,23 @@ def test_nothing_of_a_header_is_printed(tmp_path):
     files[2].unlink()
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
     assert files[1].name in done.stdout and done.stderr == "" and "lanted" not in done.stdout.lower()
+
+
+@pytest.mark.parametrize("mark", [True, False])
+def test_what_deflates_a_gigabyte_to_a_megabyte_is_refused_before_it_unpacks(tmp_path, monkeypatch, mark):
+    monkeypatch.setattr(reader, "_MOST_INFLATED", 1 << 20)
+    plain = write_series(tmp_path / "plain", values())
+    packed = write_series(tmp_path / "packed", values(), syntax=DeflatedExplicitVRLittleEndian)
+    np.testing.assert_array_equal(read_series(packed).array, read_series(plain).array)
+    (bomb,) = write_series(
+        tmp_path / "bomb", np.zeros((1, 4096, 4096), np.int16), syntax=DeflatedExplicitVRLittleEndian
+    )
+    content = bomb.read_bytes()
+    assert len(content) < 1 << 17
+    bomb.write_bytes(content if mark else content[132:])
+    tracemalloc.start()
+    with pytest.raises(BadInputError, match="unpacks to more than 1 MB" if mark else "is no DICOM file"):
+        read_header(bomb)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 8 << 20  # of 32
