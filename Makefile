@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: help demo test test-fast lint docs clean
+.PHONY: help demo test test-fast lint docs web clean
 
 help:
 	@echo "make demo   the whole job on the built-in phantom: teach, distill, deploy, predict, report"
@@ -11,6 +11,7 @@ help:
 	@echo "make test-fast   the tests that take seconds"
 	@echo "make lint   ruff and pyright"
 	@echo "make docs   the pages of docs/ as a site in site/"
+	@echo "make web    the viewer for the page of samkd serve, with npm; packages written after it carry it"
 
 # `samkd` is this folder: .venv/src/samkd links to it, so that Python, editors and the type checker find it by its path.
 $(READY): pyproject.toml constraints.txt
@@ -58,5 +59,17 @@ docs: $(READY)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
 	@echo "site/index.html"
 
+# NiiVue, pinned, as one file for the page: built in build/, so that nothing of npm lies among the sources.
+PAGE := deploy/runtime/serve/page
+VIEWER := $(wildcard deploy/runtime/serve/viewer/*)
+web: $(PAGE)/vendor/niivue.js
+
+$(PAGE)/vendor/niivue.js: $(VIEWER)
+	@command -v npm >/dev/null || { echo "make web needs Node.js and npm (Debian: apt-get install nodejs npm)"; exit 1; }
+	@mkdir -p build/viewer && cp $(VIEWER) build/viewer
+	@cd build/viewer && npm ci --ignore-scripts --no-audit --no-fund --loglevel=error >/dev/null && \
+	  node bundle.js ../../$(PAGE)/vendor
+	@touch $@ && echo "$@"
+
 clean:
-	rm -rf .venv build dist *.egg-info runs site
+	rm -rf .venv build dist *.egg-info runs site $(PAGE)/vendor

@@ -1,3 +1,4 @@
+import json
 import shutil
 import subprocess
 import sys
@@ -65,6 +66,27 @@ def test_wheel_holds_samkd_alone_with_its_configs(wheel):
     assert "samkd/LICENSE" in names and "samkd/configs/phantom.yaml" in names
     assert "samkd/deploy/runtime/__main__.py" in names
     assert not any("/tests/" in name for name in names)
+
+
+def test_wheel_holds_the_page_and_its_viewer_where_that_was_built(wheel):
+    page = ROOT / "deploy" / "runtime" / "serve" / "page"
+    files = {path.relative_to(page).as_posix() for path in page.rglob("*") if path.is_file()}
+    start = "samkd/deploy/runtime/serve/page/"
+    packed = {name.removeprefix(start) for name in zipfile.ZipFile(wheel).namelist() if name.startswith(start)}
+    assert {"index.html", "main.js", "page.css"} <= packed == files
+    assert ("vendor/niivue.js" in packed) == ("vendor/LICENSES.txt" in packed)
+
+
+def test_the_viewer_is_pinned_and_its_lock_names_no_registry():
+    folder = ROOT / "deploy" / "runtime" / "serve" / "viewer"
+    wanted = json.loads((folder / "package.json").read_text())
+    lock = json.loads((folder / "package-lock.json").read_text())["packages"]
+    assert all(
+        lock[f"node_modules/{name}"]["version"] == version
+        for name, version in (wanted["dependencies"] | wanted["devDependencies"]).items()
+    )
+    assert not any("resolved" in entry for entry in lock.values())
+    assert all("integrity" in entry for name, entry in lock.items() if name)
 
 
 def test_installed_wheel_runs(wheel, tmp_path):

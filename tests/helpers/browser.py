@@ -13,6 +13,7 @@ from typing import Any
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 _SECONDS = 60
+_KEY_CODES = {"Tab": 9, "Enter": 13, "ArrowLeft": 37, "ArrowUp": 38, "ArrowRight": 39, "ArrowDown": 40}
 
 
 class Page:
@@ -23,8 +24,8 @@ class Page:
         self._number, self._rest, self._session = 0, b"", ""
         self.events: list[dict[str, Any]] = []
 
-    def open(self, path: Path, *, width: int, height: int = 900) -> None:
-        """Load a file in a window of that many pixels, and wait until everything of it is there."""
+    def open(self, address: Path | str, *, width: int, height: int = 900) -> None:
+        """Load a file or an address in a window of that many pixels, and wait until everything of it is there."""
         if not self._session:
             target = self.send("Target.createTarget", url="about:blank")["targetId"]
             self._session = self.send("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
@@ -34,12 +35,65 @@ class Page:
             "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=width < 600
         )
         self.events.clear()
-        self.send("Page.navigate", url=path.resolve().as_uri())
+        self.send("Page.navigate", url=address.resolve().as_uri() if isinstance(address, Path) else address)
         self._wait_for("Page.loadEventFired")
 
     def evaluate(self, expression: str) -> Any:
         """The value of a JavaScript expression, also in a page that allows no script of its own."""
-        return self.send("Runtime.evaluate", expression=expression, returnByValue=True)["result"].get("value")
+        answer = self.send("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
+        assert "exceptionDetails" not in answer, answer["exceptionDetails"]
+        return answer["result"].get("value")
+
+    def wait_until(self, expression: str) -> Any:
+        """Wait until a JavaScript expression is true, and return its value."""
+        end = time.monotonic() + _SECONDS
+        while not (value := self.evaluate(expression)):
+            assert time.monotonic() < end, f"{expression} is {value} after {_SECONDS} seconds"
+            time.sleep(0.05)
+        return value
+
+    def drop(self, *paths: Path, x: float, y: float) -> None:
+        """Drop files or folders of this machine onto a place in the window, as a file manager does."""
+        data = {"items": [], "files": [str(path) for path in paths], "dragOperationsMask": 1}
+        for kind in ("dragEnter", "dragOver", "drop"):
+            self.send("Input.dispatchDragEvent", type=kind, x=x, y=y, data=data)
+
+    def drag(self, *places: tuple[float, float]) -> None:
+        """Press the mouse at the first place in the window, move it over the others, and release it at the last."""
+        held = {"button": "left", "buttons": 1, "clickCount": 1}
+        (x, y), (end_x, end_y) = places[0], places[-1]
+        self.send("Input.dispatchMouseEvent", type="mouseMoved", x=x, y=y)
+        self.send("Input.dispatchMouseEvent", type="mousePressed", x=x, y=y, **held)
+        for to_x, to_y in places[1:]:
+            self.send("Input.dispatchMouseEvent", type="mouseMoved", x=to_x, y=to_y, button="left", buttons=1)
+        self.send("Input.dispatchMouseEvent", type="mouseReleased", x=end_x, y=end_y, button="left", clickCount=1)
+
+    def touch(self, *places: tuple[float, float]) -> None:
+        """Put a finger on the first place in the window, move it over the others, and lift it."""
+        for kind, (x, y) in zip(("touchStart", *["touchMove"] * len(places[1:])), places, strict=True):
+            self.send("Input.dispatchTouchEvent", type=kind, touchPoints=[{"x": x, "y": y}])
+        self.send("Input.dispatchTouchEvent", type="touchEnd", touchPoints=[])
+
+    def wheel(self, x: float, y: float, *, down: int, modifiers: int = 0) -> None:
+        """Turn the mouse wheel at a place in the window by so many pixels; Ctrl is the modifier 2."""
+        place = {"x": x, "y": y, "deltaX": 0, "deltaY": down}
+        self.send("Input.dispatchMouseEvent", type="mouseWheel", modifiers=modifiers, **place)
+
+    def click(self, selector: str) -> None:
+        """Click with the mouse on the middle of an element, after scrolling to it."""
+        box = f"document.querySelector({json.dumps(selector)})"
+        self.evaluate(f"{box}.scrollIntoView({{block: 'center'}})")
+        left, top, width, height = self.evaluate(
+            f"(({{left, top, width, height}}) => [left, top, width, height])({box}.getBoundingClientRect())"
+        )
+        self.drag(*[(left + width / 2, top + height / 2)] * 2)
+
+    def press(self, key: str) -> None:
+        """Press a key by its name in the DOM, for example "Enter" or "?"."""
+        text = {"text": "\r" if key == "Enter" else key} if len(key) == 1 or key == "Enter" else {}
+        code = {"windowsVirtualKeyCode": _KEY_CODES[key]} if key in _KEY_CODES else {}
+        self.send("Input.dispatchKeyEvent", type="keyDown", key=key, **code, **text)
+        self.send("Input.dispatchKeyEvent", type="keyUp", key=key, **code)
 
     def requests(self) -> list[str]:
         """The addresses that the page asked for since it was opened."""
@@ -92,11 +146,14 @@ class Page:
 
 
 @contextmanager
-def browser(profile: Path) -> Iterator[Page]:
-    """A page in a new Chromium whose profile is written into the folder `profile`."""
+def browser(profile: Path, *, webgl: bool = False) -> Iterator[Page]:
+    """A page in a new Chromium whose profile is written into the folder `profile`; WebGL is drawn by the CPU."""
     assert CHROMIUM is not None
     (their_in, ours_out), (ours_in, their_out) = os.pipe(), os.pipe()
-    options = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run"]
+    options = ["--headless", "--no-sandbox", "--disable-dev-shm-usage", "--no-first-run"]
+    options += (
+        ["--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"] if webgl else ["--disable-gpu"]
+    )
     options += ["--disable-background-networking", "--disable-component-update", "--remote-debugging-pipe"]
     # The protocol's two pipes are the files 3 and 4 of the process.
     shell = f'exec "$0" "$@" 3<&{their_in} 4>&{their_out}'

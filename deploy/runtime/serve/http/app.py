@@ -58,6 +58,7 @@ class Api:
             Route("/metrics", self.metrics),
             Route("/api/packages", self.packages),
             Route("/api/scans", self.upload, methods=["POST"]),
+            Route("/api/scans/{scan}", self.scan, methods=["GET"]),
             Route("/api/scans/{scan}", self.remove_scan, methods=["DELETE"]),
             Route("/api/scans/{scan}/image", self.image),
             Route("/api/scans/{scan}/prompts", self.prompt, methods=["POST"]),
@@ -101,6 +102,10 @@ class Api:
         scans = await self._uploads.take(request)
         return JSONResponse({"scans": [self._scan_shown(scan) for scan in scans]}, 201)
 
+    async def scan(self, request: Request) -> Response:
+        """What the upload said, with the moment the scan expires as it is now; asking is no use of the scan."""
+        return JSONResponse(self._scan_shown(self._scans.get(request.path_params["scan"])))
+
     async def remove_scan(self, request: Request) -> Response:
         scan = self._scans.get(request.path_params["scan"])
         await run_in_threadpool(self.forget, scan.id)
@@ -118,7 +123,7 @@ class Api:
         scan, content = self._used(request), await _json_object(request)
         package = self._package(content.get("package"))
         body = json.dumps(content.get("prompts")).encode()
-        as_seg = request.query_params.get("as") == "seg"
+        as_seg = _as_seg(request)
         answer = await run_in_threadpool(self.sessions.answer, scan, package, body, as_seg=as_seg)
         headers = {"X-Volumes-Ml": json.dumps(answer.volumes_ml), "X-Seconds": f"{answer.seconds:.3f}"}
         return Response(answer.mask, media_type=_DICOM if as_seg else _NIFTI, headers=headers)
@@ -220,6 +225,14 @@ def _shown(package: Package, max_upload: int) -> dict[str, Any]:
         "points": manifest.prompts.points if manifest.prompts else 0,
         "max_upload": max_upload,
     }
+
+
+def _as_seg(request: Request) -> bool:
+    """Whether a mask is asked for as DICOM-SEG. Refusal 400."""
+    kind = request.query_params.get("as", "nifti")
+    if kind not in ("nifti", "seg"):
+        raise Refusal(400, f"as={kind[:40]!r}: expected nifti or seg.")
+    return kind == "seg"
 
 
 async def _json_object(request: Request) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from ..worker import Worker
 from .app import Api, application
 from .jobs import DOOR
 from .options import HttpOptions
+from .page_files import VIEWER, page_files
 from .protocol import protocol_with
 from .scans import Scans
 
@@ -37,6 +38,8 @@ class HttpDoor:
     def __init__(self, options: HttpOptions, *, spool: Spool, packages: Mapping[str, Package]):
         """Listen, and answer nothing yet. Raises UsageError for a port that cannot be had and a wrong certificate."""
         _check_certificate(options)
+        if VIEWER not in page_files():
+            _LOG.warning("warning: the page has no viewer: `make web` in samkd's sources builds it for new packages")
         self._options, self._spool, self._packages = options, spool, packages
         limits = options.limits
         self._scans = Scans(spool.root / "scans", keep=limits.keep, largest=limits.expanded)

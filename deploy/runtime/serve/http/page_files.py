@@ -7,6 +7,7 @@ import importlib.resources
 from importlib.resources.abc import Traversable
 from pathlib import PurePosixPath
 
+VIEWER = "vendor/niivue.js"  # not a source: `make web` builds it
 _TYPES = {
     ".html": "text/html; charset=utf-8",
     ".js": "text/javascript; charset=utf-8",
