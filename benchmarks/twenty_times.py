@@ -38,7 +38,6 @@ from samkd.deploy.package.zipping import write_runtime
 from samkd.deploy.runtime.manifest import ClassEntry, Manifest
 from samkd.evaluation.chart import line_chart, svg_file
 from samkd.training.run import Run
-from samkd.volumes.datasets.phantom.generate import make_case
 from samkd.volumes.io.nifti import write_labels, write_scan
 
 SEED = 9000  # of the generated patient
@@ -247,6 +246,8 @@ def scored(side: Side, truth: Path, classes: dict[int, str]) -> Row:
 
 def compare(options: argparse.Namespace, rows: Rows) -> None:
     """Measure every side on every scan, and print the table."""
+    from samkd.volumes.datasets.phantom.generate import make_case  # not at the top: it would weigh on the children
+
     classes = Run.read(options.run).class_names
     for shape in options.shapes:
         d, h, w = map(int, shape.split("x"))
@@ -295,7 +296,7 @@ def random_package(options: argparse.Namespace, package: Path, classes: int) -> 
         named = {value: ClassEntry(f"class {value}", (value, 0, 0)) for value in range(classes)}
         plan = Run.read(options.run).plan
         plain = replace(manifest, classes=named, plan=plan, precision="fp32", inference_precision="f32", small=None)
-        plain = replace(plain, quantization=None, model="model.xml", target="openvino", scores=(), gate=None)
+        plain = replace(plain, quantization=None, model="model.xml", target="openvino", scores=())
         raw = plain.to_json()
         raw["files"] = {
             **raw["files"],
@@ -349,6 +350,7 @@ def growth(options: argparse.Namespace, rows: Rows) -> None:
 
 def stage(name: str) -> None:
     """The child process of --instructions: a body in much air there ("preprocess") and back ("restore", "cropped")."""
+    from samkd.volumes.datasets.phantom.generate import make_case
     from samkd.volumes.plan import Plan
     from samkd.volumes.preprocess import preprocess, restore_slabs
     from samkd.volumes.region import content_box
