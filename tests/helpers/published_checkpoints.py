@@ -126,6 +126,7 @@ def manifest(name: str) -> Manifest:
         return sam_manifest(name)
     if isinstance(size, EfficientViTSize):
         return efficient_sam_manifest(size)
+    assert isinstance(size, TinyViTSize)
     rest = {key: shape for key, shape in sam_manifest("vit_b").items() if not key.startswith("image_encoder.")}
     classifier = {} if name == "litemedsam" else classifier_manifest(size)
     return named("image_encoder", tiny_vit_manifest(size) | classifier) | rest
