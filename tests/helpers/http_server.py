@@ -72,7 +72,7 @@ class Client:
         self.port, self.headers = port, headers
 
     def request(self, method: str, path: str, body: bytes | None = None, **headers: str) -> Answer:
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=300)
         try:
             names = {name.replace("_", "-"): value for name, value in {**self.headers, **headers}.items()}
             connection.request(method, path, body, names)
