@@ -13,6 +13,7 @@ import socket
 import threading
 import time
 from collections import defaultdict, deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -54,6 +55,8 @@ class Guard:
         """A connection was made: nothing is read from it yet, and its threads have not begun."""
         association = event.assoc
         association.dul.daemon = True  # a peer that sends nothing must not keep the process from its end
+        for thread in (association, association.dul):
+            thread.run = functools.partial(told_in_a_line, thread.run, association)
         transport = association.dul.socket
         transport.recv = functools.partial(receive, transport.socket)
 
@@ -125,6 +128,15 @@ def receive(connection: socket.socket, count: int, *, longest: int = LONGEST_PDU
         connection.close()  # pynetdicom takes the connection for one that its peer has closed
         raise
     return content
+
+
+def told_in_a_line(run: Callable[[], None], association: Any) -> None:
+    """Run a thread of pynetdicom, whose state machine raises what it likes for PDUs that it does not expect."""
+    try:
+        run()
+    except Exception as error:
+        address = association.requestor.address
+        _LOG.warning("warning: %s: association broken off: PDUs in no order (%s)", address, type(error).__name__)
 
 
 def hang_up(association: Any) -> None:

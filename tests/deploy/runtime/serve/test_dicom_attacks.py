@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, suppress
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from helpers.fuzzing import mutated
@@ -19,7 +20,7 @@ import pynetdicom
 from helpers.dicom_peers import Pacs, associated, connect, encoded, ended, p_data, recorded, send, store, write_ct
 from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
 
-from samkd.deploy.runtime.serve.dicom_guard import LONGEST_PDU
+from samkd.deploy.runtime.serve.dicom_guard import LONGEST_PDU, told_in_a_line
 
 pytestmark = [
     pytest.mark.slow,
@@ -257,3 +258,11 @@ def test_a_signal_ends_it_while_a_peer_is_silent_in_the_middle_of_a_pdu(built, s
         whole.sendall(stream[1][:30])
         time.sleep(0.3)
         assert server.stop(10) == 143
+
+
+def test_what_breaks_down_in_a_thread_of_pynetdicom_is_a_line_of_the_log(caplog):
+    def run() -> None:
+        raise RuntimeError("Invalid event 'Evt4' for the current state 'Sta13'")
+
+    told_in_a_line(run, SimpleNamespace(requestor=SimpleNamespace(address="10.0.0.7")))
+    assert caplog.messages == ["warning: 10.0.0.7: association broken off: PDUs in no order (RuntimeError)"]
