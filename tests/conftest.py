@@ -32,9 +32,10 @@ def logs_are_heard():
     """Warnings reach caplog whatever a library that an earlier test ran has silenced."""
     logging.disable(logging.NOTSET)
     logging.getLogger().setLevel(logging.WARNING)
-    log = logging.getLogger("samkd")
-    log.setLevel(logging.NOTSET)
-    log.disabled, log.propagate = False, True
+    for name in ["samkd", *(name for name in logging.root.manager.loggerDict if name.startswith("samkd."))]:
+        log = logging.getLogger(name)
+        log.setLevel(logging.NOTSET)
+        log.disabled, log.propagate = False, True
 
 
 # What several rooms test with: helpers.packages is imported by the fixtures, for it loads torch.
