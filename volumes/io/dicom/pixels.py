@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 
 from ....errors import BadInputError, MissingExtraError
-from .files import DECODERS, Plane, load_pydicom, read_dicom, sound
+from .files import DECODERS, load_pydicom, read_dicom, sound
+from .planes import Plane
 
 _PLUGINS = {  # permissively licensed decoders; what is not listed is decoded by pydicom itself
     **dict.fromkeys(("50", "51", "57", "70"), "gdcm"),  # JPEG: baseline, extended, lossless

@@ -14,8 +14,9 @@ from .... import __version__
 from ....errors import BadInputError, MissingExtraError, UsageError, translated
 from ...files import atomic_path
 from ...geometry import Geometry
-from .files import Plane, is_dicom, load_pydicom, read_dicom, sound
+from .files import is_dicom, load_pydicom, read_dicom, sound
 from .organ_codes import organ
+from .planes import Plane
 from .series import assemble
 
 _INSTALL = "pip install 'samkd[dicom]'; on a device without samkd: pip install highdicom"

@@ -15,8 +15,9 @@ import numpy as np
 from ....errors import BadInputError
 from ...files import visible_files
 from ...geometry import Geometry, Volume
-from .files import Plane, is_dicom, left_out, planes, read_header, series_key, sound
+from .files import is_dicom, read_header, sound
 from .pixels import read_pixels
+from .planes import Plane, left_out, planes, series_key
 
 _OTHER = (".nii", ".gz", ".png", ".jpg", ".jpeg", ".tif", ".tiff", ".json")  # never opened to look for DICOM
 _LOG = logging.getLogger("samkd")

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from ...files import visible_files
-from .files import left_out, read_header
+from .files import read_header
+from .planes import left_out
 from .series import find_series
 
 _UID = re.compile(r"[0-9]+(\.[0-9]+)+")
