@@ -106,6 +106,10 @@ class DicomDoor:
         self._thread = threading.Thread(target=self._watch, name="studies", daemon=True)
         self.port = options.port
 
+    @property
+    def place(self) -> str:
+        return f"dicom {self._options.host}:{self.port}"
+
     def start(self, worker: Worker) -> None:
         """Go on with what the spool holds, and listen. Raises UsageError when the port cannot be had."""
         self._worker = worker

@@ -36,6 +36,7 @@ class FolderDoor:
     def __init__(self, inbox: Path, out: Path, *, spool: Spool, packages: Mapping[str, Package], quiet: float):
         """Raises UsageError when OUT lies in IN, or two packages have one name; BadInputError, OutputError."""
         self._inbox, self._out = inbox.absolute(), out.absolute()
+        self._place = f"folder {inbox}"
         if not inbox.is_dir():
             raise BadInputError(f"--folder {inbox}: is no folder; make it, or name the one that the scans come into")
         if out.resolve().is_relative_to(inbox.resolve()):
@@ -49,6 +50,10 @@ class FolderDoor:
         self._source_of = {job.target: _entry_of(job) for job in spool.jobs() if job.door == self.name}
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="folder", daemon=True)
+
+    @property
+    def place(self) -> str:
+        return self._place
 
     def start(self, worker: Worker) -> None:
         self._worker = worker

@@ -76,7 +76,7 @@ def serve(options: ServeOptions, open_packages: Callable[[], Sequence[Package]])
         for door in doors.values():
             door.start(worker)
             stack.callback(door.stop)
-        ready = _ready_line(options, doors)
+        ready = f"serving: {', '.join(door.place for door in doors.values())}"
         if options.plain_http and page is not None:
             _LOG.warning("warning: --plain-http: scans, masks and the token pass in the clear to whoever connects here")
         if page is not None and page.token is not None and options.token_file is None:
@@ -133,13 +133,13 @@ def _page_options(options: ServeOptions) -> HttpOptions | None:
         cert=options.cert,
         key=options.key,
         limits=Limits(
-            upload=int(parse_bytes(options.max_upload)),
-            expanded=int(parse_bytes(options.max_expanded)),
+            upload=int(parse_bytes(options.max_upload, option="--max-upload")),
+            expanded=int(parse_bytes(options.max_expanded, option="--max-expanded")),
             files=options.max_files,
             uploads=options.max_uploads,
             waiting=options.max_waiting,
-            sessions=int(parse_bytes(options.session_memory)),
-            reserve=int(parse_bytes(options.reserve)),
+            sessions=int(parse_bytes(options.session_memory, option="--session-memory")),
+            reserve=int(parse_bytes(options.reserve, option="--reserve")),
             patience=parse_duration(options.patience, option="--patience"),
             keep=parse_duration(options.keep, option="--keep"),
         ),
@@ -197,17 +197,6 @@ def _doors(
     else:
         shutil.rmtree(spool.root / "scans", ignore_errors=True)  # of a page that was served before: nobody can ask
     return {door.name: door for door in doors}
-
-
-def _ready_line(options: ServeOptions, doors: Mapping[str, Door]) -> str:
-    parts = [f"folder {options.folder}"] if "folder" in doors else []
-    node = doors.get("dicom")
-    if isinstance(node, DicomDoor):
-        parts.append(f"dicom {options.host}:{node.port}")
-    page = doors.get("http")
-    if page is not None:
-        parts.append(f"page {getattr(page, 'url', '')}")
-    return f"serving: {', '.join(parts)}"
 
 
 def _until_a_signal(ready: str) -> int:

@@ -52,6 +52,11 @@ class Door(Protocol):
     destinations: tuple[str, ...]
     keeps: bool  # whether scan, mask and report of a job that is done stay in the spool until the door removes them
 
+    @property
+    def place(self) -> str:
+        """What a user is told once it is open: its kind, and where it is."""
+        ...
+
     def start(self, worker: Worker) -> None:
         """Begin to submit jobs to the worker."""
 

@@ -53,6 +53,10 @@ class HttpDoor:
         host = f"[{self._options.host}]" if ":" in self._options.host else self._options.host
         return f"{'https' if self._options.cert else 'http'}://{host}:{self.port}"
 
+    @property
+    def place(self) -> str:
+        return f"page {self.url}"
+
     def start(self, worker: Worker) -> None:
         options = self._options
         api = Api(options, spool=self._spool, worker=worker, scans=self._scans, packages=self._packages)

@@ -15,7 +15,7 @@ from samkd.deploy.runtime.serve.worker import KEPT_RECORDS, Worker
 class Door:
     """One that keeps nothing, or does not forget."""
 
-    name, destinations, keeps = "d", (), False
+    name, place, destinations, keeps = "d", "d", (), False
 
     def __init__(self, forgets: bool = True):
         self.forgets = forgets
