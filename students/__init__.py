@@ -28,7 +28,8 @@ STUDENTS = {
     "prompted-mobilesam": "prompted_sam.model:build_prompted_mobilesam",
     "prompted-efficientsam-ti": "prompted_sam.model:build_prompted_efficientsam_ti",
 }
-PROMPTED = ("prompted-mobilesam", "prompted-efficientsam-ti")  # those that find nothing without prompts
+# Those that find nothing without prompts.
+PROMPTED = tuple(name for name, place in STUDENTS.items() if place.startswith("prompted_sam."))
 
 
 def build_student(
