@@ -116,9 +116,16 @@ class Engine:
 
     def layer_precisions(self) -> dict[str, int]:
         """How many of the layers that compute with the image run in each precision, e.g. {"i8": 101, "f32": 543}."""
+        counts = self._counted("runtimePrecision")
+        return {name: count for name, count in counts.items() if name not in ("dynamic", "i32", "i64")}
+
+    def implementations(self) -> dict[str, int]:
+        """How many layers each kind of code computes, e.g. {"brgconv_avx512_f32": 28, "jit_avx2_f32": 3}."""
+        return {name: count for name, count in self._counted("primitiveType").items() if not name.startswith("unknown")}
+
+    def _counted(self, fact: str) -> dict[str, int]:
         layers = self._compiled.get_runtime_model().get_ops()
-        counts = Counter(str(layer.get_rt_info()["runtimePrecision"].astype(str)) for layer in layers)
-        return {name: count for name, count in counts.most_common() if name not in ("dynamic", "i32", "i64")}
+        return dict(Counter(str(layer.get_rt_info()[fact].astype(str)) for layer in layers).most_common())
 
 
 def _compiled(model: Path | openvino.Model, options: dict[str, str | int], cache: CompiledCache | None) -> Any:

@@ -72,15 +72,18 @@ class Package(Model):
         path: Path | None = None,
         trusted: bool = False,
         cache: CompiledCache | None = None,
+        opener: Callable[..., Engine] | None = None,
     ) -> Package:
         """The package of a folder whose files are known to be right; `path` is what the user calls it, `trusted`
-        whether its signature was checked.
+        whether its signature was checked. `opener` opens its graphs in the place of open_engine.
         """
         prompts = manifest.prompts
         named = path or folder
 
         def open_graph(name: str, *, precision: str) -> Engine:
             model = _model(folder, name)
+            if opener is not None:
+                return opener(manifest.target, model, name=named / name, precision=precision, threads=threads)
             return open_engine(
                 manifest.target, model, name=named / name, precision=precision, threads=threads, cache=cache
             )
