@@ -82,8 +82,8 @@ class Processor:
     def open_engine(
         self, target: str, model: Path, *, name: Path, precision: str, threads: int | None = None
     ) -> Engine:
-        """As runtime.engine.open_engine."""
-        return open_engine(target, model, name=name, precision=precision, threads=threads)
+        """As runtime.engine.open_engine, for a model that was written here."""
+        return open_engine(target, model, name=name, precision=precision, threads=threads, trusted=True)
 
     def spent(self) -> float:
         """Seconds of the processor that judging has taken so far."""

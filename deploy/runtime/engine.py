@@ -48,8 +48,10 @@ def open_engine(
     precision: str,
     threads: int | None = None,
     cache: CompiledCache | None = None,
+    trusted: bool = False,
 ) -> Engine:
-    """The engine of a target with a model file, which messages call `name`. OpenVINO keeps what it compiled in `cache`.
+    """The engine of a target with a model file, which messages call `name`. OpenVINO keeps what it compiled in `cache`;
+    code that a package carries runs only if it is `trusted`.
 
     Raises IntegrityError for a target that this runtime does not know, and what the engines raise.
     """
@@ -64,5 +66,5 @@ def open_engine(
     if target == "tensorrt":
         from .engine_tensorrt import tensorrt_engine
 
-        return tensorrt_engine(model, name=name, precision=precision, threads=threads)
+        return tensorrt_engine(model, name=name, precision=precision, threads=threads, trusted=trusted)
     raise IntegrityError(f"{name.parent}: is for the target {target!r}; this runtime does not know it.")

@@ -85,7 +85,13 @@ class Package(Model):
             if opener is not None:
                 return opener(manifest.target, model, name=named / name, precision=precision, threads=threads)
             return open_engine(
-                manifest.target, model, name=named / name, precision=precision, threads=threads, cache=cache
+                manifest.target,
+                model,
+                name=named / name,
+                precision=precision,
+                threads=threads,
+                cache=cache,
+                trusted=trusted,
             )
 
         engine = open_graph(manifest.model, precision=manifest.inference_precision)
@@ -127,6 +133,7 @@ class Package(Model):
             precision=manifest.inference_precision,
             threads=self.engine.threads or None,
             cache=self.cache,
+            trusted=self.trusted,
         )
         check_graphs(manifest, engine, None, source=self.path)
         return replace(self, plan=plan, manifest=manifest, infer=engine.begin, engine=engine)
