@@ -112,7 +112,7 @@ def deploy_student(student: TrainedStudent, criteria: AcceptanceCriteria, reques
     try:
         test = _acceptance_test(student, criteria, processor)
         describe = partial(_describe, _manifest(student, criteria, target=target, name=destination.name), target)
-        candidates = target.candidates(_export_request(student, precision))
+        candidates = target.candidates(_export_request(student, precision, processor))
         with draft(destination) as folder:
             selection = select_candidate(candidates, test, folder, describe=describe, faster=request.cpu is not None)
             if request.geometry == "fastest":
@@ -173,7 +173,7 @@ def _fastest_geometry(
             students[patch] = replace(student, network=network, calibration=calibration)
         other = replace(students[patch], plan=geometry.in_plan(student.plan))
         if patch not in conversions:
-            conversions[patch] = _same_conversion(target, other, packed)
+            conversions[patch] = _same_conversion(target, other, packed, on)
         manifest = replace(trained.package.manifest, plan=other.plan)
         describe = partial(_describe, manifest, target)
         return select_candidate([conversions[patch]], _acceptance_test(other, criteria, on), scratch, describe=describe)
@@ -183,10 +183,10 @@ def _fastest_geometry(
     return select_geometry(trained, geometries, folder, scans=scans, trial=trial)
 
 
-def _same_conversion(target: Target, student: TrainedStudent, packed: CandidateResult) -> Candidate:
+def _same_conversion(target: Target, student: TrainedStudent, packed: CandidateResult, on: Processor) -> Candidate:
     """The conversion of a student that is of the precision and quantization of the packed one."""
     wanted = (packed.precision, packed.quantization)
-    request = replace(_export_request(student, Precision(packed.precision)), quantization=packed.quantization)
+    request = replace(_export_request(student, Precision(packed.precision), on), quantization=packed.quantization)
     candidates = target.candidates(request)
     return next(each for each in candidates if (each.precision.value, each.quantization) == wanted)
 
@@ -217,13 +217,14 @@ def _with_torch(network: nn.Module):
     return infer
 
 
-def _export_request(student: TrainedStudent, precision: Precision) -> ExportRequest:
+def _export_request(student: TrainedStudent, precision: Precision, processor: Processor) -> ExportRequest:
     return ExportRequest(
         network=student.network,
         patch=student.plan.patch,
         in_channels=student.in_channels,
         calibration=student.calibration,
         precision=precision,
+        vnni=processor.vnni,
         points=0 if not student.prompt_kinds else 1 if student.prompts_required else MAX_POINTS,
     )
 

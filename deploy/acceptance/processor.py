@@ -42,6 +42,7 @@ CLASSES = {
     "avx512_bf16": ProcessorClass("AVX512_CORE_BF16", _AVX512 | {"avx512_vnni", "avx512_bf16"}),
     "amx": ProcessorClass("AVX512_CORE_AMX", _AVX512 | {"avx512_bf16", "amx_tile", "amx_int8", "amx_bf16"}),
 }
+_WITHOUT_VNNI = ("avx2", "avx512")
 _WITH_BF16 = ("avx512_bf16", "amx")
 _CPUINFO = Path("/proc/cpuinfo")
 
@@ -78,6 +79,7 @@ class Processor:
     """The machine's own processor."""
 
     name: str | None = None
+    vnni = True  # taken for granted: the gate judges what it computes
 
     def open_engine(
         self, target: str, model: Path, *, name: Path, precision: str, threads: int | None = None
@@ -95,6 +97,7 @@ class LimitedProcessor(Processor):
 
     def __init__(self, name: str) -> None:
         self.name = name
+        self.vnni = name not in _WITHOUT_VNNI
         self._in_engines = 0.0
 
     def open_engine(

@@ -11,8 +11,9 @@ from helpers.packages import Levels, deploy, patches
 from samkd.deploy.acceptance import processor
 from samkd.deploy.acceptance.processor import CLASSES, LimitedProcessor, Processor, require_processor
 from samkd.deploy.export.base import Precision
+from samkd.deploy.export.quantize_openvino import SCHEMES
 from samkd.deploy.runtime.package import Package
-from samkd.errors import IntegrityError, UsageError
+from samkd.errors import GateRefusedError, IntegrityError, UsageError
 
 AVX512 = pytest.mark.skipif(
     not CLASSES["avx512"].flags <= processor._own_flags(), reason="this machine has no AVX-512 to be limited to"
@@ -136,12 +137,16 @@ def test_a_precision_that_is_not_faster_there_is_not_packed(tmp_path, monkeypatc
 
 @AVX512
 @pytest.mark.slow
-def test_int8_that_only_vnni_computes_rightly_is_not_packed_for_less(tmp_path):
-    """Without VNNI sums of two products saturate at 16 bits: the gate sees what such a device would answer."""
-    manifest = Package.open(deploy(Levels(), tmp_path, precision="int8", cpu="avx512", max_drop=0.01)).manifest
-    plain = next(each for each in manifest.candidates if each.quantization == "plain")
-    assert plain.refusal is not None and "of Dice was lost" in plain.refusal
-    assert manifest.quantization != "plain"
+def test_int8_for_processors_without_vnni_leaves_room_for_sums(tmp_path, monkeypatch):
+    """Two products are added in 16 bits there: weights of the full range overflow, and the gate sees it."""
+    folder = deploy(Levels(), tmp_path, precision="int8", cpu="avx512", max_drop=0.01)
+    first, last = Package.open(folder).manifest.candidates
+    assert (last.quantization, first.refusal) == ("plain, half range", None)
+    assert last.snr_db is not None and last.snr_db > 30 and last.agreement is not None and last.agreement > 0.99
+    monkeypatch.setattr("samkd.deploy.export.quantize_openvino.WITHOUT_VNNI", SCHEMES[:1])
+    (tmp_path / "full").mkdir()
+    with pytest.raises(GateRefusedError, match=r"int8 \(plain\): more than 0.01 of Dice was lost"):
+        deploy(Levels(), tmp_path / "full", precision="int8", cpu="avx512", max_drop=0.01)
 
 
 @pytest.mark.slow
