@@ -1,40 +1,62 @@
 """The process of an engine that keeps to fewer instructions than the machine has: processor._LimitedEngine asks it.
 
-Questions and answers are pickled: both ends are one program. First the arguments of OpenVINO's Engine, then
-the inputs of a patch, each answered with the output and the seconds of the processor it took.
+A message is a line of JSON and, as safetensors, so many bytes of arrays as the line says. The first question holds the
+arguments of OpenVINO's Engine, every other one the inputs of a patch; the answers are what the engine is, then the
+output for a patch and the seconds of the processor that it took.
 """
 
 from __future__ import annotations
 
+import json
 import os
-import pickle
 import sys
 import time
+from collections.abc import Sequence
+from pathlib import Path
 from typing import IO, Any
+
+import numpy as np
+from safetensors.numpy import load, save
 
 from ...errors import SamkdError
 from ..runtime.engine_openvino import Engine
 
 
+def send(stream: IO[bytes], facts: dict[str, Any], arrays: Sequence[np.ndarray] = ()) -> None:
+    """Write one message. Raises OSError where nobody reads it."""
+    content = save({str(number): np.ascontiguousarray(array) for number, array in enumerate(arrays)})
+    stream.write(json.dumps({**facts, "bytes": len(content)}).encode() + b"\n" + content)
+    stream.flush()
+
+
+def receive(stream: IO[bytes]) -> tuple[dict[str, Any], list[np.ndarray]]:
+    """The next message: its facts and arrays. Raises EOFError where there is none, or half of one."""
+    line = stream.readline()
+    if not line.endswith(b"\n"):
+        raise EOFError
+    facts = json.loads(line)
+    content = stream.read(size := facts.pop("bytes"))
+    if len(content) < size:
+        raise EOFError
+    arrays = load(content)
+    return facts, [arrays[str(number)] for number in range(len(arrays))]
+
+
 def answer_all(questions: IO[bytes], answers: IO[bytes]) -> None:
     """Answer until no question is left. What an engine raises is an answer, too."""
-
-    def answer(value: Any) -> None:
-        pickle.dump(value, answers, protocol=pickle.HIGHEST_PROTOCOL)
-        answers.flush()
-
     try:
-        job = pickle.load(questions)
-        engine = Engine(job.pop("model"), **job)
-        answer(_facts(engine))
+        job, _ = receive(questions)
+        engine = Engine(Path(job.pop("model")), **job)
+        send(answers, _facts(engine))
         while True:
-            inputs = pickle.load(questions)
+            _, inputs = receive(questions)
             started = time.process_time()
-            answer((engine(*inputs), time.process_time() - started))
+            output = engine(*inputs)
+            send(answers, {"seconds": time.process_time() - started}, [output])
     except EOFError:
         return
     except SamkdError as error:
-        answer(error)
+        send(answers, {"error": type(error).__name__, "message": str(error)})
 
 
 def _facts(engine: Engine) -> dict[str, Any]:

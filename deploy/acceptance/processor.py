@@ -8,12 +8,11 @@ it takes.
 from __future__ import annotations
 
 import os
-import pickle
 import subprocess
 import sys
 import time
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,9 +20,11 @@ from typing import Any
 
 import numpy as np
 
-from ...errors import SamkdError, UsageError
+from ... import errors
+from ...errors import UsageError
 from ..export.base import Precision
 from ..runtime.engine import Engine, Shape, open_engine
+from .limited_engine import receive, send
 
 
 @dataclass(frozen=True)
@@ -105,7 +106,7 @@ class LimitedProcessor(Processor):
     ) -> Engine:
         """As runtime.engine.open_engine. Raises UsageError where OpenVINO does not keep to the class's instructions."""
         assert target == "openvino", target  # by require_processor
-        job = {"model": model, "name": name, "precision": precision, "threads": threads}
+        job = {"model": str(model), "name": str(name), "precision": precision, "threads": threads}
         return _LimitedEngine(job, processor=str(self.name), spend=self._spend)
 
     def spent(self) -> float:
@@ -128,18 +129,18 @@ class _LimitedEngine:
             env={**os.environ, "ONEDNN_MAX_CPU_ISA": limited.instructions},
         )
         weakref.finalize(self, _end, self._child)
-        facts = self._ask(job)
+        facts, _ = self._ask(job)
         self.version: str = f"{facts['version']}, as on {processor}{_beyond(processor, facts['implementations'])}"
         self.precision: str = facts["precision"]
         self.threads: int = facts["threads"]
-        self.input_shapes: list[Shape] = facts["input_shapes"]
-        self.output_shape: Shape = facts["output_shape"]
+        self.input_shapes: list[Shape] = [tuple(shape) for shape in facts["input_shapes"]]
+        self.output_shape: Shape = tuple(facts["output_shape"])
         self._layers: dict[str, int] = facts["layer_precisions"]
 
     def __call__(self, *inputs: np.ndarray) -> np.ndarray:
-        answer, seconds = self._ask(inputs)
-        self._spend(seconds)
-        return answer
+        facts, (output,) = self._ask({}, inputs)
+        self._spend(facts["seconds"])
+        return output
 
     def begin(self, *inputs: np.ndarray) -> Callable[[], np.ndarray]:
         answer = self(*inputs)
@@ -148,23 +149,22 @@ class _LimitedEngine:
     def layer_precisions(self) -> dict[str, int]:
         return self._layers
 
-    def _ask(self, question: Any) -> Any:
+    def _ask(self, facts: dict[str, Any], arrays: Sequence[np.ndarray] = ()) -> tuple[dict[str, Any], list[np.ndarray]]:
         """What the process answers. Raises what it raised, and UsageError where it ended."""
         assert self._child.stdin is not None and self._child.stdout is not None
         try:
-            pickle.dump(question, self._child.stdin, protocol=pickle.HIGHEST_PROTOCOL)
-            self._child.stdin.flush()
-            answer = pickle.load(self._child.stdout)
-        except (OSError, EOFError, pickle.UnpicklingError) as error:
+            send(self._child.stdin, facts, arrays)
+            answer, outputs = receive(self._child.stdout)
+        except (OSError, EOFError) as error:
             code = self._child.wait()
             raise UsageError(
                 f"cpu {self._class}: OpenVINO ends here ({f'signal {-code}' if code < 0 else f'exit {code}'}) when it "
                 "may use the instructions of that class alone, so this machine cannot stand in for it; deploy on a "
                 "machine of that class, or leave --cpu out"
             ) from error
-        if isinstance(answer, SamkdError):
-            raise answer
-        return answer
+        if "error" in answer:
+            raise getattr(errors, answer["error"])(answer["message"])
+        return answer, outputs
 
 
 def _beyond(processor: str, implementations: Mapping[str, int]) -> str:
