@@ -11,7 +11,7 @@ from ..configs.evaluation_schema import Evaluation
 from ..configs.load import load_config, parse_evaluation
 from ..configs.schema import Config
 from ..configs.validate import validated
-from ..deploy.runtime.package import warn_unchecked
+from ..deploy.runtime.package import warn_before_use
 from ..deploy.runtime.quality import scan_flags
 from ..errors import BadInputError, UsageError, about
 from ..evaluation.records import CaseScores, ClassScore
@@ -75,7 +75,7 @@ def evaluate(
             raise UsageError(f"{model}: a folder of masks takes neither prompts nor --weights nor --trust")
         rules = scoring_rules(settings, dataset.labels.values())
         return _scores(partial(_read_mask, model), cases, dataset, rules=rules, one_by_one=False)
-    warn_unchecked(loaded)
+    warn_before_use(loaded)
     dataset = _with_classes_of(loaded, dataset, config)
     rules = scoring_rules(settings, dataset.labels.values())
     if protocol:

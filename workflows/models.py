@@ -57,10 +57,10 @@ def checked_manifest(package: Path, *, trust: Path | None = None, threads: int |
 
     Raises what deploy.runtime.package.Package.open raises.
     """
-    from ..deploy.runtime.package import Package, warn_unchecked
+    from ..deploy.runtime.package import Package, warn_before_use
 
     opened = Package.open(package, trust=trust, threads=threads)
-    warn_unchecked(opened)
+    warn_before_use(opened)
     return opened.manifest
 
 

@@ -23,6 +23,7 @@ import numpy as np
 from ... import errors
 from ...errors import UsageError
 from ..export.base import Precision
+from ..runtime.cpu_flags import cpu_flags
 from ..runtime.engine import Engine, Shape, open_engine
 from .limited_engine import receive, send
 
@@ -45,7 +46,6 @@ CLASSES = {
 }
 _WITHOUT_VNNI = ("avx2", "avx512")
 _WITH_BF16 = ("avx512_bf16", "amx")
-_CPUINFO = Path("/proc/cpuinfo")
 
 
 def require_processor(name: str | None, *, target: str, precision: Precision) -> None:
@@ -59,21 +59,12 @@ def require_processor(name: str | None, *, target: str, precision: Precision) ->
         raise UsageError(f"cpu {name}: only the target openvino is judged for a class of processors, not {target}")
     if precision is Precision.BF16 and name not in _WITH_BF16:
         raise UsageError(f"cpu {name}: has no bfloat16; choose --precision fp32 or int8")
-    missing = sorted(CLASSES[name].flags - _own_flags())
+    missing = sorted(CLASSES[name].flags - cpu_flags())
     if missing:
         raise UsageError(
             f"cpu {name}: this machine cannot stand in for it, it lacks {', '.join(missing)}; deploy on a machine that "
             "has these instructions, or leave --cpu out"
         )
-
-
-def _own_flags() -> frozenset[str]:
-    """The instructions of this machine by Linux's names; none where the system does not say."""
-    try:
-        lines = _CPUINFO.read_text(encoding="ascii", errors="replace").splitlines()
-    except OSError:
-        return frozenset()
-    return frozenset(next((line.partition(":")[2].split() for line in lines if line.startswith("flags")), []))
 
 
 class Processor:

@@ -10,7 +10,7 @@ from ...volumes.files import make_folder
 from ...volumes.io.scans import find_scans, group_channels, mask_paths
 from ...volumes.prompt_parsing import Request
 from .compiled_cache import CompiledCache
-from .package import Package, warn_unchecked
+from .package import Package, warn_before_use
 from .predict import PredictOptions, predict
 from .prompt import answers
 from .verify import verify_package
@@ -128,7 +128,7 @@ def _predict(options: argparse.Namespace) -> int:
 def _prompt(options: argparse.Namespace) -> int:
     sources = find_scans([options.scan])
     package = _open(options)
-    warn_unchecked(package)
+    warn_before_use(package)
     scans = group_channels(sources, channels=package.in_channels)
     if len(scans) > 1:
         raise UsageError(f"{options.scan}: {len(scans)} scans, but prompts belong to one")

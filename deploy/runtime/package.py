@@ -16,6 +16,7 @@ from ...volumes.files import temporary_folder
 from ...volumes.geometry import Geometry, Volume
 from ...volumes.pipeline import FAST_OVERLAP, Model
 from .compiled_cache import CompiledCache
+from .cpu_flags import adds_in_16_bits
 from .engine import Engine, open_engine
 from .fit import check_graphs, check_sample
 from .manifest import Manifest
@@ -169,12 +170,22 @@ class Package(Model):
         return Session(self.engine, self.plan, preprocessed, source, num_classes=len(self.class_names), watch=watch)
 
 
-def warn_unchecked(model: Model) -> None:
-    """Say on stderr that nobody checked whose package this is; nothing of a trusted package or of a run.
+def warn_before_use(model: Model) -> None:
+    """Say on stderr that nobody checked whose package this is, and that int8 may overflow here; nothing of a run.
 
-    Each verb that uses a package calls this once. One line.
+    Each verb that uses a package calls this once. One line for each.
     """
-    if not isinstance(model, Package) or model.trusted:
+    if not isinstance(model, Package):
+        return
+    full_range = model.manifest.precision == "int8" and "half range" not in (model.manifest.quantization or "")
+    if full_range and model.manifest.target != "tensorrt" and adds_in_16_bits():
+        print(
+            f"warning: {model.path}: this processor has no VNNI, where int8 of the full range can overflow; run verify "
+            "here before you use it, or ask for a package made with --cpu avx2",
+            file=sys.stderr,
+            flush=True,
+        )
+    if model.trusted:
         return
     signer = model.manifest.signer
     if signer is None:

@@ -37,7 +37,7 @@ from ...volumes.prompts import ScanPrompts
 from ...volumes.sliding_window import patch_count
 from .clock import Clock
 from .memory import Budget
-from .package import warn_unchecked
+from .package import warn_before_use
 from .quality import scan_flags
 from .report import run_report, volumes_ml
 
@@ -75,7 +75,7 @@ def predict(options: PredictOptions, open_model: Callable[[], Model]) -> int:
     sources = find_scans(options.scans)
     started = time.perf_counter()
     model = open_model()
-    warn_unchecked(model)
+    warn_before_use(model)
     if options.fast:
         model = model.faster()
     seconds_load = time.perf_counter() - started

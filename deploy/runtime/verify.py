@@ -9,7 +9,7 @@ from ...volumes.geometry import Volume
 from ...volumes.io.nifti import read_labels, read_scan
 from ...volumes.prompts import ClassPrompts, ScanPrompts
 from .manifest_rules import EXPECTED, SAMPLE
-from .package import Package, warn_unchecked
+from .package import Package, warn_before_use
 from .private_copy import listed, unnamed
 
 SAMPLE_DICE = 0.999  # other CPUs add in another order, so single voxels on an edge may fall the other way
@@ -21,7 +21,7 @@ def verify_package(package: Package) -> Iterator[str]:
 
     Raises IntegrityError as verify_sample does.
     """
-    warn_unchecked(package)
+    warn_before_use(package)
     yield f"files: all {len(package.manifest.files)} are what was packed"
     if names := unnamed(package.path, package.manifest):
         yield f"not part of the package, and not used: {listed(names)}"

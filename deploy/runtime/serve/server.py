@@ -15,7 +15,7 @@ from pathlib import Path
 
 from ....errors import UsageError
 from ....volumes.byte_sizes import parse_bytes
-from ..package import Package, warn_unchecked
+from ..package import Package, warn_before_use
 from .dicom_node import DicomDoor, NodeOptions, Peer, ae_title
 from .durations import parse_duration
 from .folder import FolderDoor
@@ -168,7 +168,7 @@ def _by_digest(packages: Sequence[Package], *, every_door_prompts: bool) -> dict
     unless every door takes prompts.
     """
     for package in packages:
-        warn_unchecked(package)
+        warn_before_use(package)
         if package.prompts_required and not every_door_prompts:
             raise UsageError(f"{package.path}: finds nothing without a prompt, and here nobody gives one")
     return {package.manifest.digest: package for package in packages}

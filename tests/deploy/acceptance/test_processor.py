@@ -12,15 +12,16 @@ from samkd.deploy.acceptance import processor
 from samkd.deploy.acceptance.processor import CLASSES, LimitedProcessor, Processor, require_processor
 from samkd.deploy.export.base import Precision
 from samkd.deploy.export.quantize_openvino import SCHEMES
+from samkd.deploy.runtime import cpu_flags
 from samkd.deploy.runtime.package import Package
 from samkd.errors import GateRefusedError, IntegrityError, UsageError
 
 AVX512 = pytest.mark.skipif(
-    not CLASSES["avx512"].flags <= processor._own_flags(), reason="this machine has no AVX-512 to be limited to"
+    not CLASSES["avx512"].flags <= cpu_flags.cpu_flags(), reason="this machine has no AVX-512 to be limited to"
 )
 
 VNNI = pytest.mark.skipif(
-    not CLASSES["avx512_vnni"].flags <= processor._own_flags(),
+    not CLASSES["avx512_vnni"].flags <= cpu_flags.cpu_flags(),
     reason="this machine has no AVX512-VNNI",
 )
 
@@ -31,7 +32,7 @@ def flags(monkeypatch, tmp_path):
 
     def has(names: str) -> None:
         (tmp_path / "cpuinfo").write_text(f"processor\t: 0\nflags\t\t: fpu {names}\nbugs\t: none\n")
-        monkeypatch.setattr(processor, "_CPUINFO", tmp_path / "cpuinfo")
+        monkeypatch.setattr(cpu_flags, "_CPUINFO", tmp_path / "cpuinfo")
 
     return has
 
@@ -54,7 +55,7 @@ def test_what_no_class_of_this_machine_is_is_refused(flags):
 
 
 def test_a_system_that_does_not_say_is_refused(monkeypatch):
-    monkeypatch.setattr(processor, "_CPUINFO", Path("/nowhere"))
+    monkeypatch.setattr(cpu_flags, "_CPUINFO", Path("/nowhere"))
     with pytest.raises(UsageError, match="lacks avx2, fma"):
         require_processor("avx2", target="openvino", precision=Precision.FP32)
 
