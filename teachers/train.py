@@ -44,6 +44,8 @@ def teach(
     """
     job = teaching_job(config, dataset, pretrained=weights, init_run=start, devices=devices)
     if config.teacher.name == PUBLISHED:
+        if devices > 1:
+            raise UsageError(f"{PUBLISHED!r} is a published model as it is, and nothing trains: start one process")
         return record_published(job, runs=runs, run=run)
     return run_job(job, runs=runs, run=run, devices=devices)
 
