@@ -14,7 +14,7 @@ import torch
 from samkd.errors import SamkdError
 from samkd.training.together import Layout, together
 
-_PRELOADED = ["samkd.training.trainer", "samkd.distill.soft_targets", "helpers.tiny_training"]
+_PRELOADED = ["samkd.workflows.teach", "samkd.workflows.distill", "helpers.tiny_training"]
 
 
 @dataclass(frozen=True)
