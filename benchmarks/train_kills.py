@@ -5,7 +5,8 @@
 A small teacher (MA-SAM, 8 steps, moving average) and a small student with its control (SegResNet, 4 steps each) learn
 on the built-in phantom, each by one process and by two that train together. SIGKILL comes at a uniformly random moment
 of the time that the whole takes, from the first scan that is prepared to the last that is scored, to one of the
-processes or to all; the others must end by themselves within a minute. The same work is begun again until it ends,
+processes or to all; the others must end by themselves within a minute (before they have met, all are killed, as their
+launcher would do). The same work is begun again until it ends,
 however often it was killed on the way, and its weights, losses and scores must be those of a work that was never
 killed, to the last bit. On a tmpfs of a random size, too small for the whole, a work must end with exit code 3, and be
 finished, with the same result, when there is more. Processes are forked from one that has loaded the libraries, so
@@ -48,6 +49,8 @@ def main() -> None:
                 break
             work = runs.works[number % len(runs.works)]
             moments[runs.kill(work)] += 1
+            if number % 10 == 9:
+                print(f"{number + 1} kills", flush=True)
         for work in runs.works:
             runs.finish(work)
             print(f"{work}: killed {runs.kills[work]} times, {runs.finished[work]} works ended, all with the same bits")

@@ -7,6 +7,7 @@ from ..configs.schema import Config
 from ..errors import BadInputError, UsageError
 from ..training.checkpoint import load_shared, load_weights
 from ..training.job import TrainingJob
+from ..training.precision import with_precision
 from ..training.progress import console
 from ..training.prompt_sampling import PromptSampler
 from ..training.run import Run
@@ -56,7 +57,7 @@ def teaching_job(
     """The run of a teacher: labels alone, from a published checkpoint or another run where there is one."""
     teacher = config.teacher
     split = DataSplit.of(dataset, validation=config.validation, seed=config.seed)
-    settings = with_steps(teacher.training, cases=len(split.train), devices=devices)
+    settings = with_steps(with_precision(teacher.training), cases=len(split.train), devices=devices)
     if teacher.hold_encoder and init_run is None:
         raise UsageError(
             f"config {config.name!r} holds the image encoder of the run it starts from; give --start RUN, or set "

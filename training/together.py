@@ -10,8 +10,9 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +32,8 @@ from .ranks import barrier, is_main
 
 PORT = "29500"  # of the first machine, where MASTER_PORT names none: as torchrun has it
 
+_PARENT = "SAMKD_STARTED_BY"  # the process that started this one, by its id
+
 
 @dataclass(frozen=True)
 class Layout:
@@ -48,6 +51,7 @@ class Layout:
 
 
 _layout: Layout | None = None  # of the group that this process is in
+_met = threading.Event()  # all processes know each other
 _block = 0  # how many `together` blocks are open
 
 
@@ -69,7 +73,9 @@ def together(layout: Layout) -> Iterator[int]:
         yield _layout.world_size if _layout else 1
         return
     _join(layout)
-    lifeline = Lifeline(os.environ["MASTER_ADDR"])
+    with translated(layout, "the processes did not meet", SamkdError):
+        lifeline = Lifeline(os.environ["MASTER_ADDR"])
+    _met.set()
     _block += 1
     try:
         yield layout.world_size
@@ -179,6 +185,8 @@ def _is_first() -> bool:
 def _start_others(layout: Layout) -> None:
     """The other processes of this machine, by this one's own command; nothing in one of those, and when it is done."""
     if "LOCAL_RANK" in os.environ:
+        if parent := os.environ.get(_PARENT):
+            _end_unless_met(lambda: os.getppid() != int(parent))
         return
     os.environ |= {"LOCAL_RANK": "0", "WORLD_SIZE": str(layout.world_size)}
     os.environ.setdefault("NODE_RANK", "0")
@@ -187,9 +195,22 @@ def _start_others(layout: Layout) -> None:
     specification = sys.modules["__main__"].__spec__
     program = ["-m", specification.name] if specification else [str(Path(sys.argv[0]).absolute())]
     for number in range(1, layout.devices):
-        environment = os.environ | {"LOCAL_RANK": str(number)}
+        environment = os.environ | {"LOCAL_RANK": str(number), _PARENT: str(os.getpid())}
         process = subprocess.Popen([sys.executable, *program, *sys.argv[1:]], env=environment)
         atexit.register(_ended, process)
+        _end_unless_met(lambda process=process: process.poll() is not None)
+
+
+def _end_unless_met(gone: Callable[[], bool]) -> None:
+    """End when one of this machine is gone before all processes know each other, which would be waited for."""
+
+    def watch() -> None:
+        while not _met.wait(0.5):
+            if gone():
+                sys.stderr.write("error: one of the processes that were to train together ended before all had met\n")
+                os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _ended(process: subprocess.Popen[bytes]) -> None:

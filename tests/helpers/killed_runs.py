@@ -29,8 +29,8 @@ SETTINGS = [
     *("teacher.training.steps=8", "teacher.training.validate_every=2", "teacher.training.ema=0.9"),
     *(
         "student.name=segresnet",
-        "student.plan.spacing=[12,12,12]",
-        "student.plan.patch=[32,32,32]",
+        "student.plan.spacing=[16,16,16]",
+        "student.plan.patch=[16,16,16]",
         "student.plan.overlap=0",
     ),
     *("student.training.steps=4", "student.training.validate_every=2", "student.training.batch=1"),
@@ -117,6 +117,8 @@ class KilledRuns:
                 break
             self._compare(work, processes)
         victims = self.random.choice([[victim] for victim in processes.started] + [processes.started])
+        if not processes.have_met():  # until then it is the launcher that ends all when one is gone
+            victims = processes.started
         for victim in victims:
             victim.kill()
         ended = processes.ended(within=SECONDS_TO_END)

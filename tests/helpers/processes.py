@@ -34,14 +34,16 @@ class Processes:
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(_PRELOADED)
         port = _free_port()
-        self._pipes, self.started = [], []
+        self._pipes, self._met, self.started = [], [], []
         before = os.environ.get("PYTHONPATH")
         os.environ["PYTHONPATH"] = os.pathsep.join(sys.path)  # for what is loaded beforehand
         try:
             for rank in range(count):
                 mine, theirs = context.Pipe()
                 variables = _variables(launcher, rank, count, port)
-                process = context.Process(target=_work, args=(theirs, variables, function, arguments))
+                met = context.Event()
+                process = context.Process(target=_work, args=(theirs, met, variables, function, arguments))
+                self._met.append(met)
                 process.start()
                 theirs.close()
                 self._pipes.append(mine)
@@ -50,6 +52,10 @@ class Processes:
             os.environ.pop("PYTHONPATH")
             if before is not None:
                 os.environ["PYTHONPATH"] = before
+
+    def have_met(self) -> bool:
+        """Whether every process knows the others by now."""
+        return all(met.is_set() for met in self._met)
 
     def ended(self, *, within: float = 60.0) -> list[Ended]:
         """All of them, by rank; those that do not end in so many seconds each are killed, which is a failure."""
@@ -81,12 +87,13 @@ def _received(pipe: Connection) -> Any:
 
 
 def _work(
-    pipe: Connection, variables: dict[str, str], function: Callable[..., Any], arguments: tuple[Any, ...]
+    pipe: Connection, met: Any, variables: dict[str, str], function: Callable[..., Any], arguments: tuple[Any, ...]
 ) -> None:
     os.environ |= variables
     torch.set_num_threads(1)
     try:
         with together(Layout()):
+            met.set()
             value = function(*arguments)
     except SamkdError as error:
         pipe.send(str(error))

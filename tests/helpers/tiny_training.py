@@ -70,7 +70,7 @@ def train(
 ) -> tuple[torch.nn.Module, TrainingResult]:
     """Train `net` (default: `network()`) in a run folder, or go on with the run there."""
     net = net or network()
-    fabric = fabric_for("32-true")
+    fabric = fabric_for("32-true" if settings.precision == "auto" else settings.precision)
     fabric.launch()
     with main_first():
         run = make_run(folder, settings)

@@ -121,6 +121,7 @@ def test_when_one_is_killed_the_other_ends_with_one_clear_error_and_they_resume_
 def fail_in(failing: int, folder: Path) -> None:
     lifeline.GRACE = 1.0
     if rank() == failing:
+        time.sleep(0.5)
         raise BadInputError(f"{folder}: cannot be used")
     time.sleep(30)
 
