@@ -87,11 +87,17 @@ def test_help_lists_the_verbs_without_importing_anything_heavy(tmp_path):
     ],
 )
 def test_a_wrong_call_says_what_is_wrong_and_leaves_nothing_behind(tmp_path, arguments, code, said):
-    done = run_cli(*arguments, cwd=tmp_path)
+    done = run_cli(*arguments, cwd=tmp_path, in_process=True)
     assert done.exit_code == code, done.stderr
     assert said in " ".join(done.stderr.split())
     assert "Traceback" not in done.stderr
     assert [path for path in tmp_path.rglob("*") if path.is_file() and "data" not in path.parts] == []
+
+
+@pytest.mark.parametrize(("arguments", "code"), [(["teach", "--config", "nowhere"], 2), (["check", "nowhere"], 3)])
+def test_a_wrong_call_in_a_process_of_its_own_ends_with_the_code_alone(tmp_path, arguments, code):
+    done = run_cli(*arguments, cwd=tmp_path)
+    assert done.exit_code == code and done.stderr.startswith("error: ") and "Traceback" not in done.stderr
 
 
 @pytest.fixture(scope="module")
@@ -128,18 +134,28 @@ def test_a_run_knows_its_training_data_and_its_package_knows_them_from_it(finish
     write_scan(tmp_path / "usual.nii.gz", scan)
     write_scan(tmp_path / "shifted.nii.gz", Volume(scan.array + 300, scan.geometry))
     for name, warned in (("usual", False), ("shifted", True)):
-        done = run_cli("predict", str(run), "-i", str(tmp_path / f"{name}.nii.gz"), "-o", str(tmp_path / "m.nii.gz"))
+        done = run_cli(
+            "predict",
+            str(run),
+            "-i",
+            str(tmp_path / f"{name}.nii.gz"),
+            "-o",
+            str(tmp_path / "m.nii.gz"),
+            in_process=True,
+        )
         assert done.exit_code == 0 and ("intensities unlike the training data" in done.stderr) == warned
     copy = shutil.copytree(run, tmp_path / "run")
     (copy / "intensities.json").write_text('[{"percentiles": [3, 2, 1], "limit": 0}]')
-    done = run_cli("predict", str(copy), "-i", str(tmp_path / "usual.nii.gz"), "-o", str(tmp_path / "n.nii.gz"))
+    done = run_cli(
+        "predict", str(copy), "-i", str(tmp_path / "usual.nii.gz"), "-o", str(tmp_path / "n.nii.gz"), in_process=True
+    )
     assert done.exit_code == 3 and "intensities.json: holds no percentiles" in " ".join(done.stderr.split())
 
 
 def test_the_control_is_reused_not_repeated(finished):
     control = next((finished / "runs").glob("control-*/log.jsonl"))
     before = control.stat().st_mtime_ns
-    done = run_cli("distill", "--lambda", "0.5", cwd=finished)
+    done = run_cli("distill", "--lambda", "0.5", cwd=finished, in_process=True)
     assert done.exit_code == 0, done.stderr
     assert control.stat().st_mtime_ns == before
     assert len(list((finished / "runs").glob("control-*"))) == 1
@@ -153,7 +169,7 @@ def test_run_and_package_predict_the_same_mask_on_the_scans_own_grid(finished, t
     package = next((finished / "runs" / "packages").glob("*/manifest.json")).parent
     scan = next((finished / "runs" / "data").glob("*/imagesTs/*.nii.gz"))
     for name, model in (("run", student), ("package", package)):
-        done = run_cli("predict", model, "-i", scan, "-o", tmp_path / f"{name}.nii.gz", cwd=tmp_path)
+        done = run_cli("predict", model, "-i", scan, "-o", tmp_path / f"{name}.nii.gz", cwd=tmp_path, in_process=True)
         assert done.exit_code == 0, done.stderr
     source = Nifti1Image.from_filename(scan)
     masks = [Nifti1Image.from_filename(tmp_path / f"{name}.nii.gz") for name in ("run", "package")]
@@ -165,7 +181,7 @@ def test_run_and_package_predict_the_same_mask_on_the_scans_own_grid(finished, t
 
 
 def test_report_compares_all_four(finished):
-    done = run_cli("report", cwd=finished)
+    done = run_cli("report", cwd=finished, in_process=True)
     assert done.exit_code == 0, done.stderr
     html = (finished / "runs" / "report.html").read_text()
     for column in ("teacher", "student without teacher", "student with teacher", "package"):
@@ -177,7 +193,7 @@ def test_report_compares_all_four(finished):
 def test_a_run_folder_of_another_config_is_refused(finished):
     run = next((finished / "runs").glob("teach-*"))
     before = sorted((path.name, path.stat().st_mtime_ns) for path in run.rglob("*"))
-    done = run_cli("teach", *SETS, "--set", "seed=9", "--run", run, cwd=finished)
+    done = run_cli("teach", *SETS, "--set", "seed=9", "--run", run, cwd=finished, in_process=True)
     assert done.exit_code == 3
     assert "from another config" in done.stderr and "seed" in done.stderr
     assert before == sorted((path.name, path.stat().st_mtime_ns) for path in run.rglob("*"))
@@ -186,7 +202,9 @@ def test_a_run_folder_of_another_config_is_refused(finished):
 def test_evaluating_a_folder_of_masks_scores_the_truth_as_perfect(finished, tmp_path):
     data = next((finished / "runs" / "data").glob("phantom-*"))
     shutil.copytree(data / "labelsTs", tmp_path / "masks")
-    done = run_cli("evaluate", tmp_path / "masks", "--data", data, "-o", tmp_path / "scores.json", cwd=tmp_path)
+    done = run_cli(
+        "evaluate", tmp_path / "masks", "--data", data, "-o", tmp_path / "scores.json", cwd=tmp_path, in_process=True
+    )
     assert done.exit_code == 0, done.stderr
     scores = json.loads((tmp_path / "scores.json").read_text())
     assert scores["summary"]["mean"]["dice"] == 1.0
@@ -195,12 +213,12 @@ def test_evaluating_a_folder_of_masks_scores_the_truth_as_perfect(finished, tmp_
 def test_check_accepts_the_phantom_and_names_a_broken_case(finished, tmp_path):
     data = tmp_path / "data"
     shutil.copytree(next((finished / "runs" / "data").glob("phantom-*")), data)
-    done = run_cli("check", data, cwd=tmp_path)
+    done = run_cli("check", data, cwd=tmp_path, in_process=True)
     assert done.exit_code == 0, done.stderr
     assert "no fault" in done.stdout
     broken = sorted((data / "imagesTr").iterdir())[0]
     broken.write_bytes(broken.read_bytes()[:-100])
-    done = run_cli("check", data, cwd=tmp_path)
+    done = run_cli("check", data, cwd=tmp_path, in_process=True)
     assert done.exit_code == 3
     assert "1 of 4 cases cannot be used" in done.stderr
 
@@ -222,7 +240,7 @@ def test_two_processes_train_together(tmp_path):
 
 def test_an_unwritable_run_root_is_one_clear_error(tmp_path):
     (tmp_path / "runs").write_text("a file, not a folder")
-    done = run_cli("teach", *SETS, cwd=tmp_path)
+    done = run_cli("teach", *SETS, cwd=tmp_path, in_process=True)
     assert done.exit_code == 3
     assert "Traceback" not in done.stderr and "runs" in done.stderr
 
@@ -235,7 +253,7 @@ def test_every_teacher_says_the_patch_of_its_paper():
 
 
 def test_info_counts_what_the_papers_count(tmp_path):
-    rows = json.loads(run_cli("info", "--json", "--classes", "13", cwd=tmp_path).stdout)
+    rows = json.loads(run_cli("info", "--json", "--classes", "13", cwd=tmp_path, in_process=True).stdout)
     result = {(row["name"], row["backbone"]): (row["parameters"], row["tuned"]) for row in rows}
     assert result["masam", "vit_h"] == (729_864_857, 96_811_929)  # Chen et al. 2023: 12 organs, about 97 M tuned
     assert {name for name, _ in result} >= {"masam", "medsa", "autosam", "sam3d", "swinunetr-tiny", "swinunetr-small"}

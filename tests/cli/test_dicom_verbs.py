@@ -57,17 +57,17 @@ def assert_no_identity(folder: Path, *done: Outcome | subprocess.CompletedProces
 
 
 def test_check_predict_and_the_runtime_write_nothing_of_the_patient(built, clinic, tmp_path):
-    checked = run_cli("check", clinic / "in", cwd=tmp_path)
+    checked = run_cli("check", clinic / "in", cwd=tmp_path, in_process=True)
     assert checked.exit_code == 0 and "2 cases, no fault" in checked.stdout, checked.stderr
     for text in ("alpha", "beta", "16 x 24 x 22", "2 x 1.5 x 1.4", "SPL"):
         assert text in checked.stdout
-    one = run_cli("predict", built, "-i", clinic / "in" / "alpha", "-o", "one.nii.gz", cwd=tmp_path)
+    one = run_cli("predict", built, "-i", clinic / "in" / "alpha", "-o", "one.nii.gz", cwd=tmp_path, in_process=True)
     assert one.exit_code == 0, one.stderr
     labels, geometry = read_labels(tmp_path / "one.nii.gz")
     scan = read_series(clinic / "in" / "alpha")
     assert geometry.same_grid(scan.geometry, tolerance_mm=1e-4)
     assert np.mean(labels == np.select([scan.array[0] > 80, scan.array[0] > 30], [2, 1])) > 0.97
-    several = run_cli("predict", built, "-i", clinic / "in", "-o", "masks", cwd=tmp_path)
+    several = run_cli("predict", built, "-i", clinic / "in", "-o", "masks", cwd=tmp_path, in_process=True)
     assert several.exit_code == 0, several.stderr
     assert sorted(path.name for path in (tmp_path / "masks").iterdir()) == ["alpha.nii.gz", "beta.nii.gz"]
     command = [sys.executable, built / "runtime.pyz", "predict", clinic / "in"]
@@ -94,7 +94,7 @@ def test_errors_repeat_nothing_of_a_header(built, clinic, tmp_path):
     damaged[4].write_bytes(damaged[4].read_bytes()[:-100])
     (tmp_path / "out").mkdir()
     done = [
-        run_cli("check", folder.parent, cwd=tmp_path / "out"),
+        run_cli("check", folder.parent, cwd=tmp_path / "out", in_process=True),
         run_cli("predict", built, "-i", folder, "-o", "mask.nii.gz", cwd=tmp_path / "out"),
     ]
     assert [each.exit_code for each in done] == [3, 3]
@@ -106,7 +106,7 @@ def test_errors_repeat_nothing_of_a_header(built, clinic, tmp_path):
 @pytest.mark.parametrize("kind", ["binary", "labelmap"])
 def test_a_requested_dicom_seg_belongs_to_its_patient(built, clinic, tmp_path, kind):
     folder = clinic / "in" / "beta"
-    done = run_cli("predict", built, "-i", folder, "-o", "mask.dcm", "--seg-type", kind, cwd=tmp_path)
+    done = run_cli("predict", built, "-i", folder, "-o", "mask.dcm", "--seg-type", kind, cwd=tmp_path, in_process=True)
     assert done.exit_code == 0 and done.stdout.strip() == "mask.dcm", done.stderr
     seg = highdicom.seg.segread(tmp_path / "mask.dcm")
     assert seg.PatientID == IDENTITY["PatientID"] and seg.SegmentationType == kind.upper()
@@ -115,18 +115,22 @@ def test_a_requested_dicom_seg_belongs_to_its_patient(built, clinic, tmp_path, k
 
 
 def test_what_cannot_be_meant_is_refused_before_any_work(built, clinic, tmp_path):
-    done = run_cli("predict", built, "-i", clinic / "in", "-o", "mask.nii.gz", cwd=tmp_path)
+    done = run_cli("predict", built, "-i", clinic / "in", "-o", "mask.nii.gz", cwd=tmp_path, in_process=True)
     assert done.exit_code == 3 and "several scans (2: alpha, beta)" in done.stderr
     alpha = clinic / "in" / "alpha"
-    done = run_cli("predict", built, "-i", alpha, "-o", "mask.dcm", "--seg-type", "other", cwd=tmp_path)
+    done = run_cli(
+        "predict", built, "-i", alpha, "-o", "mask.dcm", "--seg-type", "other", cwd=tmp_path, in_process=True
+    )
     assert done.exit_code == 2 and "choose binary or labelmap" in done.stderr
-    done = run_cli("predict", built, "-i", built / "sample/scan.nii.gz", "-o", "mask.dcm", cwd=tmp_path)
+    done = run_cli(
+        "predict", built, "-i", built / "sample/scan.nii.gz", "-o", "mask.dcm", cwd=tmp_path, in_process=True
+    )
     assert done.exit_code == 2 and "is no DICOM" in done.stderr
     blank = tmp_path / "blank"
     blank.mkdir()
     for path in alpha.iterdir():
         (blank / path.name).write_bytes(path.read_bytes())
         edit(blank / path.name, SeriesInstanceUID="", SOPInstanceUID="")
-    done = run_cli("predict", built, "-i", blank, "-o", "mask.dcm", cwd=tmp_path)
+    done = run_cli("predict", built, "-i", blank, "-o", "mask.dcm", cwd=tmp_path, in_process=True)
     assert done.exit_code == 3 and "SOPInstanceUID, SeriesInstanceUID are blank" in done.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["blank"]
