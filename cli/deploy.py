@@ -33,6 +33,13 @@ def deploy(
             "(larger, overlapping less)."
         ),
     ] = None,
+    cpu: Annotated[
+        str | None,
+        typer.Option(
+            help="Judge for processors of this class (avx2, avx512, avx512_vnni, avx512_bf16 or amx), and pack fp32 "
+            "where --precision is not faster there (default: this machine's)."
+        ),
+    ] = None,
     temperature: Annotated[
         bool | None,
         typer.Option(
@@ -51,7 +58,7 @@ def deploy(
 
     student = Run.read(run) if run else newest_run(runs, "distill")
     settings = {"precision": precision, "max_drop": max_drop, "per_class": per_class, "geometry": geometry}
-    settings["temperature"] = temperature
+    settings |= {"temperature": temperature, "cpu": cpu}
     overrides = overrides_of(**{f"deployment__{key}": value for key, value in settings.items()})
 
     from ..workflows.deploy import deploy as pack

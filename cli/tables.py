@@ -147,6 +147,9 @@ def print_package(package: Path) -> None:
     show(table)
     if manifest.geometries:
         show(_geometries(manifest))
+    if manifest.processor:
+        print(f"Chosen for processors of the class {manifest.processor}.")
+    if manifest.geometries or manifest.processor:
         print(timed_precisions(manifest.candidates))
     print(f"{package}: {size_of(package) / 1e6:.1f} MB, {manifest.target}, {manifest.precision}")
 

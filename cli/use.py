@@ -42,6 +42,9 @@ def predict(
         bool, typer.Option("--largest-component", help="Keep the largest component of each class only.")
     ] = False,
     threads: Annotated[int | None, typer.Option(min=1, help="Threads for the network (default: all cores).")] = None,
+    cache: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Keep compiled models of packages there: a quicker start.")
+    ] = None,
     trust: Trust = None,
 ) -> None:
     """Segment scans. Masks lie on the scan's own grid. Promptable networks also take points and boxes."""
@@ -59,7 +62,9 @@ def predict(
         fast=fast,
         largest_component=largest_component,
     )
-    raise typer.Exit(predict_scans(model, options, pretrained_path=pretrained_path, trust=trust, threads=threads))
+    raise typer.Exit(
+        predict_scans(model, options, pretrained_path=pretrained_path, trust=trust, threads=threads, cache=cache)
+    )
 
 
 def serve(

@@ -242,6 +242,8 @@ class Deployment(Strict):
     """The number of patches of training cases with which int8 is calibrated."""
     geometry: Literal["training", "fastest"] = "training"
     """The patches and the overlap on the device: those of the plan, or the fastest that the gate lets pass."""
+    cpu: Literal["avx2", "avx512", "avx512_vnni", "avx512_bf16", "amx"] | None = None
+    """The class of processors that the precision is judged for and chosen for; null takes this machine's as it is."""
     temperature: bool = False
     """If true, a temperature that is fitted to the validation cases scales the probabilities that the package gives."""
 

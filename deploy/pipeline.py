@@ -27,13 +27,14 @@ from ..volumes.preprocess import preprocess
 from .acceptance.candidates import AcceptanceCriteria, AcceptanceTest, Selection, select_candidate
 from .acceptance.gate import require_calibration, require_sensible, shown_the_middle
 from .acceptance.geometries import SIDE, InferenceGeometry, ScanShape, Triple, cheaper_geometries, select_geometry
+from .acceptance.processor import LimitedProcessor, Processor, require_processor
 from .export.base import Candidate, ExportRequest, Precision, Target
 from .export.graphs import Probabilities
 from .export.registry import require_precision, target_named
 from .package.sbom import distribution
 from .package.signing import Signer
 from .package.writer import draft, finish
-from .runtime.judgement import CandidateResult, Gate
+from .runtime.judgement import CandidateResult, Gate, accepted
 from .runtime.manifest import ClassEntry, Description, Manifest, PromptSupport
 from .runtime.manifest_rules import EXPECTED, SAMPLE
 from .runtime.package import Package
@@ -71,7 +72,9 @@ class PackageRequest:
     """Where the package goes and what it is for.
 
     The package is the folder `destination`, and `destination`.zip. `geometry` is "training" for the patches and the
-    overlap of the student's plan, or "fastest" for the fastest that the criteria allow. `sample` is a scan that goes
+    overlap of the student's plan, or "fastest" for the fastest that the criteria allow. `cpu` is a class of processors
+    (acceptance.processor.CLASSES) on whose arithmetic and speed is judged; a precision that is not faster there than
+    float32 is not packed. `sample` is a scan that goes
     into it, voxels and geometry only. With `temperature` one that is fitted to the validation cases scales the
     probabilities that the package gives away. `sign` is a PEM file with an ed25519 private key.
     """
@@ -80,6 +83,7 @@ class PackageRequest:
     target: str = "openvino"
     precision: Precision | str
     geometry: str = "training"
+    cpu: str | None = None
     sample: Path
     temperature: bool = False
     sign: Path | None = None
@@ -96,23 +100,26 @@ def deploy_student(student: TrainedStudent, criteria: AcceptanceCriteria, reques
     require_precision(target, precision)
     require_geometry(request.geometry, prompt_kinds=student.prompt_kinds)
     require_temperature(request.temperature, prompts_required=student.prompts_required)
+    require_processor(request.cpu, target=target.name, precision=precision)
     signer = Signer.of(request.sign) if request.sign else None
     destination = request.destination
     if not criteria.validation:
         raise BadInputError(f"{destination}: no validation case to judge the package on. Give it some cases.")
     names = [case.name for case in criteria.validation]
     numbered = [replace(case, name=str(number)) for number, case in enumerate(criteria.validation, start=1)]
+    processor = LimitedProcessor(request.cpu) if request.cpu else Processor()
     criteria = replace(criteria, validation=numbered)  # a hospital's file names do not travel with the package
     try:
-        test = _acceptance_test(student, criteria)
+        test = _acceptance_test(student, criteria, processor)
         describe = partial(_describe, _manifest(student, criteria, target=target, name=destination.name), target)
-        candidates = target.candidates(_export_request(student, precision))
+        candidates = target.candidates(_export_request(student, precision, processor))
         with draft(destination) as folder:
-            selection = select_candidate(candidates, test, folder, describe=describe)
+            selection = select_candidate(candidates, test, folder, describe=describe, faster=request.cpu is not None)
             if request.geometry == "fastest":
-                selection = _fastest_geometry(selection, student, criteria, folder, target=target)
+                selection = _fastest_geometry(selection, student, criteria, folder, target=target, on=processor)
             _write_sample(selection.package, request.sample)
-            manifest = _with_scores(selection, criteria, target, timed=request.geometry == "fastest")
+            timed = request.geometry == "fastest" or request.cpu is not None
+            manifest = replace(_with_scores(selection, criteria, target, timed=timed), processor=request.cpu)
             if request.temperature:
                 scans = ((case.volume, case.truth) for case in criteria.validation)
                 manifest = replace(manifest, temperature=temperature_of(selection.package, scans))
@@ -145,11 +152,17 @@ def require_temperature(temperature: bool, *, prompts_required: bool) -> None:
 
 
 def _fastest_geometry(
-    trained: Selection, student: TrainedStudent, criteria: AcceptanceCriteria, folder: Path, *, target: Target
+    trained: Selection,
+    student: TrainedStudent,
+    criteria: AcceptanceCriteria,
+    folder: Path,
+    *,
+    target: Target,
+    on: Processor,
 ) -> Selection:
     """The selection with the fastest patches and overlap that the criteria allow, its model in `folder`."""
     scans = [ScanShape.of(preprocess(case.volume, student.plan).array) for case in criteria.validation]
-    accepted = trained.results[-1]
+    packed = accepted(trained.results)
     students: dict[Triple, TrainedStudent] = {student.plan.patch: student}
     conversions: dict[Triple, Candidate] = {}
 
@@ -160,33 +173,38 @@ def _fastest_geometry(
             students[patch] = replace(student, network=network, calibration=calibration)
         other = replace(students[patch], plan=geometry.in_plan(student.plan))
         if patch not in conversions:
-            conversions[patch] = _same_conversion(target, other, accepted)
+            conversions[patch] = _same_conversion(target, other, packed, on)
         manifest = replace(trained.package.manifest, plan=other.plan)
         describe = partial(_describe, manifest, target)
-        return select_candidate([conversions[patch]], _acceptance_test(other, criteria), scratch, describe=describe)
+        return select_candidate([conversions[patch]], _acceptance_test(other, criteria, on), scratch, describe=describe)
 
     side = getattr(student.network, "patch_divisor", SIDE)
     geometries = cheaper_geometries(student.plan, scans, fixed_patch=student.resized is None, side=side)
     return select_geometry(trained, geometries, folder, scans=scans, trial=trial)
 
 
-def _same_conversion(target: Target, student: TrainedStudent, accepted: CandidateResult) -> Candidate:
-    """The conversion of a student that is of the precision and quantization of the accepted one."""
-    wanted = (accepted.precision, accepted.quantization)
-    request = replace(_export_request(student, Precision(accepted.precision)), quantization=accepted.quantization)
+def _same_conversion(target: Target, student: TrainedStudent, packed: CandidateResult, on: Processor) -> Candidate:
+    """The conversion of a student that is of the precision and quantization of the packed one."""
+    wanted = (packed.precision, packed.quantization)
+    request = replace(_export_request(student, Precision(packed.precision), on), quantization=packed.quantization)
     candidates = target.candidates(request)
     return next(each for each in candidates if (each.precision.value, each.quantization) == wanted)
 
 
-def _acceptance_test(student: TrainedStudent, criteria: AcceptanceCriteria) -> AcceptanceTest:
-    """The test for a student's conversions. Raises GateRefusedError for a student that no conversion can mend."""
+def _acceptance_test(student: TrainedStudent, criteria: AcceptanceCriteria, processor: Processor) -> AcceptanceTest:
+    """The test for a student's conversions, which compute on `processor`.
+
+    Raises GateRefusedError for a student that no conversion can mend.
+    """
     require_calibration(student.calibration)
     probes = student.calibration[:_PROBES]
     infer = _with_torch(student.network)
     if student.prompts_required:
         infer = shown_the_middle(make_predictor(student.network), classes=len(student.class_names))
     probabilities = require_sensible(infer, probes, subject="the student")
-    return AcceptanceTest(criteria, class_names=student.class_names, probes=probes, probabilities=probabilities)
+    return AcceptanceTest(
+        criteria, class_names=student.class_names, probes=probes, probabilities=probabilities, processor=processor
+    )
 
 
 def _with_torch(network: nn.Module):
@@ -199,13 +217,14 @@ def _with_torch(network: nn.Module):
     return infer
 
 
-def _export_request(student: TrainedStudent, precision: Precision) -> ExportRequest:
+def _export_request(student: TrainedStudent, precision: Precision, processor: Processor) -> ExportRequest:
     return ExportRequest(
         network=student.network,
         patch=student.plan.patch,
         in_channels=student.in_channels,
         calibration=student.calibration,
         precision=precision,
+        vnni=processor.vnni,
         points=0 if not student.prompt_kinds else 1 if student.prompts_required else MAX_POINTS,
     )
 

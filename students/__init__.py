@@ -8,12 +8,13 @@ from ..training.registry import build_registered
 
 if TYPE_CHECKING:
     from ..training.run_config import NetworkSpec
+    from .mednext.model import MedNeXt
     from .prompted_sam.model import PromptedStudent
     from .segresnet.model import SegResNet
     from .small_sam.model import SmallSAM
     from .swinunetr.model import SwinUNETR
 
-    Student = SwinUNETR | SegResNet | SmallSAM | PromptedStudent
+    Student = SwinUNETR | SegResNet | MedNeXt | SmallSAM | PromptedStudent
 
 # Name -> module and builder. A new student is a folder and a line here.
 STUDENTS = {
@@ -21,6 +22,7 @@ STUDENTS = {
     "swinunetr-small": "swinunetr.model:build_small",
     "swinunetr-base": "swinunetr.model:build_base",
     "segresnet": "segresnet.model:SegResNet",
+    "mednext-tiny": "mednext.model:MedNeXt",
     "mobilesam": "small_sam.model:build_mobilesam",
     "litemedsam": "small_sam.model:build_litemedsam",
     "efficientsam-ti": "small_sam.model:build_efficientsam_ti",

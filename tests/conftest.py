@@ -27,15 +27,34 @@ def one_thread_and_one_seed():
     torch.set_num_threads(threads)
 
 
-@pytest.fixture(autouse=True)
-def logs_are_heard():
-    """Warnings reach caplog whatever a library that an earlier test ran has silenced."""
+class _Lines(logging.Handler):
+    """Keeps what is logged, a line each."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lines: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.lines.append(record.getMessage())
+
+
+@pytest.fixture
+def log_lines():
+    """The lines of samkd's log from here on, whatever libraries that earlier tests ran have made of other loggers.
+
+    pytest's caplog hears what reaches the root logger alone, at a level that OpenVINO's converter and others set.
+    """
     logging.disable(logging.NOTSET)
-    logging.getLogger().setLevel(logging.WARNING)
     for name in ["samkd", *(name for name in logging.root.manager.loggerDict if name.startswith("samkd."))]:
         log = logging.getLogger(name)
         log.setLevel(logging.NOTSET)
         log.disabled, log.propagate = False, True
+    log, handler = logging.getLogger("samkd"), _Lines()
+    log.setLevel(logging.INFO)
+    log.addHandler(handler)
+    yield handler.lines
+    log.removeHandler(handler)
+    log.setLevel(logging.NOTSET)
 
 
 # What several rooms test with: helpers.packages is imported by the fixtures, for it loads torch.

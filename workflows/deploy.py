@@ -11,6 +11,7 @@ import torch
 from ..configs.schema import Config
 from ..deploy.acceptance.candidates import AcceptanceCriteria, Prompted, ValidationCase
 from ..deploy.acceptance.geometries import Triple
+from ..deploy.acceptance.processor import require_processor
 from ..deploy.export.base import Precision
 from ..deploy.export.registry import require_precision, target_named
 from ..deploy.package.destination import require_replaceable
@@ -54,9 +55,10 @@ def deploy(
     """
     config = config_for(None, run, overrides)
     settings = config.deployment
-    name = f"{run.path.name.removeprefix('distill-')}-{target}-{settings.precision}"
+    name = f"{run.path.name.removeprefix('distill-')}-{target}-{settings.cpu or settings.precision}"
     destination = out or runs / "packages" / name
     _refuse_early(target, settings.precision, sign, destination)
+    require_processor(settings.cpu, target=target, precision=Precision(settings.precision))
 
     dataset = open_dataset(config, data or Path(run.config.data), runs=runs)
     split = DataSplit.of(dataset, validation=config.validation, seed=config.seed)
@@ -89,6 +91,7 @@ def deploy(
             target=target,
             precision=settings.precision,
             geometry=settings.geometry,
+            cpu=settings.cpu,
             temperature=settings.temperature,
             sample=as_nifti(split.validation[0].image, Path(scratch), channels=len(dataset.channels)),
             sign=sign,

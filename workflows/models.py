@@ -24,22 +24,29 @@ def load_model(
     pretrained_path: str | Path | None = None,
     trust: str | Path | None = None,
     threads: int | None = None,
+    cache: Path | None = None,
 ) -> Model:
     """A package (folder or zip) or a run folder, ready to segment.
 
     `pretrained_path` is the published file that a run adapts, where it has moved; `trust` the public key (PEM) whose
-    owner must have signed a package; `threads` those of the network (default: all cores).
+    owner must have signed a package; `threads` those of the network (default: all cores); `cache` a folder in which a
+    package's compiled graphs are kept.
 
-    Raises UsageError for a `pretrained_path` that the model does not adapt and for `trust` with a run folder, which
-    nobody signs; BadInputError, IntegrityError and MissingExtraError for what cannot be opened.
+    Raises UsageError for a `pretrained_path` that the model does not adapt, for `trust` and `cache` with a run folder,
+    which nobody signs and nothing compiles; BadInputError, IntegrityError and MissingExtraError for what cannot be
+    opened.
     """
     path = Path(path)
     if is_package(path):
         if pretrained_path is not None:
             raise UsageError(f"{path}: a package holds all its weights; leave --weights out")
+        from ..deploy.runtime.compiled_cache import CompiledCache
         from ..deploy.runtime.package import Package
 
-        return Package.open(path, trust=None if trust is None else Path(trust), threads=threads)
+        kept = None if cache is None else CompiledCache(cache)
+        return Package.open(path, trust=None if trust is None else Path(trust), threads=threads, cache=kept)
+    if cache is not None:
+        raise UsageError(f"{path}: only packages are compiled; leave --cache out")
     if trust is not None:
         raise UsageError(f"{path}: only packages are signed; leave --trust out")
     return load_run(path, pretrained_path=None if pretrained_path is None else Path(pretrained_path), threads=threads)

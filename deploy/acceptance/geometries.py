@@ -21,7 +21,7 @@ from ...volumes.files import temporary_folder
 from ...volumes.plan import Plan
 from ...volumes.region import content_box
 from ...volumes.sliding_window import computed_voxels, tile_step
-from ..runtime.judgement import GeometryResult
+from ..runtime.judgement import GeometryResult, accepted
 from ..runtime.manifest import SmallGraph
 from ..runtime.package import Package
 from .candidates import Selection
@@ -182,7 +182,7 @@ def _refused(geometry: InferenceGeometry, scans: Sequence[ScanShape], refusal: s
 
 
 def _result(geometry: InferenceGeometry, selection: Selection, scans: Sequence[ScanShape]) -> GeometryResult:
-    result = selection.results[-1]
+    result = accepted(selection.results)
     scored = [row for row in result.per_class.values() if row.dice is not None]
     distances = [row.hd95_mm for row in scored if row.hd95_mm is not None]
     return GeometryResult(
@@ -227,4 +227,4 @@ def _moved(package: Package, scratch: Path, folder: Path, *, trained: Package) -
         manifest = replace(manifest, small=SmallGraph(model, trained.plan.patch, trained.plan.overlap))
     for path in scratch.glob("model.*"):
         (folder / path.name).write_bytes(path.read_bytes())
-    return Package.of(folder, manifest)
+    return Package.of(folder, manifest, trusted=True)  # it was written here

@@ -28,7 +28,8 @@ class ExportRequest:
     """What is to be converted: a network for `patch` (D, H, W), and prepared patches [C, *patch] to calibrate int8.
 
     With `points` the network becomes two graphs, and the device's user may click: so often in a class of a patch, and
-    give a box. With `quantization` the name of one scheme, int8 is made by that one alone.
+    give a box. With `quantization` the name of one scheme, int8 is made by that one alone. Processors without `vnni`
+    add int8 products in 16 bits, where full-range weights overflow.
     """
 
     network: nn.Module
@@ -38,6 +39,7 @@ class ExportRequest:
     precision: Precision
     points: int = 0
     quantization: str | None = None
+    vnni: bool = True
 
 
 @dataclass(frozen=True)

@@ -24,16 +24,16 @@ OPSET = 20
 _MOST_PATCHES = 1024  # an upper bound that torch.export asks for
 
 
-def candidates(request: ExportRequest) -> Iterator[Candidate]:
-    """The float32 model, then for int8 one quantized model for each of SCHEMES. Raises MissingExtraError without onnx,
-    onnxscript or ONNX Runtime."""
+def candidates(request: ExportRequest, *, symmetric: bool = False) -> Iterator[Candidate]:
+    """The float32 model, then for int8 one quantized model for each of SCHEMES, `symmetric` or not (see
+    quantize_onnx.quantize). Raises MissingExtraError without onnx, onnxscript or ONNX Runtime."""
     model, *decoders = map(export, graphs_of(request))
     yield Candidate(Precision.FP32, _writer(model, decoders))
     if request.precision is Precision.INT8:
         from .quantize_onnx import SCHEMES, quantize, weakest_layers
 
         for scheme in (each for each in SCHEMES if request.quantization in (None, each.name)):
-            quantized = quantize(model, request.calibration, scheme)
+            quantized = quantize(model, request.calibration, scheme, symmetric=symmetric)
             weakest = partial(weakest_layers, model, quantized)
             yield Candidate(request.precision, _writer(quantized, decoders), scheme.name, weakest)
 

@@ -35,9 +35,10 @@ def candidates(request: ExportRequest) -> Iterator[Candidate]:
     if request.precision in (Precision.FP16, Precision.BF16):
         yield Candidate(request.precision, _writer(model, decoders, half=True))
     if request.precision is Precision.INT8:
-        from .quantize_openvino import SCHEMES, quantize, weakest_layers
+        from .quantize_openvino import SCHEMES, WITHOUT_VNNI, quantize, weakest_layers
 
-        for scheme in (each for each in SCHEMES if request.quantization in (None, each.name)):
+        schemes = SCHEMES if request.vnni else WITHOUT_VNNI
+        for scheme in (each for each in schemes if request.quantization in (None, each.name)):
             quantized = quantize(model, request.calibration, scheme)
             weakest = partial(weakest_layers, model, quantized)
             yield Candidate(request.precision, _writer(quantized, decoders, half=False), scheme.name, weakest)

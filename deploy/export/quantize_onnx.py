@@ -29,12 +29,14 @@ SCHEMES = (PLAIN, FLOAT_ATTENTION, FLOAT_ENDS)
 _QUANTIZABLE = ("Conv", "ConvTranspose", "MatMul", "Gemm")
 
 
-def quantize(model: onnx.ModelProto, calibration: Sequence[np.ndarray], scheme: QuantizationScheme) -> onnx.ModelProto:
+def quantize(
+    model: onnx.ModelProto, calibration: Sequence[np.ndarray], scheme: QuantizationScheme, *, symmetric: bool = False
+) -> onnx.ModelProto:
     """A quantized copy, its int8 parts between quantize and dequantize nodes (QDQ); `calibration` are prepared patches
     [C, *patch] of training cases.
 
-    Weights symmetric per channel in int8, activations asymmetric in uint8, ranges from minimum and maximum. Raises
-    MissingExtraError without ONNX Runtime.
+    Weights symmetric per channel in int8, activations asymmetric in uint8, or with `symmetric` in int8 with a zero
+    point of 0, ranges from minimum and maximum. Raises MissingExtraError without ONNX Runtime.
     """
     try:
         import onnx
@@ -60,10 +62,10 @@ def quantize(model: onnx.ModelProto, calibration: Sequence[np.ndarray], scheme: 
             quant_format=QuantFormat.QDQ,
             op_types_to_quantize=list(_QUANTIZABLE),
             per_channel=True,
-            activation_type=QuantType.QUInt8,
+            activation_type=QuantType.QInt8 if symmetric else QuantType.QUInt8,
             weight_type=QuantType.QInt8,
             nodes_to_exclude=float_layers(layer_graph(model), scheme),
-            extra_options={"WeightSymmetric": True, "ActivationSymmetric": False},
+            extra_options={"WeightSymmetric": True, "ActivationSymmetric": symmetric},
         )
         return onnx.load(quantized)
 

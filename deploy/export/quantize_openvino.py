@@ -30,6 +30,7 @@ SCHEMES = (
     FLOAT_ENDS,
     replace(FLOAT_ENDS, name=f"{FLOAT_ENDS.name}, full bias correction", full_bias_correction=True),
 )
+WITHOUT_VNNI = tuple(replace(each, name=f"{each.name}, half range", half_range=True) for each in SCHEMES)
 _QUANTIZABLE = ("Convolution", "ConvolutionBackpropData", "GroupConvolution", "GroupConvolutionBackpropData", "MatMul")
 _LAYERS_AT_ONCE = 8
 
@@ -48,6 +49,8 @@ def quantize(model: Any, calibration: Sequence[np.ndarray], scheme: Quantization
             f"nncf cannot be imported ({error}); run: python -m pip install 'samkd[openvino]'"
         ) from error
 
+    # By itself NNCF halves the range of the first layers alone.
+    overflow = nncf.OverflowFix.ENABLE if scheme.half_range else None
     nncf.set_log_level(logging.ERROR)
     with contextlib.redirect_stdout(sys.stderr):  # its progress bars
         return nncf.quantize(
@@ -58,6 +61,7 @@ def quantize(model: Any, calibration: Sequence[np.ndarray], scheme: Quantization
             model_type=nncf.ModelType.TRANSFORMER,
             subset_size=len(calibration),
             fast_bias_correction=not scheme.full_bias_correction,
+            advanced_parameters=nncf.AdvancedQuantizationParameters(overflow_fix=overflow) if overflow else None,
             ignored_scope=nncf.IgnoredScope(names=float_layers(layer_graph(model), scheme)),
         )
 

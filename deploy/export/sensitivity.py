@@ -23,6 +23,7 @@ class QuantizationScheme:
     float_attention: bool = False  # products of two activations: queries with keys, weights with values
     float_ends: bool = False  # the layers next to the image and next to the probabilities
     full_bias_correction: bool = False  # layer by layer on the quantized network; minutes instead of seconds
+    half_range: bool = False  # weights in 7 of the 8 bits, so that sums of two products fit into 16
 
 
 PLAIN = QuantizationScheme("plain")

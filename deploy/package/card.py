@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from ..runtime.judgement import CandidateResult, ConvertedScores, timed_precisions
+from ..runtime.judgement import CandidateResult, ConvertedScores, accepted, timed_precisions
 from ..runtime.manifest import Manifest
 
 _USE = """## Use
@@ -85,7 +85,14 @@ and NSD (1 mm) against the truth.
 
 | candidate | SNR (dB) | same class | Dice | HD95 (mm) | NSD | |
 |---|---|---|---|---|---|---|
-{"".join(map(_candidate_row, manifest.candidates))}"""
+{"".join(map(_candidate_row, manifest.candidates))}{_processor(manifest)}"""
+
+
+def _processor(manifest: Manifest) -> str:
+    """The class of processors that the precision was chosen for; empty where it was not."""
+    if manifest.processor is None:
+        return ""
+    return f"\nChosen for processors of the class {manifest.processor}. {timed_precisions(manifest.candidates)}\n"
 
 
 def _candidate_row(result: CandidateResult) -> str:
@@ -131,7 +138,8 @@ temperature that the validation scans say (Guo et al. 2017). Masks are made with
 
 def _prompts(manifest: Manifest) -> str:
     """What a user may show the network, and its Dice then; empty for a network without prompts."""
-    prompts, prompted = manifest.prompts, manifest.candidates[-1].prompted
+    prompts = manifest.prompts
+    prompted = None if prompts is None else accepted(manifest.candidates).prompted
     if prompts is None or prompted is None:
         return ""
     option = "--point X,Y,Z" if "point" in prompts.kinds else "--box X0,Y0,Z0,X1,Y1,Z1"

@@ -9,6 +9,7 @@ from ...errors import UsageError
 from ...volumes.files import make_folder
 from ...volumes.io.scans import find_scans, group_channels, mask_paths
 from ...volumes.prompt_parsing import Request
+from .compiled_cache import CompiledCache
 from .package import Package, warn_unchecked
 from .predict import PredictOptions, predict
 from .prompt import answers
@@ -39,6 +40,8 @@ def _parser() -> argparse.ArgumentParser:
             each.add_argument("--package", type=Path, help=f"folder or zip ({_DEFAULT})")
         each.add_argument("--trust", type=Path, metavar="PUBKEY", help="refuse what this key (PEM) did not sign")
         each.add_argument("--threads", type=_positive, help="threads for the network (default: all cores)")
+        if verb in (_predict, _prompt):
+            each.add_argument("--cache", type=Path, metavar="DIR", help="keep compiled models there: a quicker start")
         if verb is _prompt:
             each.add_argument("scan", type=Path, metavar="SCAN", help="NIfTI or DICOM scan")
             each.add_argument("-o", "--output", required=True, type=Path, help="the mask, written anew for every line")
@@ -199,7 +202,9 @@ def _info(options: argparse.Namespace) -> int:
 
 
 def _open(options: argparse.Namespace) -> Package:
-    return Package.open(options.package or _beside(), threads=options.threads, trust=options.trust)
+    path, cache = options.package or _beside(), getattr(options, "cache", None)
+    cache = CompiledCache(cache) if cache else None
+    return Package.open(path, threads=options.threads, trust=options.trust, cache=cache)
 
 
 def _beside() -> Path:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
 from ...errors import IntegrityError
+
+if TYPE_CHECKING:
+    from .compiled_cache import CompiledCache
 
 Shape = tuple[int | None, ...]
 
@@ -37,15 +40,25 @@ class Engine(Protocol):
     def layer_precisions(self) -> dict[str, int]: ...
 
 
-def open_engine(target: str, model: Path, *, name: Path, precision: str, threads: int | None = None) -> Engine:
-    """The engine of a target with a model file, which messages call `name`.
+def open_engine(
+    target: str,
+    model: Path,
+    *,
+    name: Path,
+    precision: str,
+    threads: int | None = None,
+    cache: CompiledCache | None = None,
+    trusted: bool = False,
+) -> Engine:
+    """The engine of a target with a model file, which messages call `name`. OpenVINO keeps what it compiled in `cache`;
+    code that a package carries runs only if it is `trusted`.
 
     Raises IntegrityError for a target that this runtime does not know, and what the engines raise.
     """
     if target == "openvino":
         from .engine_openvino import Engine as OpenVINO
 
-        return OpenVINO(model, name=name, precision=precision, threads=threads)
+        return OpenVINO(model, name=name, precision=precision, threads=threads, cache=cache)
     if target == "onnx":
         from .engine_onnx import Engine as OnnxRuntime
 
@@ -53,5 +66,5 @@ def open_engine(target: str, model: Path, *, name: Path, precision: str, threads
     if target == "tensorrt":
         from .engine_tensorrt import tensorrt_engine
 
-        return tensorrt_engine(model, name=name, precision=precision, threads=threads)
+        return tensorrt_engine(model, name=name, precision=precision, threads=threads, trusted=trusted)
     raise IntegrityError(f"{name.parent}: is for the target {target!r}; this runtime does not know it.")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import hashlib
+import os
 import sys
 from collections import Counter
 from collections.abc import Callable
@@ -14,6 +16,7 @@ import numpy as np
 
 from ...errors import IntegrityError, MissingExtraError, translated
 from ...volumes.hidden import hidden
+from .compiled_cache import CompiledCache, entry_name
 from .engine import Shape
 
 _INSTALL = (
@@ -54,7 +57,8 @@ class Engine:
     """A compiled model of one patch, which messages call `name`: `runtime.engine.Engine`.
 
     `precision` is the arithmetic demanded of the engine ("f32"): left alone, OpenVINO computes in bfloat16 wherever
-    the CPU can, and then answers differently from machine to machine.
+    the CPU can, and then answers differently from machine to machine. A model file that was compiled before, for the
+    same processor and by the same OpenVINO, is taken from `cache`.
     Raises IntegrityError for a model OpenVINO cannot read and when it would compute in another precision.
     """
 
@@ -65,6 +69,7 @@ class Engine:
         name: object = None,
         precision: str,
         threads: int | None = None,
+        cache: CompiledCache | None = None,
     ):
         ov = load_openvino()
         name = name or (model if isinstance(model, Path) else "the converted model")
@@ -73,7 +78,7 @@ class Engine:
             options["INFERENCE_NUM_THREADS"] = threads
         self._name, self._fault = name, f"OpenVINO {ov.__version__} cannot run this model"
         with translated(name, self._fault, IntegrityError):
-            self._compiled = core().compile_model(model, "CPU", options)
+            self._compiled = _compiled(model, options, cache)
             self.input_shapes = [_shape(port) for port in self._compiled.inputs]
             self.output_shape = _shape(self._compiled.outputs[0])
         self.version = f"openvino {ov.__version__}"
@@ -111,9 +116,46 @@ class Engine:
 
     def layer_precisions(self) -> dict[str, int]:
         """How many of the layers that compute with the image run in each precision, e.g. {"i8": 101, "f32": 543}."""
+        counts = self._counted("runtimePrecision")
+        return {name: count for name, count in counts.items() if name not in ("dynamic", "i32", "i64")}
+
+    def implementations(self) -> dict[str, int]:
+        """How many layers each kind of code computes, e.g. {"brgconv_avx512_f32": 28, "jit_avx2_f32": 3}."""
+        return {name: count for name, count in self._counted("primitiveType").items() if not name.startswith("unknown")}
+
+    def _counted(self, fact: str) -> dict[str, int]:
         layers = self._compiled.get_runtime_model().get_ops()
-        counts = Counter(str(layer.get_rt_info()["runtimePrecision"].astype(str)) for layer in layers)
-        return {name: count for name, count in counts.most_common() if name not in ("dynamic", "i32", "i64")}
+        return dict(Counter(str(layer.get_rt_info()[fact].astype(str)) for layer in layers).most_common())
+
+
+def _compiled(model: Path | openvino.Model, options: dict[str, str | int], cache: CompiledCache | None) -> Any:
+    """A compiled model, from the cache where it holds it. What cannot be imported is compiled anew."""
+    if cache is None or not isinstance(model, Path):
+        return core().compile_model(model, "CPU", options)
+    name = entry_name(_facts(model, options))
+    kept = cache.read(name)
+    if kept is not None:
+        try:
+            return core().import_model(load_openvino().Tensor(np.frombuffer(kept, np.uint8)), "CPU", options)
+        except RuntimeError:
+            pass
+    compiled = core().compile_model(model, "CPU", options)
+    cache.write(name, compiled.export_model().getvalue())
+    return compiled
+
+
+def _facts(model: Path, options: dict[str, str | int]) -> dict[str, Any]:
+    """All that a compiled model of a file depends on: the network, the engine, its options and the processor."""
+    files = (model, model.with_suffix(".bin"))
+    return {
+        "model": [hashlib.sha256(each.read_bytes()).hexdigest() for each in files],
+        "openvino": load_openvino().get_version(),
+        "options": options,
+        "processor": core().get_property("CPU", "FULL_DEVICE_NAME"),
+        "capabilities": sorted(core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")),
+        "cores": os.cpu_count(),
+        "instructions": os.environ.get("ONEDNN_MAX_CPU_ISA", ""),
+    }
 
 
 def _shape(port: Any) -> Shape:

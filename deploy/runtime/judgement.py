@@ -84,6 +84,11 @@ class CandidateResult:
         return f"{self.precision} ({self.quantization})" if self.quantization else self.precision
 
 
+def accepted(candidates: Sequence[CandidateResult]) -> CandidateResult:
+    """The candidate that is packed: the last that was not refused."""
+    return next(each for each in reversed(candidates) if each.refusal is None)
+
+
 def timed_precisions(candidates: Sequence[CandidateResult]) -> str:
     """What the candidates took of the processor, and whether the last gains anything on float32, the first; empty where
     nothing was timed.

@@ -102,6 +102,7 @@ class Manifest:
     provenance: Mapping[str, Any] = field(default_factory=dict)
     description: Description = Description()
     judged_on: str = ""
+    processor: str | None = None
     versions: Mapping[str, str] = field(default_factory=dict)
     candidates: tuple[CandidateResult, ...] = ()
     geometries: tuple[GeometryResult, ...] = ()
@@ -173,6 +174,8 @@ class Manifest:
             values["temperature"] = self.temperature
         if self.geometries:
             values["geometries"] = [asdict(each) for each in self.geometries]
+        if self.processor is not None:
+            values["processor"] = self.processor
         if self.gate is not None:
             values["gate"] = asdict(self.gate)
             values["scores"] = {"max_drop": self.gate.max_drop, "per_class": dict(map(score_row, self.scores))}
@@ -205,6 +208,7 @@ def _record(values: Mapping[str, Any]) -> Manifest:
         provenance=dict(values.get("provenance", {})),
         description=_description(values.get("description", {})),
         judged_on=str(values.get("judged_on", "")),
+        processor=optional_text(values.get("processor")),
         versions={str(name): str(version) for name, version in values.get("versions", {}).items()},
         candidates=tuple(map(read_candidate, values.get("ladder", ()))),
         geometries=tuple(map(read_geometry_result, values.get("geometries", ()))),

@@ -246,6 +246,7 @@ _RULES = (
     Rule("description.channels", lambda v: isinstance(v, list), "a list of names", required=False),
     Rule("description.channels.*", _text(), "a name, up to 200 printable characters"),
     Rule("judged_on", _text(least=0), "up to 200 printable characters", required=False),
+    Rule("processor", _text(40), "a class of processors, up to 40 printable characters", required=False),
     Rule("versions", _object, "an object", required=False),
     Rule("versions.*", _text(), "a version, up to 200 printable characters"),
     Rule("ladder", lambda value: isinstance(value, list), "a list of objects", required=False),

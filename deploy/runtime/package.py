@@ -15,6 +15,7 @@ from ...errors import IntegrityError
 from ...volumes.files import temporary_folder
 from ...volumes.geometry import Geometry, Volume
 from ...volumes.pipeline import FAST_OVERLAP, Model
+from .compiled_cache import CompiledCache
 from .engine import Engine, open_engine
 from .fit import check_graphs, check_sample
 from .manifest import Manifest
@@ -33,11 +34,19 @@ class Package(Model):
     manifest: Manifest
     engine: Engine | Promptable
     trusted: bool = False  # whether it was checked that the owner of a key signed it
+    cache: CompiledCache | None = None  # where its graphs are kept as they were compiled
 
     @classmethod
-    def open(cls, path: str | Path, *, threads: int | None = None, trust: Path | None = None) -> Package:
+    def open(
+        cls,
+        path: str | Path,
+        *,
+        threads: int | None = None,
+        trust: Path | None = None,
+        cache: CompiledCache | None = None,
+    ) -> Package:
         """Open a package, a folder or its zip, after checking every file of it, and with `trust`, a public key (PEM),
-        that its owner signed it.
+        that its owner signed it. A graph that was compiled before is taken from `cache`.
 
         Raises BadInputError when there is none, IntegrityError when it is not what was packed, MissingExtraError
         without its engine. What is used are the bytes that were checked: a copy among the system's temporary files,
@@ -48,7 +57,7 @@ class Package(Model):
             folder = stack.enter_context(temporary_folder())
             manifest = copy_verified(path, folder, trust=trust)
             check_sample(folder, manifest, source=path)
-            package = cls.of(folder, manifest, threads=threads, path=path, trusted=trust is not None)
+            package = cls.of(folder, manifest, threads=threads, path=path, trusted=trust is not None, cache=cache)
             # The engine, unlike the package, is shared by the copy that `faster` makes.
             weakref.finalize(package.engine, stack.pop_all().close)
         return package
@@ -62,16 +71,28 @@ class Package(Model):
         threads: int | None = None,
         path: Path | None = None,
         trusted: bool = False,
+        cache: CompiledCache | None = None,
+        opener: Callable[..., Engine] | None = None,
     ) -> Package:
         """The package of a folder whose files are known to be right; `path` is what the user calls it, `trusted`
-        whether its signature was checked.
+        whether its signature was checked. `opener` opens its graphs in the place of open_engine.
         """
         prompts = manifest.prompts
         named = path or folder
 
         def open_graph(name: str, *, precision: str) -> Engine:
             model = _model(folder, name)
-            return open_engine(manifest.target, model, name=named / name, precision=precision, threads=threads)
+            if opener is not None:
+                return opener(manifest.target, model, name=named / name, precision=precision, threads=threads)
+            return open_engine(
+                manifest.target,
+                model,
+                name=named / name,
+                precision=precision,
+                threads=threads,
+                cache=cache,
+                trusted=trusted,
+            )
 
         engine = open_graph(manifest.model, precision=manifest.inference_precision)
         decoder = open_graph(prompts.decoder, precision="f32") if prompts else None
@@ -94,6 +115,7 @@ class Package(Model):
             manifest=manifest,
             engine=engine,
             trusted=trusted,
+            cache=cache,
         )
 
     @functools.cached_property
@@ -110,6 +132,8 @@ class Package(Model):
             name=self.path / graph.model,
             precision=manifest.inference_precision,
             threads=self.engine.threads or None,
+            cache=self.cache,
+            trusted=self.trusted,
         )
         check_graphs(manifest, engine, None, source=self.path)
         return replace(self, plan=plan, manifest=manifest, infer=engine.begin, engine=engine)

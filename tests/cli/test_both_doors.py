@@ -96,6 +96,7 @@ CASES = {
     ),
     "too little memory": Case("-i scans/a.nii.gz -o m.nii --ram 1M", 2, ("--ram 1M",)),
     "no size": Case("-i scans/a.nii.gz -o m.nii --ram much", 2, ("for example 2G",)),
+    "cache where others write": Case("-i scans/a.nii.gz -o m.nii --cache shared", 2, ("others could write there",)),
     "fast, largest component": Case("-i scans/a.nii.gz -o m.nii --fast --largest-component", 0, (), ("m.nii",)),
 }
 
@@ -103,8 +104,9 @@ CASES = {
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("inputs")
-    for name in ("scans", "bad", "channels"):
+    for name in ("scans", "bad", "channels", "shared"):
         (folder / name).mkdir()
+    (folder / "shared").chmod(0o777)
     volume = make_scan(3)
     for name in ("scans/a", "bad/a", "bad/c", "other", *(f"channels/{n}_000{i}" for n in "pq" for i in (0, 1))):
         write_scan(folder / f"{name}.nii.gz", volume)

@@ -37,6 +37,7 @@ def seasoned(model: Any) -> Any:
     ("name", "patch", "options"),
     [
         ("segresnet", (8, 16, 32), {}),
+        ("mednext-tiny", (16, 16, 32), {}),
         ("mobilesam", (3, 64, 48), {}),
         ("efficientsam-ti", (1, 48, 64), {"slices": "depth"}),
         ("efficientsam-s", (3, 48, 64), {"slices": "depth"}),

@@ -25,6 +25,7 @@ for library in ("onnx", "onnxruntime", "onnxscript"):
 STUDENTS = {
     "swinunetr-tiny": (32, 64, 32),
     "segresnet": (16, 16, 32),
+    "mednext-tiny": (16, 16, 32),
     "mobilesam": (3, 64, 48),
     "efficientsam-ti": (1, 48, 64),
 }

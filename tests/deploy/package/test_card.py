@@ -32,9 +32,9 @@ MANIFEST = Manifest(
     judged_on="openvino 1.2",
     versions={"numpy": "2.0", "torch": "2.1"},
     candidates=(
-        CandidateResult("fp32", "f32", None, None, None, 1.0, SCORES),
+        CandidateResult("fp32", "f32", None, None, None, 1.0, SCORES, PromptedResult("box", 0.5, SCORES)),
         CandidateResult("int8", "f32", "mixed", "lost", 31.25, 0.5, SCORES, PromptedResult("point", 0.5, SCORES)),
-        CandidateResult("int8", "f32", "plain", "not finite", None, None, {}, PromptedResult("box", 0.5, SCORES)),
+        CandidateResult("int8", "f32", "plain", "not finite", None, None, {}, PromptedResult("point", 0.5, SCORES)),
     ),
     gate=Gate(0.005, per_class=True),
     scores=(

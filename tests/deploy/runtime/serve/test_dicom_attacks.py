@@ -261,9 +261,9 @@ def test_a_signal_ends_it_while_a_peer_is_silent_in_the_middle_of_a_pdu(built, s
         assert server.stop(10) == 143
 
 
-def test_what_breaks_down_in_a_thread_of_pynetdicom_is_a_line_of_the_log(caplog):
+def test_what_breaks_down_in_a_thread_of_pynetdicom_is_a_line_of_the_log(log_lines):
     def run() -> None:
         raise RuntimeError("Invalid event 'Evt4' for the current state 'Sta13'")
 
     told_in_a_line(run, SimpleNamespace(requestor=SimpleNamespace(address="10.0.0.7")))
-    assert caplog.messages == ["warning: 10.0.0.7: association broken off: PDUs in no order (RuntimeError)"]
+    assert log_lines == ["warning: 10.0.0.7: association broken off: PDUs in no order (RuntimeError)"]

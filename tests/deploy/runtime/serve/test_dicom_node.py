@@ -88,8 +88,7 @@ def ct(tmp_path) -> list[Path]:
     return write_ct(tmp_path / "ct")
 
 
-def test_a_study_comes_back_as_the_mask_of_predict(node, pacs, ct, opened, tmp_path, caplog):
-    caplog.set_level("INFO", "samkd")
+def test_a_study_comes_back_as_the_mask_of_predict(node, pacs, ct, opened, tmp_path, log_lines):
     assert send(node().port, ct) == [0] * len(ct)
     wait(lambda: states(tmp_path / "spool") == [SENT])
     predict_scan(opened, Source("ct", tuple(ct)), tmp_path / "mask.dcm")
@@ -100,13 +99,12 @@ def test_a_study_comes_back_as_the_mask_of_predict(node, pacs, ct, opened, tmp_p
     assert seg.StudyInstanceUID == source.StudyInstanceUID and seg.PatientName == source.PatientName
     referenced = {item.ReferencedSOPInstanceUID for item in seg.ReferencedSeriesSequence[0].ReferencedInstanceSequence}
     assert referenced == {pydicom.dcmread(file).SOPInstanceUID for file in ct}
-    assert f"series {source.SeriesInstanceUID}: mask delivered to PACS@" in caplog.text
-    assert not [value for value in IDENTITY.values() if value in caplog.text]
+    assert f"series {source.SeriesInstanceUID}: mask delivered to PACS@" in "\n".join(log_lines)
+    assert not [value for value in IDENTITY.values() if value in "\n".join(log_lines)]
     assert not list((tmp_path / "spool").rglob("*.dcm"))  # nothing of the patient stays
 
 
-def test_what_fits_no_package_is_left_alone_and_named_by_its_uid(node, pacs, ct, tmp_path, caplog):
-    caplog.set_level("INFO", "samkd")
+def test_what_fits_no_package_is_left_alone_and_named_by_its_uid(node, pacs, ct, tmp_path, log_lines):
     scout = write_ct(tmp_path / "scout")[:1]
     edit(scout[0], ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"])
     mr = write_series(tmp_path / "mr", make_scan(4).array[0].astype(np.int16), modality="MR")
@@ -116,8 +114,8 @@ def test_what_fits_no_package_is_left_alone_and_named_by_its_uid(node, pacs, ct,
     assert set(send(node().port, [*ct, *scout, *mr])) == {0}
     wait(lambda: len(pacs.objects) == 1 and states(tmp_path / "spool") == [SENT])
     for file, why in ((scout[0], "a localizer"), (mr[0], "MR")):
-        assert f"series {pydicom.dcmread(file).SeriesInstanceUID}: left alone ({why})" in caplog.text
-    assert not [value for value in IDENTITY.values() if value in caplog.text]
+        assert f"series {pydicom.dcmread(file).SeriesInstanceUID}: left alone ({why})" in "\n".join(log_lines)
+    assert not [value for value in IDENTITY.values() if value in "\n".join(log_lines)]
 
 
 def test_a_study_that_is_sent_again_is_answered_once(node, pacs, ct, tmp_path):
@@ -258,7 +256,7 @@ def test_a_destination_that_is_none_is_refused(text):
         Peer.parse(text, option="--send")
 
 
-def test_requests_that_do_not_wait_for_their_answers_are_broken_off(node, pacs, ct, monkeypatch, caplog):
+def test_requests_that_do_not_wait_for_their_answers_are_broken_off(node, pacs, ct, monkeypatch, log_lines):
     """Their objects would gather in memory, however slow the disk is."""
     door, store = node(largest=40_000), Spool.store
     request, command, data, _ = recorded(door.port, ct[0])
@@ -272,7 +270,7 @@ def test_requests_that_do_not_wait_for_their_answers_are_broken_off(node, pacs, 
         for _ in range(40):
             connection.sendall(command + data)
         assert ended(connection)
-    assert "0 MB at once" in caplog.text
+    assert "0 MB at once" in "\n".join(log_lines)
     assert set(send(door.port, ct)) == {0}
 
 

@@ -120,14 +120,14 @@ def test_a_known_job_is_not_begun_again_unless_it_failed(tmp_path):
     assert spool.files(job) == (Path("/somewhere/scan.nii.gz"),)
 
 
-def test_a_damaged_job_is_named_and_left_alone(tmp_path, caplog):
+def test_a_damaged_job_is_named_and_left_alone(tmp_path, log_lines):
     spool = Spool(tmp_path / "spool")
     spool.add(make_job())
     spool.add(make_job(id=job_id("other")))
     broken = tmp_path / "spool" / "jobs" / job_id("x") / "job.json"
     broken.write_text(json.dumps({"id": "x"}))
     assert [job.id for job in spool.jobs()] == [job_id("other")]
-    assert "does not describe a job" in caplog.text
+    assert "does not describe a job" in "\n".join(log_lines)
 
 
 def test_one_process_at_a_time(tmp_path):

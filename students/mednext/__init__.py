@@ -1,0 +1,1 @@
+"""MedNeXt as a student."""
