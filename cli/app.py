@@ -67,7 +67,9 @@ def main() -> None:
     # default, two threads on two cores slow each other down four times and more when another program wants a core.
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "30000")
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # unwinds, so that nothing half-written stays behind
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # each of several processes would say the same
+    for name in {"SIGTERM", "SIGUSR1"} & {*dir(signal)}:  # SLURM sends the second before it takes a machine away
+        signal.signal(getattr(signal, name), lambda *_: sys.exit(143))  # unwinds: nothing half-written stays behind
     app(prog_name="samkd")
 
 

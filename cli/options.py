@@ -37,7 +37,16 @@ Overrides = Annotated[
     list[str] | None,
     typer.Option("--set", help="Override a key of the config: student.training.steps=50 (repeatable)."),
 ]
-Devices = Annotated[int, typer.Option(min=1, help="How many devices train together.")]
+Devices = Annotated[
+    int,
+    typer.Option(min=1, help="How many devices of each machine train together; torchrun and srun say it themselves."),
+]
+Nodes = Annotated[
+    int,
+    typer.Option(
+        min=1, help="How many machines train together; each starts the command, with MASTER_ADDR and NODE_RANK set."
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
 

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from .options import Devices, Overrides, Runs
+from .options import Devices, Nodes, Overrides, Runs
 from .tables import show_text
 
 
@@ -39,6 +39,7 @@ def reproduce(
     ] = None,
     runs: Runs = Path("runs"),
     devices: Devices = 1,
+    nodes: Nodes = 1,
     override: Overrides = None,
 ) -> None:
     """Run a table of a paper, what is finished already taken up again, and print its numbers beside the paper's."""
@@ -52,15 +53,21 @@ def reproduce(
     if dry_run:
         tables = plan(paper, table, row)
     else:
-        options = ReproduceOptions(
-            data=data or (),
-            weights=weights or (),
-            runs=runs,
-            phantom=phantom,
-            devices=devices,
-            overrides=override or (),
-        )
-        tables = run_table(paper, table, row, options)
+        from ..training.ranks import is_main
+        from ..training.together import Layout, together
+
+        with together(Layout(devices, nodes)) as count:
+            options = ReproduceOptions(
+                data=data or (),
+                weights=weights or (),
+                runs=runs,
+                phantom=phantom,
+                devices=count,
+                overrides=override or (),
+            )
+            tables = run_table(paper, table, row, options)
+        if not is_main():
+            return
     for path in out or []:
         write_tables(path, tables)
     for each in tables:

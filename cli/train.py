@@ -12,6 +12,7 @@ from .options import (
     ConfigName,
     Data,
     Devices,
+    Nodes,
     Overrides,
     PretrainedPath,
     RunFolder,
@@ -40,6 +41,7 @@ def teach(
     run: RunFolder = None,
     runs: Runs = Path("runs"),
     devices: Devices = 1,
+    nodes: Nodes = 1,
     override: Overrides = None,
 ) -> None:
     """Fit a SAM-adapter teacher to a dataset."""
@@ -51,9 +53,14 @@ def teach(
     config = load_config(config_name, [*overrides, *split_override(split), *(override or [])])
     check_teacher(config.teacher.name, config.teacher.backbone)  # before PyTorch is loaded
 
+    from ..training.ranks import is_main
+    from ..training.together import Layout, together
     from ..workflows.teach import teach as train_teacher
 
-    trained = train_teacher(config, data=data, runs=runs, run=run, weights=weights, start=start, devices=devices)
+    with together(Layout(devices, nodes)) as count:
+        trained = train_teacher(config, data=data, runs=runs, run=run, weights=weights, start=start, devices=count)
+    if not is_main():
+        return
     if config.teacher.name == PUBLISHED:
         typer.echo(f"{trained.path}: the published model as it is; predict, evaluate and deploy show it prompts")
     else:
@@ -108,6 +115,7 @@ def distill(
     run: RunFolder = None,
     runs: Runs = Path("runs"),
     devices: Devices = 1,
+    nodes: Nodes = 1,
     override: Overrides = None,
 ) -> None:
     """Distil teachers into a student, and train the same student without them as the control."""
@@ -117,24 +125,28 @@ def distill(
     limit = parse_bytes(cache_limit, option="--cache-limit")
     overrides = [*overrides_of(student__name=student, labelled=labelled), *split_override(split), *(override or [])]
 
+    from ..training.ranks import is_main
+    from ..training.together import Layout, together
     from ..workflows.distill import StudentOptions
     from ..workflows.distill import distill as distill_students
 
-    study = distill_students(
-        config_name,
-        teacher or [],
-        lambdas=lambdas,
-        data=data,
-        unlabelled=unlabelled,
-        prompts=prompts,
-        runs=runs,
-        overrides=overrides,
-        run=run,
-        control=control,
-        pretrained_path=pretrained_path,
-        options=StudentOptions(devices=devices, online=online, cache_limit=limit, weights=student_weights),
-    )
-    print_study(study)
+    with together(Layout(devices, nodes)) as count:
+        study = distill_students(
+            config_name,
+            teacher or [],
+            lambdas=lambdas,
+            data=data,
+            unlabelled=unlabelled,
+            prompts=prompts,
+            runs=runs,
+            overrides=overrides,
+            run=run,
+            control=control,
+            pretrained_path=pretrained_path,
+            options=StudentOptions(devices=count, online=online, cache_limit=limit, weights=student_weights),
+        )
+    if is_main():
+        print_study(study)
 
 
 def demo(

@@ -96,8 +96,8 @@ class Training(Strict):
     """Training stops after so many validations without a better Dice; 0 never stops it early."""
     ema: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """The decay of an exponential moving average of the weights, which is then validated and kept; 0 keeps none."""
-    precision: Literal["32-true", "bf16-mixed"] = "32-true"
-    """The arithmetic of training: float32, or bfloat16 where autocast allows it."""
+    precision: Literal["auto", "32-true", "bf16-mixed"] = "auto"
+    """The arithmetic: float32, or bfloat16 where autocast allows it; `auto` is bfloat16 on a CUDA card that has it."""
     augmentation: Augmentation = Augmentation()
     """Random changes of the training patches."""
 

@@ -1,18 +1,19 @@
 """What a student learns from its teachers: pure functions of student logits and teacher probabilities.
 
 Both are ``[B, K, D, H, W]``. Every distance is summed over classes, so that its scale does not fall with their number,
-and averaged over voxels, with ``weights`` [B, D, H, W] if given; a config may choose the mean over classes.
+and averaged over voxels, with ``weights`` [B, D, H, W] if given; a config may choose the mean over classes. Sums are
+over the batches of all devices that train together.
 """
 
 from collections.abc import Callable
 from functools import partial
 
-import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from ..configs.schema import Distillation
 from ..training.losses import segmentation_loss
+from ..training.ranks import total
 
 FLOOR = 1 / 510  # half a level of the cached targets: below it a probability's logarithm is not known
 
@@ -63,8 +64,8 @@ def soft_dice(logits: Tensor, teacher: Tensor, *, weights: Tensor | None = None)
     target = teacher[:, 1:]
     over = (0, *range(2, logits.ndim))
     voxels = 1 if weights is None else weights[:, None]
-    overlap = (voxels * student * target).sum(over)
-    sizes = (voxels * (student.square() + target.square())).sum(over)
+    overlap = total((voxels * student * target).sum(over))
+    sizes = total((voxels * (student.square() + target.square())).sum(over))
     return (1 - (2 * overlap + SMOOTH) / (sizes + SMOOTH)).mean()
 
 
@@ -124,4 +125,4 @@ def _logits_of(probabilities: Tensor) -> Tensor:
 
 
 def _mean(values: Tensor, weights: Tensor | None) -> Tensor:
-    return values.mean() if weights is None else (values * weights).sum() / torch.sum(weights)
+    return values.mean() if weights is None else total((values * weights).sum()) / total(weights.sum())

@@ -10,6 +10,7 @@ from ..errors import BadInputError, UsageError, about
 from ..training.prepared import PreparedCase, fingerprint
 from ..training.progress import Bar
 from ..training.prompt_sampling import prompts_from_truth
+from ..training.ranks import barrier, is_main, of_main, share_of
 from ..training.run_config import digest
 from ..training.validation import PooledDice
 from ..volumes.datasets.registry import Case, Dataset, read_case, read_labelled_case
@@ -50,9 +51,10 @@ def cached_targets(
     A teacher that finds nothing without prompts is shown a box on every slice, from the case's mask, and its targets
     are keyed by the mask, too. Teachers that take prompts are shown those that a case has in place of a mask
     (distill.case_prompts), and its targets are keyed by these. Before each file is written, the size of all is
-    predicted from those so far. Raises UsageError when it exceeds ``limit`` bytes, IntegrityError for a damaged file,
-    BadInputError for a case without a mask and without prompts where a teacher needs one of them, and for prompts that
-    the teachers cannot be shown; UsageError for prompts where no teacher takes any.
+    predicted from those so far. Of several devices each writes its share. Raises UsageError when it exceeds ``limit``
+    bytes, IntegrityError for a damaged file, BadInputError for a case without a mask and without prompts where a
+    teacher needs one of them, and for prompts that the teachers cannot be shown; UsageError for prompts where no
+    teacher takes any.
     """
     folder = target_folder(cache, ensemble, plan)
     if ensemble.prompts_required:
@@ -62,12 +64,12 @@ def cached_targets(
     names = [_target_name(ensemble, case, prompts) for case, prompts in zip(cases, own_prompts, strict=True)]
     paths = [folder / f"{name}.targets" for name in names]
     voxels = [int(np.prod(case.shape)) for case in prepared]
-    done = [index for index, path in enumerate(paths) if path.exists()]
+    done = of_main([index for index, path in enumerate(paths) if path.exists()])
     written, covered = sum(paths[index].stat().st_size for index in done), sum(voxels[index] for index in done)
-    with Bar("teacher targets", len(cases), done=len(done)) as bar:
-        for case, prompts, path, size in zip(cases, own_prompts, paths, voxels, strict=True):
-            if path.exists():
-                continue
+    missing = share_of([index for index in range(len(cases)) if index not in done])
+    with Bar("teacher targets", len(done) + len(missing), done=len(done)) as bar:
+        for index in missing:
+            case, prompts, path, size = cases[index], own_prompts[index], paths[index], voxels[index]
             volume, mask = read_case(case, dataset)
             onto = grid(plan, volume.geometry)
             if prompts is None:
@@ -83,6 +85,7 @@ def cached_targets(
             with atomic_path(path) as temporary:
                 temporary.write_bytes(content)
             bar.advance(case.name)
+    barrier()
     classes = len(dataset.labels)
     return [
         case.with_soft_targets(TargetFile.open(path, owner=_owner(path), shape=(classes, *case.shape)))
@@ -118,11 +121,11 @@ def validation_dice(
     names = [*measurable, *["all together"] * (1 < len(measurable) == len(ensemble.teachers))]
     measured = digest({"cases": [fingerprint(case) for case in cases], "names": names})[:16]
     path = target_folder(cache, ensemble, plan) / f"validation-{measured}.json"
-    if path.exists():
-        return _read_scores(path)
+    if of_main(path.exists()):
+        return of_main(_read_scores(path) if is_main() else {})
     pooled = {name: PooledDice(dataset.labels) for name in names}
     with Bar("teachers on the validation cases", len(cases)) as bar:
-        for case in cases:
+        for case in share_of(cases):
             volume, mask = read_labelled_case(case, dataset)
             onto = grid(plan, volume.geometry)
             truth = preprocess_labels(mask, volume.geometry, plan)
@@ -135,8 +138,9 @@ def validation_dice(
             for score, values in zip(pooled.values(), [*answers, *together], strict=True):
                 score.add(values.argmax(0), truth)
             bar.advance(case.name)
-    scores = {name: score.scores() for name, score in pooled.items()}
-    write_json(path, scores)
+    scores = {name: score.of_all_ranks().scores() for name, score in pooled.items()}
+    if is_main():
+        write_json(path, scores)
     return scores
 
 

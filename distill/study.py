@@ -8,6 +8,7 @@ from ..configs.schema import Config
 from ..evaluation.chart import line_chart, svg_file
 from ..evaluation.paired_comparison import PairedDifference, paired_difference
 from ..training.progress import console
+from ..training.ranks import is_main
 from ..training.run import Run
 from ..training.run_config import digest
 from ..training.split import DataSplit
@@ -159,7 +160,8 @@ def _compare(
     effect = paired_difference(one.dice(), other.dice())
     classes = {name: asdict(difference) for name, difference in effect.items()}
     values = {"control": control.path.name, "teachers": teacher_dice, "classes": classes}
-    student.write_json("comparison.json", values)
+    if is_main():
+        student.write_json("comparison.json", values)
     return effect
 
 
@@ -176,6 +178,7 @@ def _draw(students: dict[float, Run], runs: Path, config: Config) -> Path | None
     chart = line_chart("Dice on the test scans", lines, x_label="lambda (1: no teacher)")
     names = digest({"runs": [student.path.name for student in students.values()]})[:8]
     path = runs / f"lambda-{config.name}-{config.student.name}-{names}.svg"
-    with atomic_path(path) as temporary:
-        temporary.write_text(svg_file(chart), encoding="utf-8")
+    if is_main():
+        with atomic_path(path) as temporary:
+            temporary.write_text(svg_file(chart), encoding="utf-8")
     return path

@@ -13,6 +13,7 @@ from ..configs.schema import Config
 from ..errors import BadInputError, UsageError
 from ..students import build_student, student_from_spec
 from ..training.job import TrainingJob
+from ..training.precision import with_precision
 from ..training.prepared import PreparedCase, fingerprint
 from ..training.prompt_sampling import PromptSampler
 from ..training.run import Run
@@ -84,7 +85,7 @@ def control_job(config: Config, dataset: Dataset, *, pretrained: Path | None, de
     student = config.student
     plan = student_plan(config)
     split = DataSplit.of(dataset, validation=config.validation, seed=config.seed)
-    settings = with_steps(student.training, cases=len(split.train), devices=devices)
+    settings = with_steps(with_precision(student.training), cases=len(split.train), devices=devices)
     if settings.iou_weight:
         raise UsageError("student.training.iou_weight: no student learns the IoU of its masks; set it to 0")
     spec = NetworkSpec(

@@ -7,6 +7,7 @@ from ..configs.schema import Config
 from ..errors import BadInputError, UsageError
 from ..training.checkpoint import load_shared, load_weights
 from ..training.job import TrainingJob
+from ..training.precision import with_precision
 from ..training.progress import console
 from ..training.prompt_sampling import PromptSampler
 from ..training.run import Run
@@ -44,6 +45,8 @@ def teach(
     """
     job = teaching_job(config, dataset, pretrained=weights, init_run=start, devices=devices)
     if config.teacher.name == PUBLISHED:
+        if devices > 1:
+            raise UsageError(f"{PUBLISHED!r} is a published model as it is, and nothing trains: start one process")
         return record_published(job, runs=runs, run=run)
     return run_job(job, runs=runs, run=run, devices=devices)
 
@@ -54,7 +57,7 @@ def teaching_job(
     """The run of a teacher: labels alone, from a published checkpoint or another run where there is one."""
     teacher = config.teacher
     split = DataSplit.of(dataset, validation=config.validation, seed=config.seed)
-    settings = with_steps(teacher.training, cases=len(split.train), devices=devices)
+    settings = with_steps(with_precision(teacher.training), cases=len(split.train), devices=devices)
     if teacher.hold_encoder and init_run is None:
         raise UsageError(
             f"config {config.name!r} holds the image encoder of the run it starts from; give --start RUN, or set "

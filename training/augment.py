@@ -1,5 +1,8 @@
 """Random changes of a training patch. Space is changed once, by one affine map about the patch's centre."""
 
+from collections.abc import Callable, Sequence
+from functools import partial, reduce
+
 import numpy as np
 import torch
 from torch.nn import functional as F
@@ -48,31 +51,45 @@ def random_shift(
     return 0, height, width
 
 
-def random_intensity(rng: np.random.Generator, augmentation: Augmentation, image: torch.Tensor) -> torch.Tensor:
-    """Contrast, brightness, a factor, noise, sharpness, posterising and erasing of an image ``[C, D, H, W]``."""
+def random_intensity(
+    rng: np.random.Generator, augmentation: Augmentation, shape: Sequence[int]
+) -> Callable[[torch.Tensor], torch.Tensor]:
+    """Contrast, brightness, a factor, noise, sharpness, posterising and erasing of images of a shape ``[C, D, H, W]``.
+
+    All that is random is drawn here; what is returned changes an image.
+    """
 
     def due(limit: float) -> bool:
         return bool(limit) and _happens(rng, augmentation.intensity_probability)
 
+    changes: list[Callable[[torch.Tensor], torch.Tensor]] = []
     if due(augmentation.contrast):
-        mean = image.mean()
-        image = (image - mean) * rng.uniform(1 - augmentation.contrast, 1 + augmentation.contrast) + mean
+        changes.append(partial(_contrasted, factor=rng.uniform(1 - augmentation.contrast, 1 + augmentation.contrast)))
     if due(augmentation.brightness):
-        image = image + rng.uniform(-augmentation.brightness, augmentation.brightness)
+        changes.append(partial(torch.add, other=rng.uniform(-augmentation.brightness, augmentation.brightness)))
     if due(augmentation.intensity_scale):
-        image = image * rng.uniform(1 - augmentation.intensity_scale, 1 + augmentation.intensity_scale)
+        limit = augmentation.intensity_scale
+        changes.append(partial(torch.mul, other=rng.uniform(1 - limit, 1 + limit)))
     if due(augmentation.noise):
-        noise = rng.standard_normal(image.shape, dtype=np.float32) * rng.uniform(0, augmentation.noise)
-        image = image + torch.from_numpy(noise)
+        noise = rng.standard_normal(tuple(shape), dtype=np.float32) * rng.uniform(0, augmentation.noise)
+        changes.append(partial(torch.add, other=torch.from_numpy(noise)))
     if due(augmentation.sharpness):
-        amount = rng.uniform(-augmentation.sharpness, augmentation.sharpness)
-        blurred = F.avg_pool2d(image, 3, stride=1, padding=1, count_include_pad=False)
-        image = image + amount * (image - blurred)
+        changes.append(partial(_sharpened, amount=rng.uniform(-augmentation.sharpness, augmentation.sharpness)))
     if due(augmentation.posterise):
-        image = posterised(image, bits=int(rng.integers(augmentation.posterise, 9)))
+        changes.append(partial(posterised, bits=int(rng.integers(augmentation.posterise, 9))))
     if due(augmentation.erase):
-        image = _erased(rng, image, augmentation.erase)
-    return image
+        changes.append(_random_erasing(rng, shape, augmentation.erase))
+    return lambda image: reduce(lambda changed, change: change(changed), changes, image)
+
+
+def _contrasted(image: torch.Tensor, *, factor: float) -> torch.Tensor:
+    mean = image.mean()
+    return (image - mean) * factor + mean
+
+
+def _sharpened(image: torch.Tensor, *, amount: float) -> torch.Tensor:
+    blurred = F.avg_pool2d(image, 3, stride=1, padding=1, count_include_pad=False)
+    return image + amount * (image - blurred)
 
 
 def posterised(image: torch.Tensor, *, bits: int) -> torch.Tensor:
@@ -82,13 +99,19 @@ def posterised(image: torch.Tensor, *, bits: int) -> torch.Tensor:
     return low + ((image - low) / step).round() * step
 
 
-def _erased(rng: np.random.Generator, image: torch.Tensor, limit: float) -> torch.Tensor:
+def _random_erasing(
+    rng: np.random.Generator, shape: Sequence[int], limit: float
+) -> Callable[[torch.Tensor], torch.Tensor]:
     """A box through all slices set to the image's mean (Zhong et al. 2020, random erasing)."""
-    image = image.clone()
-    sides = [max(1, round(size * rng.uniform(0, limit))) for size in image.shape[2:]]
-    h, w = (int(rng.integers(0, size - side + 1)) for size, side in zip(image.shape[2:], sides, strict=True))
-    image[..., h : h + sides[0], w : w + sides[1]] = image.mean()
-    return image
+    sides = [max(1, round(size * rng.uniform(0, limit))) for size in shape[2:]]
+    h, w = (int(rng.integers(0, size - side + 1)) for size, side in zip(shape[2:], sides, strict=True))
+
+    def erased(image: torch.Tensor) -> torch.Tensor:
+        image = image.clone()
+        image[..., h : h + sides[0], w : w + sides[1]] = image.mean()
+        return image
+
+    return erased
 
 
 def warp(block: torch.Tensor, affine: np.ndarray, patch: tuple[int, int, int], *, mode: str) -> torch.Tensor:

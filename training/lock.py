@@ -9,10 +9,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import ParamSpec
 
-from lightning.fabric.utilities.rank_zero import rank_zero_only
-
 from ..errors import BadInputError
 from ..volumes.files import lock_file
+from .ranks import is_main
 from .run import LOCK, Run
 
 P = ParamSpec("P")
@@ -27,7 +26,7 @@ def one_at_a_time(train: Callable[P, Run]) -> Callable[P, Run]:
     @functools.wraps(train)
     def locked(*args: P.args, **kwargs: P.kwargs) -> Run:
         run: Run = kwargs["run"]  # type: ignore[assignment]
-        if run.finished or rank_zero_only.rank != 0:
+        if run.finished or not is_main():
             return train(*args, **kwargs)
         with locked_folder(run.path):
             return train(*args, **kwargs)

@@ -14,13 +14,14 @@ from lightning.fabric import Fabric
 from torch.utils.data import DataLoader
 
 from ..configs.schema import Training
-from ..errors import IntegrityError, SamkdError
+from ..errors import BadInputError, IntegrityError, SamkdError
 from .average import WeightAverage
 from .checkpoint import load_state, save_state, save_weights
 from .determinism import deterministic
 from .live_figures import LiveFigures
 from .patches import PatchBatches
 from .progress import Bar, console
+from .ranks import barrier, gathered, spread_buffers
 from .run import Run
 from .schedule import learning_rate, optimizer_of, steps_per_epoch
 from .step import TrainingStep
@@ -101,8 +102,9 @@ def fit(
     Without ``validate`` the last weights are kept.
     ``patience`` validations without a better one end the run early; with ``ema`` the averaged weights are validated
     and kept. On a CPU the run can be resumed exactly from its last state: batches, dropout and learning rate depend on
-    the step alone, and as many threads compute the same gradients. Ctrl-C and SIGTERM finish the step, write the state
-    and raise Stopped. A step whose loss or gradient is not finite is skipped and counted; too many of them raise
+    the step alone, and as many threads compute the same gradients. Ctrl-C, SIGTERM and SIGUSR1 (which SLURM sends
+    before it takes a machine away) to any of the devices' processes finish the step, write the state and raise Stopped
+    in all of them. A step whose loss or gradient is not finite is skipped and counted; too many of them raise
     SamkdError.
     """
     loop = _Loop(network, step, batches=batches, settings=settings, run=run, fabric=fabric)
@@ -120,10 +122,11 @@ def fit(
             loop.log(entry)
             dice = f"  Dice {progress.best_dice:.3f}" if progress.best_dice >= 0 else ""
             bar.advance(f"{loop.epoch(number)}  loss {entry['loss']:.4f}{dice}", below=loop.figures.text)
-            stop = interrupt.requested and number + 1 < settings.steps
+            stop = any(gathered(interrupt.requested)) and number + 1 < settings.steps
             if due or stop:
                 loop.save_state()
             if stop:
+                barrier()  # the state is written before any process ends
                 raise Stopped(f"{run.path}: stopped at step {number + 1}; the same command continues from there")
     if loop.writes and not console.is_terminal:
         kept = "the last weights kept" if validate is None else f"validation Dice {progress.best_dice:.3f}"
@@ -162,6 +165,7 @@ class _Loop:
         self.own_optimizer = optimizer_of(self.learning.parameters(), settings)
         self.average = WeightAverage(network, settings.ema) if settings.ema else None
         self.progress = self._resume()
+        self._check_the_others()
         self.model, self.optimizer = fabric.setup(network, self.own_optimizer)
         loader = DataLoader(
             batches,
@@ -187,6 +191,15 @@ class _Loop:
             self.run.forget_after(progress.step)
         return progress
 
+    def _check_the_others(self) -> None:
+        """Raises BadInputError where the devices' processes go on from different states."""
+        steps = gathered(self.progress.step)
+        if len(set(steps)) > 1:
+            raise BadInputError(
+                f"{self.run.path}: the processes that train together find states of the steps {steps} in it; let this "
+                "folder lie on a file system that all their machines share"
+            )
+
     def train_step(self, number: int) -> dict[str, Any]:
         """Forward, backward and update on the batches of a step; returns its entry of the log."""
         self.figures.start_step()
@@ -202,6 +215,7 @@ class _Loop:
         assert norm is not None
         if math.isfinite(terms["loss"]) and math.isfinite(float(norm)):
             self.optimizer.step()
+            spread_buffers(self.network)
             self.progress.failures = 0
             if self.average:
                 self.average.update(number)
@@ -289,21 +303,25 @@ class _Loop:
 
 
 class _Interrupt:
-    """Turns SIGINT and SIGTERM into a flag, so that a step is never torn; a second Ctrl-C raises at once."""
+    """Turns Ctrl-C and the signals of a scheduler into a flag, so that a step is never torn.
+
+    A second Ctrl-C raises at once; a scheduler may send several signals, and gets its state.
+    """
 
     requested = False
+    SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name))
 
     def __enter__(self) -> "_Interrupt":
         self._previous = {}
         try:
-            for number in (signal.SIGINT, signal.SIGTERM):
+            for number in self.SIGNALS:
                 self._previous[number] = signal.signal(number, self._flag)
         except ValueError:  # not the main thread: leave signals alone
             pass
         return self
 
     def _flag(self, number: int, _frame: object) -> None:
-        if self.requested:
+        if self.requested and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.requested = True
 

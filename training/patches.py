@@ -2,7 +2,8 @@
 continues exactly and the control run sees the very patches of the distilled one."""
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -28,6 +29,9 @@ class PatchBatches(Dataset):
     up to ``batch * masks`` in all (SAM, too, learns several masks of an image at once: Kirillov et al. 2023, appendix
     A). With ``unlabelled`` cases as many patches of theirs follow those of ``cases``, drawn apart from them: image and
     soft targets then hold more samples than the labels, which describe the first.
+
+    Several devices share one batch of as many times ``batch`` patches, the one that a single device with that batch
+    would draw: each cuts those of its ``rank``.
 
     With other ``patches`` each step takes one of these sizes or ``patch``, drawn apart from everything else.
     """
@@ -76,12 +80,11 @@ class PatchBatches(Dataset):
         return self.steps
 
     def __getitem__(self, step: int) -> dict[str, torch.Tensor]:
-        rng = np.random.default_rng((self.seed, step, self.rank))
         patch = self._size(step)
-        samples = [sample for _ in range(self.batch) for sample in self._samples(rng, self.cases, self.masks, patch)]
+        samples = self._samples(np.random.default_rng((self.seed, step, 0)), self.cases, self.masks, patch)
         if self.unlabelled:
-            apart = np.random.default_rng((self.seed, step, self.rank, 1))
-            samples += [sample for _ in range(self.batch) for sample in self._samples(apart, self.unlabelled, 1, patch)]
+            apart = np.random.default_rng((self.seed, step, 0, 1))
+            samples += self._samples(apart, self.unlabelled, 1, patch)
         return {key: torch.stack([sample[key] for sample in samples if key in sample]) for key in samples[0]}
 
     def _size(self, step: int) -> Triple:
@@ -93,25 +96,36 @@ class PatchBatches(Dataset):
     def _samples(
         self, rng: np.random.Generator, cases: Sequence[PreparedCase], masks: int, patch: Triple
     ) -> list[dict[str, torch.Tensor]]:
-        """One patch of a case drawn from `cases`: a sample for its mask, and for others of the same scan."""
+        """The patches of this rank: those of the ranks before it are drawn as well, but not cut."""
+        drawn = [self._draw(rng, cases, masks, patch) for _ in range((self.rank + 1) * self.batch)]
+        return [sample for draw in drawn[-self.batch :] for sample in self._cut(draw, patch)]
+
+    def _draw(self, rng: np.random.Generator, cases: Sequence[PreparedCase], masks: int, patch: Triple) -> "_Draw":
+        """A case drawn from `cases`, and all that is random about a patch of it."""
         case = cases[int(rng.integers(len(cases)))]
-        centre = self._centre(rng, case, patch) + random_shift(rng, self.augmentation, patch)
+        start = self._centre(rng, case, patch) + random_shift(rng, self.augmentation, patch)
         affine = random_affine(rng, self.augmentation, case.spacing)
+        intensity = random_intensity(rng, self.augmentation, (len(case.image), *patch))
+        return _Draw((case, *self._others(rng, case, masks - 1)), start, affine, intensity)
+
+    def _cut(self, draw: "_Draw", patch: Triple) -> list[dict[str, torch.Tensor]]:
+        """The patch: a sample for the mask of the case drawn, and for others of the same scan."""
+        case, affine = draw.cases[0], draw.affine
         size = patch if affine is None else reach(affine, patch)
-        start = centre - (np.asarray(size) - np.asarray(patch)) // 2
+        start = draw.start - (np.asarray(size) - np.asarray(patch)) // 2
 
         def cut(array: Targets, fill: float | np.ndarray, mode: str) -> torch.Tensor:
             block = torch.from_numpy(_block(array, start, size, fill))
             return block if affine is None else warp(block, affine, patch, mode=mode)
 
-        image = random_intensity(rng, self.augmentation, cut(case.image, case.floor, "bilinear"))
+        image = draw.intensity(cut(case.image, case.floor, "bilinear"))
         samples = []
-        for one in [case, *self._others(rng, case, masks - 1)]:
+        for one in draw.cases:
             sample = {"image": image}
             if one.labels is not None:
                 sample["labels"] = cut(one.labels[None], 0, "nearest")[0].to(torch.int16)
                 if self.boxes is not None:
-                    sample["boxes"] = torch.from_numpy(self.boxes.in_patch(one, centre, affine, patch))
+                    sample["boxes"] = torch.from_numpy(self.boxes.in_patch(one, draw.start, affine, patch))
             if one.soft_targets is not None:
                 background = np.zeros((one.soft_targets.shape[0], 1, 1, 1), np.float32)
                 background[0] = 255  # around the scan
@@ -136,6 +150,16 @@ class PatchBatches(Dataset):
         else:
             start = rng.integers(0, np.maximum(room, 0) + 1)
         return np.where(room > 0, start.clip(0, np.maximum(room, 0)), -(-room // 2))
+
+
+@dataclass(frozen=True)
+class _Draw:
+    """A patch before it is cut: the case, and others of its scan; its first voxel before it is turned; its changes."""
+
+    cases: tuple[PreparedCase, ...]
+    start: np.ndarray
+    affine: np.ndarray | None
+    intensity: Callable[[torch.Tensor], torch.Tensor]
 
 
 def _block(array: Targets, start: np.ndarray, size: tuple[int, int, int], fill: float | np.ndarray) -> np.ndarray:

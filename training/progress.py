@@ -1,6 +1,5 @@
 """The one place that draws: progress on standard error, bars on a terminal and plain lines in a log."""
 
-import os
 import time
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
@@ -16,6 +15,8 @@ from rich.progress import (
 )
 from rich.text import Text
 
+from .ranks import is_main
+
 console = Console(stderr=True)
 
 LINE_EVERY = 30.0  # seconds from one line in a log to the next
@@ -28,7 +29,7 @@ class Bar(AbstractContextManager):
     """
 
     def __init__(self, title: str, total: int, *, done: int = 0, enabled: bool = True) -> None:
-        self._shown = enabled and os.environ.get("LOCAL_RANK", "0") == "0"
+        self._shown = enabled and is_main()
         self._lines = None if console.is_terminal else _Lines(title, total, done=done)
         self._progress = _Progress(
             TextColumn("{task.description}"),

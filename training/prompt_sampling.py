@@ -21,6 +21,7 @@ from .prompts_per_slice import (
     slice_prompts_of_a_user,
     with_slice_clicks,
 )
+from .ranks import rank
 
 # What a network was shown in training by its config's prompts.kind, in the words of volumes.prompts.KINDS.
 _SHOWN = {
@@ -47,7 +48,8 @@ def kinds_in_training(prompts: Mapping[str, Any] | None) -> frozenset[str]:
 class PromptSampler:
     """Prompts for a promptable network: drawn from a batch's labels in training, "as a user" gives them in validation.
 
-    ``num_classes`` counts the background. All choices depend on (``seed``, number of the batch) alone.
+    ``num_classes`` counts the background. All choices depend on (``seed``, number of the batch, rank) alone; what kind
+    of prompts and how many, on the first two.
     """
 
     settings: PromptTraining
@@ -95,9 +97,10 @@ class PromptSampler:
         truth = labels.cpu().numpy()
         if settings.kind == "box" or (settings.kind == "mixed" and rng.random() < 0.5):
             carried = None if boxes is None else boxes.cpu().numpy()
-            return Prompts.of(self._draw_boxes(rng, truth, carried), image.device)
+            return Prompts.of(self._draw_boxes(self._places(rng, number), truth, carried), image.device)
         total = int(rng.integers(1, settings.count + 1))
         clicks = 0 if settings.positive else int(rng.integers(total))
+        rng = self._places(rng, number)
         draw_points, add_click = point_prompts, with_click
         if settings.per_slice and not self.single_slices:
             draw_points, add_click = slice_points, with_slice_clicks
@@ -119,6 +122,10 @@ class PromptSampler:
         """The random numbers of a batch, and what the first of them says: whether it is prompted."""
         rng = np.random.default_rng((self.seed, number, _STREAM))
         return rng, rng.random() < self.settings.share
+
+    def _places(self, rng: np.random.Generator, number: int) -> np.random.Generator:
+        """Where the prompts of a batch lie: every device but the first has random numbers of its own for that."""
+        return np.random.default_rng((self.seed, number, _STREAM, rank())) if rank() else rng
 
     def as_a_user(self, truth: np.ndarray, spacing: tuple[float, float, float]) -> GridPrompts:
         """One prompt for every class of the labels [D, H, W], a grid of its own: see prompts_from_truth.

@@ -3,8 +3,6 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from lightning.fabric.utilities.rank_zero import rank_zero_only
-
 from ..errors import BadInputError
 from .prepared import PreparedCase
 from .progress import console
@@ -23,6 +21,6 @@ def check_taught_classes(cases: Sequence[PreparedCase], *, labels: Mapping[int, 
             f"{', '.join(absent) or 'any class'}. Look at the masks with `samkd check`."
         )
     if absent:
-        rank_zero_only(console.print)(
+        console.print(
             f"warning: in no training mask: {', '.join(absent)}; the network cannot learn what it is never shown"
         )

@@ -7,8 +7,6 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
-from lightning.fabric import Fabric
-from lightning.fabric.strategies.ddp import DDPStrategy
 
 from ..errors import UsageError
 from ..evaluation.records import ClassScore
@@ -30,9 +28,11 @@ from .prepared import PreparedCase, prepare_cases
 from .progress import Bar, console
 from .prompt_protocol import PromptProtocol, parse_protocol, protocol_of_training
 from .prompt_sampling import PromptSampler
+from .ranks import barrier, gathered, is_main, main_first, of_main, rank, share_of, world_size
 from .run import INTENSITIES, Run
 from .step import TrainingStep
 from .taught_classes import check_taught_classes
+from .together import Layout, fabric_for, together
 from .validation import grid_dice
 
 PATCH_DIVISOR = 32  # voxels; every student that takes any patch takes multiples of it
@@ -47,6 +47,12 @@ class Pretrainable(Protocol):
 
 
 def run_job(job: TrainingJob, *, runs: Path, run: Path | None = None, devices: int = 1) -> Run:
+    """train_and_score on so many devices together, of this machine; or on those that are together already."""
+    with together(Layout(devices)):
+        return train_and_score(job, runs=runs, run=run)
+
+
+def train_and_score(job: TrainingJob, *, runs: Path, run: Path | None = None) -> Run:
     """Train, then score the best weights on every whole labelled test scan; ``metrics.json`` is written last.
 
     Without validation cases the last weights are the best.
@@ -68,13 +74,14 @@ def run_job(job: TrainingJob, *, runs: Path, run: Path | None = None, devices: i
     prompts = PromptSampler.of(job.prompts, network, name=job.network.name, seed=job.config.seed)
     report = load_pretrained(network, job.pretrained, name=job.network.name) if job.pretrained else None
     step = job.make_step(network, prompts)
-    folder = Run.create(run or runs / job.folder_name(run_config), run_config)
-    if folder.finished:
+    with main_first():
+        folder = Run.create(run or runs / job.folder_name(run_config), run_config)
+    if of_main(folder.finished):
         return folder
-    if report is not None:
+    if report is not None and is_main():
         report_pretrained(folder, job.pretrained, report)
     job.initialise(network)
-    return _train(job, network, step, prompts, run=folder, cache=runs / "cache", devices=devices)
+    return _train(job, network, step, prompts, run=folder, cache=runs / "cache")
 
 
 @one_at_a_time
@@ -86,11 +93,11 @@ def _train(
     *,
     run: Run,
     cache: Path,
-    devices: int,
 ) -> Run:
     """Train the job's network in its folder, which nobody else may do meanwhile, and score it."""
-    run.write_json("splits.json", job.split.names())
-    fabric = fabric_for(devices, job.settings.precision)
+    if is_main():
+        run.write_json("splits.json", job.split.names())
+    fabric = fabric_for(job.settings.precision)
     fabric.launch()
     labelled, unlabelled, validation = prepare(job, cache=cache)
     check_taught_classes(labelled, labels=run.class_names, root=job.split.dataset.root)
@@ -104,7 +111,7 @@ def _train(
         foreground=job.settings.foreground,
         augmentation=job.settings.augmentation,
         seed=job.config.seed,
-        rank=fabric.global_rank,
+        rank=rank(),
         unlabelled=unlabelled,
         boxed_classes=prompts.num_classes if prompts and prompts.settings.whole_case else 0,
     )
@@ -122,13 +129,13 @@ def _train(
         fabric=fabric,
         title=job.title,
     )
-    fabric.barrier()
-    if fabric.is_global_zero:
+    barrier()  # the best weights are written
+    if is_main():
         patches = PatchBatches.plain(labelled, patch=job.plan.patch, count=PROFILE_PATCHES, seed=job.config.seed)
         images = (np.asarray(case.image) for case in (*labelled, *unlabelled))
         run.write_json(INTENSITIES, intensity_profile(images, patches))
-        score_run(run, network, job, result)
-    fabric.barrier()
+    score_run(run, network, job, result)
+    barrier()
     return run
 
 
@@ -161,16 +168,15 @@ def report_pretrained(run: Run, path: Path | None, report: LoadReport) -> None:
     )
 
 
-def fabric_for(devices: int, precision: str) -> Fabric:
-    """Fabric on the accelerator of this machine; several devices train together through DDP."""
-    strategy = DDPStrategy(find_unused_parameters=True) if devices > 1 else "auto"
-    return Fabric(accelerator="auto", devices=devices, strategy=strategy, precision=precision)  # type: ignore[arg-type]
-
-
 def prepare(job: TrainingJob, *, cache: Path) -> tuple[list[PreparedCase], list[PreparedCase], list[PreparedCase]]:
     """The labelled, the unlabelled and the validation cases on the plan's grid, the first two with soft targets."""
     split = job.split
     used = (*split.train, *job.unlabelled)
+    if world_size() > 1:  # each device's process writes its share into the cache, then all read everything
+        mine = share_of((*used, *split.validation))
+        with Bar(f"{job.title}: preparing {len(mine)} cases on each device", len(mine)) as bar:
+            prepare_cases(mine, split.dataset, job.plan, cache, on_case=bar.advance)
+        barrier()
     with Bar(f"{job.title}: preparing cases", len(used) + len(split.validation)) as bar:
         prepared = prepare_cases(used, split.dataset, job.plan, cache, on_case=bar.advance)
         validation = prepare_cases(split.validation, split.dataset, job.plan, cache, on_case=bar.advance)
@@ -203,7 +209,8 @@ def score_run(run: Run, network: torch.nn.Module, job: TrainingJob, result: Trai
         test=case_scores(cases, rules=rules) if cases else None,
         test_prompts=test_prompts if cases else None,
     )
-    run.write_json("metrics.json", metrics.to_json())
+    if is_main():
+        run.write_json("metrics.json", metrics.to_json())
 
 
 def score_scans(
@@ -216,15 +223,19 @@ def score_scans(
     rules: ScoringRules = DEFAULT_RULES,
     protocol: PromptProtocol | None = None,
 ) -> dict[str, tuple[ClassScore, ...]]:
-    """Scores of a torch network on whole scans, on their own grids, by case name; it is shown what `protocol` says."""
+    """Scores of a torch network on whole scans, on their own grids, by case name; it is shown what `protocol` says.
+
+    Of several devices each segments its share of the cases, and all return the scores of all.
+    """
     predictor = make_predictor(network)
-    rows = {}
-    with Bar(title, len(cases)) as bar:
-        for case in cases:
+    rows, mine = {}, share_of(cases)
+    with Bar(title, len(mine)) as bar:
+        for case in mine:
             volume, truth = read_labelled_case(case, dataset)
             grid = volume.geometry
             prompts = protocol and protocol.of_scan(truth, name=case.name, labels=dataset.labels, grid=grid, plan=plan)
             prediction = segment(volume, plan, predictor, num_classes=len(dataset.labels), prompts=prompts)
             rows |= score_scan(case.name, prediction, truth, grid=grid, labels=dataset.labels, rules=rules)
             bar.advance(case.name)
-    return rows
+    everybodys = {name: scores for share in gathered(rows) for name, scores in share.items()}
+    return {case.name: everybodys[case.name] for case in cases}

@@ -11,6 +11,7 @@ from ..volumes.sliding_window import sliding_window
 from .predictor import make_predictor
 from .prepared import PreparedCase
 from .prompt_sampling import PromptSampler
+from .ranks import gathered, share_of
 
 
 class PooledDice:
@@ -26,6 +27,14 @@ class PooledDice:
             predicted, true = prediction == value, truth == value
             self.overlap[value] += np.count_nonzero(predicted & true)
             self.total[value] += np.count_nonzero(predicted) + np.count_nonzero(true)
+
+    def of_all_ranks(self) -> "PooledDice":
+        """The counts of the cases of every device together: whole numbers, whose sum does not depend on any order."""
+        pooled = PooledDice(self.class_names)
+        for overlap, total in gathered((self.overlap, self.total)):
+            pooled.overlap += overlap
+            pooled.total += total
+        return pooled
 
     def scores(self) -> dict[str, float]:
         """Dice by class name, and ``mean``; a class in no prediction and no truth is left out."""
@@ -47,18 +56,19 @@ def grid_dice(
     Voxels of all cases are pooled, so that an organ absent from one case needs no rule. A network that learns with
     ``prompts`` in some of its steps is scored both ways, and by both: each number is the probability of a prompted step
     times the prompted score and the rest times the automatic one, whose means are added as "prompted" and "automatic".
+    Of several devices each segments its share of the cases, and all return the scores of all.
     """
     predictor = make_predictor(network)
 
     def score(prompts_of: Callable[[PreparedCase], GridPrompts | None]) -> dict[str, float]:
         pooled = PooledDice(class_names)
-        for case in cases:
+        for case in share_of(cases):
             image = np.asarray(case.image)
             probabilities = sliding_window(
                 image, plan.patch, plan.overlap, predictor, num_classes=len(class_names), prompts=prompts_of(case)
             )
             pooled.add(probabilities.argmax(0), case.labels)
-        return pooled.scores()
+        return pooled.of_all_ranks().scores()
 
     automatic = score(lambda _: None)
     if prompts is None:

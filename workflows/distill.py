@@ -11,6 +11,7 @@ from ..distill.prediction_member import PredictionFolder
 from ..distill.study import StudentOptions, Study, study
 from ..errors import UsageError
 from ..sam.packaged_weights import find_weights
+from ..training.ranks import main_first
 from ..training.run import Run, newest_run
 from ..volumes.datasets.registry import Dataset
 from .data import config_for, open_dataset, with_prompts, with_unlabelled
@@ -109,7 +110,8 @@ def read_lesson(
         raise UsageError("--unlabelled: with lambda = 1 there is no teacher, and scans without masks teach nothing")
     if prompts is not None and min(lambdas) == 1:
         raise UsageError("--prompts: with lambda = 1 there is no teacher, and prompts teach nothing")
-    dataset = open_dataset(config, data or (Path(source.config.data) if source else None), runs=runs)
+    with main_first():
+        dataset = open_dataset(config, data or (Path(source.config.data) if source else None), runs=runs)
     if unlabelled is not None:
         dataset = with_unlabelled(dataset, unlabelled)
     if prompts is not None:

@@ -6,6 +6,7 @@ from ..configs.schema import Config
 from ..sam.packaged_weights import find_weights
 from ..teachers import check_teacher
 from ..teachers.train import teach as train_teacher
+from ..training.ranks import main_first
 from ..training.run import Run
 from .data import open_dataset
 
@@ -28,5 +29,6 @@ def teach(
     """
     check_teacher(config.teacher.name, config.teacher.backbone)
     weights = find_weights(weights) if weights else None
-    dataset = open_dataset(config, data, runs=runs)
+    with main_first():
+        dataset = open_dataset(config, data, runs=runs)
     return train_teacher(config, dataset, runs=runs, run=run, weights=weights, start=start, devices=devices)

@@ -1,5 +1,6 @@
 """The command line as a user meets it: processes, exit codes, messages."""
 
+import contextlib
 import json
 import shutil
 import subprocess
@@ -9,8 +10,12 @@ from pathlib import Path
 import pytest
 from helpers.command_line import run_cli
 
+from samkd.distill.networks import load_network
+from samkd.evaluation.scores import case_scores
 from samkd.training.run import Run
+from samkd.training.trainer import score_scans
 from samkd.volumes import Volume
+from samkd.volumes.datasets.registry import read_dataset
 from samkd.volumes.io.nifti import read_scan, write_scan
 
 pytestmark = pytest.mark.slow
@@ -219,11 +224,18 @@ def test_check_accepts_the_phantom_and_names_a_broken_case(finished, tmp_path):
 
 
 def test_two_processes_train_together(tmp_path):
-    done = run_cli("teach", *SETS, "--devices", 2, cwd=tmp_path)
+    """One of them writes and prints, and the scores are those of a single process with the same weights."""
+    done = run_cli("teach", *SETS, "--set", "phantom.test=3", "--devices", 2, cwd=tmp_path)
     assert done.exit_code == 0, done.stderr
-    run = next((tmp_path / "runs").glob("teach-*"))
-    assert len((run / "log.jsonl").read_text().splitlines()) == 2
-    assert (run / "metrics.json").exists()
+    assert done.stdout.count("liver") == 1 and done.stderr.count("validation Dice") == 1
+    run = Run.read(next((tmp_path / "runs").glob("teach-*")))
+    assert [entry["step"] for entry in run.history()] == [1, 2]
+    dataset = read_dataset(Path(run.config.data))
+    with contextlib.chdir(tmp_path):
+        alone = score_scans(load_network(run), dataset.test, dataset, plan=run.plan, title="")
+    scores = run.metrics().test
+    assert scores is not None and len(alone) == 3
+    assert case_scores(alone).to_json() == scores.to_json()
 
 
 def test_an_unwritable_run_root_is_one_clear_error(tmp_path):

@@ -8,12 +8,14 @@ import sys
 import textwrap
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from helpers.oblique_scan import oblique_scan
 from helpers.paths import ROOT
+from helpers.processes import in_processes
 
 from samkd.configs.schema import Augmentation
 from samkd.distill.ensemble import Ensemble, EnsembleMember
@@ -103,6 +105,26 @@ def write_dataset(root, names=("a", "b")):
     content = {"labels": {"0": "background", "1": "one", "2": "two"}, "modality": {"0": "CT"}, "training": cases}
     (root / "dataset.json").write_text(json.dumps(content))
     return read_dataset(root)
+
+
+def count_calls(root: Path, cache: Path) -> int:
+    """How often this process asked the teacher for the targets of a dataset's cases."""
+    dataset, network = read_dataset(root), Reader()
+    prepared = prepare_cases(dataset.training, dataset, STUDENT, cache, on_case=lambda name: None)
+    ensemble = Ensemble([reader(network)])
+    cases = cached_targets(ensemble, dataset.training, prepared, dataset, plan=STUDENT, cache=cache, limit=1e9)
+    assert all(case.soft_targets is not None for case in cases)
+    return network.calls
+
+
+@pytest.mark.slow
+def test_each_of_two_processes_writes_its_share_of_the_targets(tmp_path):
+    write_dataset(tmp_path / "data", names=("a", "b", "c"))
+    calls = count_calls(tmp_path / "data", tmp_path / "one")
+    assert in_processes(count_calls, tmp_path / "data", tmp_path / "two") == [calls * 2 // 3, calls // 3]
+    written = [sorted((tmp_path / name / "targets").rglob("*.targets")) for name in ("one", "two")]
+    assert len(written[0]) == 3
+    assert [path.read_bytes() for path in written[0]] == [path.read_bytes() for path in written[1]]
 
 
 @pytest.fixture

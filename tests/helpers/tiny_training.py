@@ -7,13 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from lightning.fabric import Fabric
 
 from samkd.configs.schema import Augmentation, Training
 from samkd.training.loop import TrainingResult, fit
 from samkd.training.patches import PatchBatches
 from samkd.training.prepared import PreparedCase
+from samkd.training.ranks import main_first, rank
 from samkd.training.run import Run
+from samkd.training.together import fabric_for
 
 from .run_configs import run_config
 
@@ -31,7 +32,8 @@ def make_batches(settings: Training) -> PatchBatches:
     return PatchBatches(
         [case],
         patch=(4, 4, 4),
-        batch=2,
+        batch=settings.batch,
+        rank=rank(),
         steps=settings.steps * settings.accumulate,
         foreground=0.5,
         augmentation=Augmentation(noise=0.1),
@@ -68,14 +70,18 @@ def train(
 ) -> tuple[torch.nn.Module, TrainingResult]:
     """Train `net` (default: `network()`) in a run folder, or go on with the run there."""
     net = net or network()
+    fabric = fabric_for("32-true" if settings.precision == "auto" else settings.precision)
+    fabric.launch()
+    with main_first():
+        run = make_run(folder, settings)
     summary = fit(
         net,
         Step(objective, helper),
         batches=make_batches(settings),
         validate=validate,
         settings=settings,
-        run=make_run(folder, settings),
-        fabric=Fabric(accelerator="cpu", devices=1),
+        run=run,
+        fabric=fabric,
         title="test",
     )
     return net, summary

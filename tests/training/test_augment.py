@@ -56,8 +56,8 @@ def test_warp_samples_where_the_affine_points():
 def test_intensity_changes_are_bounded_and_seeded():
     image = torch.full((1, 4, 4, 4), 0.5)
     settings = Augmentation(brightness=0.1, contrast=0.2)
-    made = random_intensity(np.random.default_rng(1), settings, image)
-    assert torch.equal(made, random_intensity(np.random.default_rng(1), settings, image))
+    made = random_intensity(np.random.default_rng(1), settings, image.shape)(image)
+    assert torch.equal(made, random_intensity(np.random.default_rng(1), settings, image.shape)(image))
     assert 0 < float((made - image).abs().max()) <= 0.1 + 1e-6
 
 
@@ -79,7 +79,7 @@ def test_probabilities_are_shares_of_the_patches():
     assert 150 < sum(random_affine(rng, flipping, (1, 1, 1)) is not None for _ in range(2000)) < 250
     image = torch.zeros(1, 2, 2, 2)
     brighter = Augmentation(brightness=1.0, intensity_probability=0.2)
-    assert 330 < sum(bool((random_intensity(rng, brighter, image) != 0).any()) for _ in range(2000)) < 470
+    assert 330 < sum(bool((random_intensity(rng, brighter, image.shape)(image) != 0).any()) for _ in range(2000)) < 470
 
 
 def test_translation_is_in_the_plane_and_bounded():
@@ -102,7 +102,7 @@ def test_posterised_images_have_so_many_levels_and_keep_their_ends():
 def test_erasing_takes_one_box_through_all_slices():
     image = torch.rand(2, 3, 20, 30)
     for seed in range(20):
-        result = random_intensity(np.random.default_rng(seed), Augmentation(erase=0.5), image)
+        result = random_intensity(np.random.default_rng(seed), Augmentation(erase=0.5), image.shape)(image)
         changed = result != image
         assert (changed == changed[:1, :1]).all()
         rows, columns = changed[0, 0].any(1).nonzero().ravel(), changed[0, 0].any(0).nonzero().ravel()
@@ -113,7 +113,7 @@ def test_erasing_takes_one_box_through_all_slices():
 def test_sharpness_leaves_flat_regions_and_changes_edges():
     image = torch.zeros(1, 1, 6, 6)
     image[..., 3:] = 1
-    result = random_intensity(np.random.default_rng(0), Augmentation(sharpness=1.0), image)
+    result = random_intensity(np.random.default_rng(0), Augmentation(sharpness=1.0), image.shape)(image)
     assert torch.equal(result[..., [0, 1, 4, 5]], image[..., [0, 1, 4, 5]])
     low, high = (result[0, 0, 0, [2, 3]] - torch.tensor([0.0, 1.0])).tolist()
     assert low == pytest.approx(-high) and low != 0

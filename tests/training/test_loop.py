@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from samkd.configs.schema import Training
 from samkd.errors import IntegrityError, SamkdError
 from samkd.training.loop import MAX_SKIPPED, Stopped
+from samkd.training.precision import with_precision
 
 pytestmark = pytest.mark.slow
 
@@ -62,6 +63,35 @@ def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path, accumulate, ema):
     one, two = (load_file(tmp_path / name / "state" / "last.safetensors") for name in ("whole", "torn"))
     assert one.keys() == two.keys() and all(torch.equal(one[key], two[key]) for key in one)
     assert any(key.startswith("average.") for key in one) == bool(ema)
+
+
+def test_in_bfloat16_products_are_bfloat16_and_losses_and_weights_are_float32(tmp_path):
+    net, seen = network(), []
+
+    def objective(logits, batch):
+        seen.append(logits.dtype)
+        return cross_entropy(logits, batch)
+
+    next(net.children()).register_forward_hook(lambda module, inputs, output: seen.append(output.dtype))
+    train(tmp_path / "run", Training(steps=1, precision="bf16-mixed"), objective, net=net)
+    assert seen == [torch.bfloat16, torch.float32]
+    assert all(parameter.dtype == torch.float32 for parameter in net.parameters())
+
+
+@pytest.mark.parametrize(
+    ("precision", "card", "bf16", "expected"),
+    [
+        ("auto", True, True, "bf16-mixed"),
+        ("auto", True, False, "32-true"),
+        ("auto", False, False, "32-true"),
+        ("32-true", True, True, "32-true"),
+        ("bf16-mixed", False, False, "bf16-mixed"),
+    ],
+)
+def test_the_precision_is_that_of_the_card_unless_the_config_says_it(monkeypatch, precision, card, bf16, expected):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: card)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: bf16)
+    assert with_precision(Training(steps=1, precision=precision)).precision == expected
 
 
 def test_a_helper_learns_along_resumes_exactly_and_is_no_part_of_the_weights(tmp_path):

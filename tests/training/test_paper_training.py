@@ -194,7 +194,8 @@ def test_intensities_may_be_multiplied_by_a_plain_factor():
     image = torch.rand(1, 4, 5, 6) + 1
     augmentation = Augmentation(intensity_scale=0.1)
     factors = [
-        (random_intensity(np.random.default_rng(seed), augmentation, image) / image).unique() for seed in range(40)
+        (random_intensity(np.random.default_rng(seed), augmentation, image.shape)(image) / image).unique()
+        for seed in range(40)
     ]
     values = torch.cat([factor[:1] for factor in factors])
     assert all(factor.max() - factor.min() < 1e-6 for factor in factors)

@@ -236,7 +236,7 @@ def train(folder, settings: Training, prompts: PromptTraining, before_step=lambd
         validate=lambda model: {"mean": 0.5},
         settings=settings,
         run=run,
-        fabric=Fabric(accelerator="cpu", devices=1, precision=settings.precision),
+        fabric=Fabric(accelerator="cpu", devices=1),
         title="test",
     )
     return network

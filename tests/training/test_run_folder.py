@@ -8,10 +8,10 @@ from dataclasses import replace
 import pytest
 import yaml
 from helpers.run_configs import run_config, run_values
-from lightning.fabric.utilities.rank_zero import rank_zero_only
 
 from samkd.errors import BadInputError
 from samkd.evaluation.rules import ScoringRules
+from samkd.training import lock
 from samkd.training.lock import LOCK, locked_folder, one_at_a_time
 from samkd.training.run import Run, control_of, newest_run, sweep_of
 from samkd.training.run_config import RunConfig
@@ -90,9 +90,9 @@ def test_a_training_holds_its_run_and_a_finished_run_is_only_read(tmp_path, monk
         return run
 
     assert train(run=run) is run
-    monkeypatch.setattr(rank_zero_only, "rank", 1)  # the second device of the same training
+    monkeypatch.setattr(lock, "is_main", lambda: False)  # the second device of the same training
     train(run=run)
-    monkeypatch.setattr(rank_zero_only, "rank", 0)
+    monkeypatch.setattr(lock, "is_main", lambda: True)
     run.weights.write_bytes(b"")
     run.write_json("metrics.json", {})
     train(run=run)

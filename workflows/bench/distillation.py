@@ -17,6 +17,7 @@ from ...distill.target_cache import TargetFile
 from ...distill.train import new_student, student_plan
 from ...errors import UsageError
 from ...training.patches import PatchBatches
+from ...training.precision import with_precision
 from ...training.prepared import prepare_cases
 from ...training.progress import Bar
 from ...training.run import Run
@@ -125,7 +126,7 @@ def _read_times(files: Sequence[TargetFile], patch: tuple[int, int, int], *, cou
 
 
 def _step_times(config: Config, dataset: Dataset, ensemble: Ensemble, *, plain, taught, steps: int) -> StepTimes:
-    plan, settings = student_plan(config), config.student.training
+    plan, settings = student_plan(config), with_precision(config.student.training)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.manual_seed(config.seed)
     network = new_student(config, dataset).to(device)
