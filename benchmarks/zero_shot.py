@@ -21,6 +21,7 @@ import numpy as np
 import torch
 
 from samkd.configs.load import load_config
+from samkd.deploy.runtime.manifest import Manifest
 from samkd.distill.networks import load_network
 from samkd.evaluation.records import ClassScore
 from samkd.evaluation.scores import score_case, summarise
@@ -152,6 +153,9 @@ def variants(truth: np.ndarray, dataset: Dataset, rng: np.random.Generator, jitt
     }
 
 
+ENDS = ("-scan.nii.gz", "-prompts.json", ".nii.gz", "-report.json")
+
+
 def scans(cases: list[Case], dataset: Dataset, run: Run, every: int) -> Iterator[tuple[str, Volume, np.ndarray]]:
     """Name, scan and mask of each case; with `every` above 1 of every so many-th slice."""
     for case in cases:
@@ -185,24 +189,32 @@ def with_torch(
 def with_package(
     package: Path, run: Run, cases: list[Case], dataset: Dataset, *, every: int, threads: int, out: Path
 ) -> None:
-    """Tight boxes through the device's runtime: scores, seconds a prompted slice, CPU seconds, peak memory."""
+    """Tight boxes through the device's runtime: scores, seconds a prompted slice, peak memory.
+
+    A package whose only class is `object` is shown one organ after the other, each in a process of its own; what two
+    masks claim is the later one's.
+    """
+    (*_, last) = Manifest.read(package).class_names.values()
     scores, seconds, slices, memory = {}, 0.0, 0, 0.0
     out.mkdir(parents=True, exist_ok=True)
     for name, volume, truth in scans(cases, dataset, run, every):
-        boxes = tight(truth, dataset)
-        prompts = {dataset.labels[value]: {"boxes": rows.tolist()} for value, rows in boxes.items()}
-        ends = ("-prompts.json", ".nii.gz", "-report.json", "-scan.nii.gz")
-        files = [out / f"{name}{end}" for end in ends]
-        write_scan(files[3], volume)
-        files[0].write_text(json.dumps({"space": "voxel", "classes": prompts}))
-        command = [sys.executable, "-m", "samkd.deploy.runtime", "predict", files[3], "-o", files[1]]
-        command += ["--package", package, "--prompts", files[0], "--report", files[2], "--threads", threads]
-        subprocess.run(list(map(str, command)), check=True, capture_output=True)
-        told = json.loads(files[2].read_text())
-        seconds += told["scans"][0]["seconds"]["network"]
+        boxes, labels = tight(truth, dataset), np.zeros_like(truth)
+        by_class = {dataset.labels[value]: {"boxes": rows.tolist()} for value, rows in boxes.items()}
+        prompts = [by_class] if last != "object" else [{"object": rows} for rows in by_class.values()]
+        scan, shown, mask, facts = (out / f"{name}{end}" for end in ENDS)
+        write_scan(scan, volume)
+        for classes, value in zip(prompts, boxes, strict=False):
+            shown.write_text(json.dumps({"space": "voxel", "classes": classes}))
+            command = [sys.executable, "-m", "samkd.deploy.runtime", "predict", scan, "-o", mask, "--package", package]
+            command += ["--prompts", shown, "--report", facts, "--threads", threads]
+            subprocess.run(list(map(str, command)), check=True, capture_output=True)
+            told = json.loads(facts.read_text())
+            seconds += told["scans"][0]["seconds"]["network"]
+            memory = max(memory, told["peak_memory_mb"])
+            prediction = read_labels(mask)[0]
+            labels = prediction if last != "object" else np.where(prediction > 0, value, labels)
         slices += len(np.unique(np.concatenate([rows[:, 2] for rows in boxes.values()])))
-        memory = max(memory, told["peak_memory_mb"])
-        scores[name] = rows_of(read_labels(files[1])[0], truth, volume, dataset)
+        scores[name] = rows_of(labels, truth, volume, dataset)
         report(package.name, scores)
     print(f"{package.name}: {seconds / slices:.2f} s a prompted slice, peak memory {memory:.0f} MB")
 
