@@ -19,6 +19,7 @@ from .ranks import of_main, rank, world_size
 
 SILENCE = 30  # seconds
 GRACE = 10.0  # seconds for the work to notice by itself that another process is gone
+_LONGEST = 1 << 20  # bytes of a line
 _CONNECT = 60.0  # seconds for the others to connect
 
 
@@ -91,7 +92,7 @@ class Lifeline:
             while len(peers) < world_size() - 1:
                 connection, _ = server.accept()
                 connection.settimeout(_CONNECT)
-                words = json.loads(_line(connection) or b"{}")
+                words = _hello(connection)
                 if words.pop("token", None) == token:  # else somebody else's
                     peers[_kept_alive(connection)] = _Process(**words)
         return peers
@@ -149,11 +150,20 @@ def _kept_alive(connection: socket.socket) -> socket.socket:
     return connection
 
 
+def _hello(connection: socket.socket) -> dict[str, Any]:
+    """Who connects, by its first line; {} for a stranger, who may say anything."""
+    try:
+        words = json.loads(_line(connection))
+    except ValueError:
+        return {}
+    return words if isinstance(words, dict) else {}
+
+
 def _line(connection: socket.socket) -> bytes:
-    """What comes until a line ends or the connection does."""
+    """What comes until a line ends, or the connection does, or more than a line of ours."""
     content = b""
     try:
-        while not content.endswith(b"\n") and (part := connection.recv(65536)):
+        while not content.endswith(b"\n") and len(content) < _LONGEST and (part := connection.recv(65536)):
             content += part
     except OSError:
         pass  # reset, or silent for too long

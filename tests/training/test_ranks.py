@@ -1,6 +1,7 @@
 """Processes that train together: the batch of all is one batch, and all of them stop, fail and resume together."""
 
 import signal
+import socket
 import time
 from pathlib import Path
 
@@ -203,3 +204,12 @@ def test_the_layout_is_the_launchers_or_the_users(environment, layout, expected)
 def test_a_layout_that_cannot_be_is_refused(environment, layout, message):
     with pytest.raises(UsageError, match=message):
         layout_of(environment, layout)
+
+
+@pytest.mark.parametrize("words", [b"GET / HTTP/1.1\r\n", b"[1]\n", b"\xff\n", b"", b'{"token"'])
+def test_a_stranger_who_connects_is_nobody(words):
+    here, there = socket.socketpair()
+    with here, there:
+        there.sendall(words)
+        there.shutdown(socket.SHUT_WR)
+        assert lifeline._hello(here) == {}
