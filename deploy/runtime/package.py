@@ -35,7 +35,7 @@ class Package(Model):
     manifest: Manifest
     engine: Engine | Promptable
     trusted: bool = False  # whether it was checked that the owner of a key signed it
-    cache: CompiledCache | None = None  # where its graphs are kept as they were compiled
+    opener: Callable[..., Engine] = open_engine  # of its graphs
 
     @classmethod
     def open(
@@ -81,19 +81,11 @@ class Package(Model):
         prompts = manifest.prompts
         named = path or folder
 
+        opener = opener or functools.partial(open_engine, cache=cache, trusted=trusted)
+
         def open_graph(name: str, *, precision: str) -> Engine:
             model = _model(folder, name)
-            if opener is not None:
-                return opener(manifest.target, model, name=named / name, precision=precision, threads=threads)
-            return open_engine(
-                manifest.target,
-                model,
-                name=named / name,
-                precision=precision,
-                threads=threads,
-                cache=cache,
-                trusted=trusted,
-            )
+            return opener(manifest.target, model, name=named / name, precision=precision, threads=threads)
 
         engine = open_graph(manifest.model, precision=manifest.inference_precision)
         decoder = open_graph(prompts.decoder, precision="f32") if prompts else None
@@ -116,7 +108,7 @@ class Package(Model):
             manifest=manifest,
             engine=engine,
             trusted=trusted,
-            cache=cache,
+            opener=opener,
         )
 
     @functools.cached_property
@@ -127,14 +119,12 @@ class Package(Model):
             return None
         plan = replace(self.plan, patch=graph.patch, overlap=graph.overlap, blending="gaussian", crop="none")
         manifest = replace(self.manifest, model=graph.model, plan=plan, small=None)
-        engine = open_engine(
+        engine = self.opener(
             manifest.target,
             _model(self.folder, graph.model),
             name=self.path / graph.model,
             precision=manifest.inference_precision,
             threads=self.engine.threads or None,
-            cache=self.cache,
-            trusted=self.trusted,
         )
         check_graphs(manifest, engine, None, source=self.path)
         return replace(self, plan=plan, manifest=manifest, infer=engine.begin, engine=engine)

@@ -21,53 +21,23 @@ from typing import Any
 from ....errors import MissingExtraError, OutputError, SamkdError, UsageError, translated
 from ....volumes.io.dicom.files import study_and_instance
 from ....volumes.io.dicom.seg import load_highdicom
-from ....volumes.io.dicom.study import StudySeries, study_series
-from ....volumes.io.scans import Source, modality
 from ..package import Package
 from .dicom_guard import Guard, hang_up
-from .spool import FAILED, Job, Spool, job_id
-from .worker import Worker, fits
+from .dicom_jobs import DOOR, jobs_of
+from .dicom_peer import Peer
+from .spool import FAILED, Job, Spool
+from .worker import Worker
 
 SUCCESS, DUPLICATE, NO_SPACE, UNFIT, NOT_UNDERSTOOD = 0x0000, 0x0111, 0xA700, 0xA900, 0xC000
 MOST_ASSOCIATIONS = 16  # at once; more are refused, and twice as many connections are not even listened to
 AFTER_RELEASE = 2.0  # seconds without an object: some senders open an association for every image
 _DEFLATED = tuple(f"1.2.840.10008.1.2.{tail}" for tail in ("1.99", "4.95", "4.205", "8.1"))
 _WARNINGS = (0xB000, 0xB006, 0xB007)  # stored, with something to say about it
-_LONGEST = 16  # letters of an AE title
 _TO_ASSOCIATE = 10  # seconds from the connection to the request for an association
 _LOOK = 0.25  # seconds between two looks for quiet studies
 _PAUSE = 10  # seconds, after a look that failed
 _INSTALL = "pip install 'samkd[serve]'; on a device without samkd: pip install pynetdicom pydicom highdicom"
 _LOG = logging.getLogger("samkd.serve")
-
-
-@dataclass(frozen=True)
-class Peer:
-    """A DICOM node: its AE title and where it listens."""
-
-    title: str
-    host: str
-    port: int
-
-    def __str__(self) -> str:
-        return f"{self.title}@{self.host}:{self.port}"
-
-    @classmethod
-    def parse(cls, text: str, *, option: str) -> Peer:
-        """AET@HOST:PORT. Raises UsageError."""
-        title, _, place = text.partition("@")
-        host, _, port = place.rpartition(":")
-        if not host or not port.isdecimal() or not 0 < int(port) < 1 << 16:
-            raise UsageError(f"{option} {text!r}: expected AET@HOST:PORT, for example PACS@192.168.1.10:104")
-        return cls(ae_title(title, option=option), host, int(port))
-
-
-def ae_title(text: str, *, option: str) -> str:
-    """An AE title: 1 to 16 printable letters of ASCII. Raises UsageError."""
-    title = text.strip()
-    if not 0 < len(title) <= _LONGEST or "\\" in title or not (title.isascii() and title.isprintable()):
-        raise UsageError(f"{option} {text!r}: an AE title has 1 to 16 letters of ASCII")
-    return title
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,7 +58,7 @@ class NodeOptions:
 class DicomDoor:
     """Keeps every object on disk before it says so, and sends a mask of every series that fits a package."""
 
-    name = "dicom"
+    name = DOOR
     keeps = False
 
     def __init__(self, options: NodeOptions, *, spool: Spool, packages: Mapping[str, Package]):
@@ -254,7 +224,7 @@ class DicomDoor:
 
     def _make_jobs(self, taken: Path) -> None:
         """Add the jobs of a taken study, then forget it; once more if need be. Raises OSError, OutputError."""
-        for job, files in self._jobs_of(taken):
+        for job, files in jobs_of(taken, self._packages):
             if not self._spool.add(job, files):
                 _LOG.info("%s: was received before", job.name)
                 continue
@@ -262,48 +232,6 @@ class DicomDoor:
             if job.state != FAILED:
                 self._worker.submit(job)
         self._spool.forget(taken)
-
-    def _jobs_of(self, taken: Path) -> list[tuple[Job, tuple[Path, ...]]]:
-        """The jobs of a study with their files: one for each series and package, or one that has failed."""
-        try:
-            return [(_job(digest, one), one.files) for one in study_series(taken) for digest in self._fitting(one)]
-        except SamkdError as error:
-            return [_unusable(taken, str(error))]
-        except Exception as error:  # its words may be those of a header
-            return [_unusable(taken, f"{type(error).__name__} in samkd, a fault of its own")]
-
-    def _fitting(self, series: StudySeries) -> list[str]:
-        """The digests of the packages that segment a series; one that none does is named in the log."""
-        word = modality(Source(series.uid, series.files)) if series.files else None
-        fitting = [digest for digest, package in self._packages.items() if word is not None and fits(package, word)]
-        if not fitting:
-            _LOG.info("series %s: left alone (%s)", series.uid, series.kind or word or "of no modality of scans")
-        return fitting
-
-
-def _job(digest: str, series: StudySeries) -> Job:
-    names = tuple(file.name for file in series.files)
-    return Job(
-        id=job_id(DicomDoor.name, digest, *sorted(names)),
-        door=DicomDoor.name,
-        package=digest,
-        name=f"series {series.uid}",
-        scan=names,
-        result="mask.dcm",
-    )
-
-
-def _unusable(taken: Path, error: str) -> tuple[Job, tuple[Path, ...]]:
-    """The job of a study that cannot be told apart into series: it has failed, and its files are kept."""
-    files = tuple(sorted(taken.glob("*.dcm")))
-    names = tuple(file.name for file in files)
-    _LOG.error("error: a study of %d files: %s", len(files), error)
-    id = job_id(DicomDoor.name, *names)
-    name = f"study in {id}"
-    job = Job(
-        id=id, door=DicomDoor.name, package="", name=name, scan=names, result="mask.dcm", state=FAILED, error=error
-    )
-    return job, files
 
 
 def _key(uid: str) -> str:

@@ -16,7 +16,8 @@ from pathlib import Path
 from ....errors import UsageError
 from ....volumes.byte_sizes import parse_bytes
 from ..package import Package, warn_before_use
-from .dicom_node import DicomDoor, NodeOptions, Peer, ae_title
+from .dicom_node import DicomDoor, NodeOptions
+from .dicom_peer import Peer, ae_title
 from .durations import parse_duration
 from .folder import FolderDoor
 from .http import require_libraries

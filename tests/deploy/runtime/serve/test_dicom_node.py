@@ -25,7 +25,8 @@ from pynetdicom.sop_class import CTImageStorage, Verification  # type: ignore[at
 from samkd.deploy.runtime.package import Package
 from samkd.deploy.runtime.predict import predict_scan
 from samkd.deploy.runtime.serve import dicom_guard, dicom_node, worker
-from samkd.deploy.runtime.serve.dicom_node import DicomDoor, NodeOptions, Peer
+from samkd.deploy.runtime.serve.dicom_node import DicomDoor, NodeOptions
+from samkd.deploy.runtime.serve.dicom_peer import Peer
 from samkd.deploy.runtime.serve.spool import FAILED, SENT, Spool
 from samkd.deploy.runtime.serve.worker import Worker
 from samkd.errors import UsageError
