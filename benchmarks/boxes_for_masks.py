@@ -52,6 +52,7 @@ ARMS = ("masks-2", "boxes", "masks-all", "masks-all-taught")
 LABELLED = 2
 VARIANTS: dict[str, dict[str, object]] = {
     "dice": {"student__distillation__dice": 1},
+    "balanced": {"student__distillation__balance_classes": True},
     "mean": {"student__distillation__over_classes": "mean"},
     "kl": {"student__distillation__loss": "kl"},
     "ema": {"student__training__ema": 0.98},

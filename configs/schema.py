@@ -200,6 +200,8 @@ class Distillation(Strict):
     """Whether a voxel's distance is the sum over the classes or their mean, which is K times less for K classes."""
     hard_masks: bool = added(False)
     """If true, the teachers' likeliest class takes the place of their probabilities."""
+    balance_classes: bool = added(False)
+    """If true, all of the teachers' classes in a batch weigh the same, whatever their size."""
     dice: Annotated[float, Field(ge=0)] = added(0.0)
     """The weight of a Dice loss between probabilities, in which every class counts the same; it is added to `loss`."""
 

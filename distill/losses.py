@@ -8,6 +8,7 @@ over the batches of all devices that train together.
 from collections.abc import Callable
 from functools import partial
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -54,6 +55,16 @@ def boundary_weights(teacher: Tensor, extra: float) -> Tensor:
     return 1 + extra * (highest > lowest).float()[:, 0]
 
 
+def class_weights(teacher: Tensor) -> Tensor:
+    """Every voxel's share of equal parts for the teacher's likeliest classes in the batch; [B, D, H, W], mean 1.
+
+    A class of few voxels then weighs as much as the background, as in a cross-entropy weighted by inverse frequencies.
+    """
+    labels = teacher.argmax(1)
+    counts = total(torch.bincount(labels.flatten(), minlength=teacher.shape[1]).to(teacher))
+    return (counts.sum() / (counts * (counts > 0).sum()))[labels]
+
+
 def soft_dice(logits: Tensor, teacher: Tensor, *, weights: Tensor | None = None) -> Tensor:
     """``1 - 2 sum(q p) / (sum(q^2) + sum(p^2))``, the mean over foreground classes; 0 only where both are the same.
 
@@ -79,13 +90,22 @@ def distance_of(settings: Distillation) -> Distance:
 
     def distance_to(logits: Tensor, teacher: Tensor) -> Tensor:
         target = hard_mask(teacher) if settings.hard_masks else teacher
-        weights = boundary_weights(teacher, settings.boundary) if settings.boundary else None
+        weights = voxel_weights(settings, teacher)
         loss = distance(logits, target, weights=weights)
         if settings.over_classes == "mean":
             loss = loss / logits.shape[1]
         return loss + settings.dice * soft_dice(logits, target, weights=weights) if settings.dice else loss
 
     return distance_to
+
+
+def voxel_weights(settings: Distillation, teacher: Tensor) -> Tensor | None:
+    """The weights [B, D, H, W] of voxels that a config names, multiplied; None where all are 1."""
+    weights = boundary_weights(teacher, settings.boundary) if settings.boundary else None
+    if settings.balance_classes:
+        balance = class_weights(teacher)
+        weights = balance if weights is None else weights * balance
+    return weights
 
 
 def hard_mask(teacher: Tensor) -> Tensor:

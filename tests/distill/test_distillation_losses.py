@@ -10,6 +10,7 @@ from samkd.configs.schema import Distillation
 from samkd.distill.losses import (
     FLOOR,
     boundary_weights,
+    class_weights,
     distance_of,
     distillation_loss,
     kl_divergence,
@@ -145,3 +146,20 @@ def test_a_small_class_weighs_in_soft_dice_as_much_as_a_large_one():
     assert float(soft_dice(without_small, teacher)) == pytest.approx(0.5, abs=1e-3)
     assert float(soft_dice(without_large, teacher)) == pytest.approx(0.5, abs=1e-3)
     assert float(probability_mse(without_large, teacher)) > 40 * float(probability_mse(without_small, teacher))
+
+
+def test_balanced_classes_have_the_same_weight_in_all():
+    labels = torch.zeros(2, 1, 4, 4, dtype=torch.long)
+    labels[0, 0, 0, 0], labels[1, 0, :2] = 1, 3
+    teacher = torch.nn.functional.one_hot(labels, 5).movedim(-1, 1).float()
+    weights = class_weights(teacher)
+    sums = [float(weights[labels == value].sum()) for value in (0, 1, 3)]
+    assert sums == pytest.approx([32 / 3] * 3)
+    logits = torch.randn(2, 5, 1, 4, 4)
+    squares = (logits.softmax(1) - teacher).square().sum(1)
+    balanced = distance_of(Distillation(balance_classes=True))(logits, teacher)
+    expected = torch.stack([squares[labels == value].mean() for value in (0, 1, 3)]).mean()
+    torch.testing.assert_close(balanced, expected)
+    both = distance_of(Distillation(balance_classes=True, boundary=2.0))(logits, teacher)
+    product = weights * boundary_weights(teacher, 2.0)
+    torch.testing.assert_close(both, (squares * product).sum() / product.sum())
