@@ -17,6 +17,7 @@ from ..configs.schema import Training
 from ..errors import BadInputError, IntegrityError, SamkdError
 from .average import WeightAverage
 from .checkpoint import load_state, save_state, save_weights
+from .compiled import compile_faults, compiled
 from .determinism import deterministic
 from .live_figures import LiveFigures
 from .memory_planner import MemoryPlanner, statistics_restored_on_error
@@ -172,7 +173,8 @@ class _Loop:
         self.average = WeightAverage(network, settings.ema) if settings.ema else None
         self.progress = self._resume()
         self._check_the_others()
-        self.model, self.optimizer = fabric.setup(memory.module if memory else network, self.own_optimizer)
+        module = memory.module if memory else compiled(network) if settings.compile else network
+        self.model, self.optimizer = fabric.setup(module, self.own_optimizer)
         loader = DataLoader(
             batches,
             batch_size=None,
@@ -238,7 +240,10 @@ class _Loop:
         while True:
             torch.manual_seed(seed)
             try:
-                with statistics_restored_on_error(self.network) if self.memory else nullcontext():
+                with (
+                    statistics_restored_on_error(self.network) if self.memory else nullcontext(),
+                    compile_faults() if self.settings.compile else nullcontext(),
+                ):
                     return self._accumulate_gradients(number)
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):

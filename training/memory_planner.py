@@ -3,9 +3,8 @@
 import json
 import math
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, replace
-from typing import Any
 
 import torch
 from lightning.fabric import Fabric
@@ -16,11 +15,13 @@ from ..configs.schema import Training
 from ..errors import BadInputError
 from ..volumes.json_files import read_json
 from .checkpoint import trainable_state
+from .compiled import compile_faults, compiled
 from .determinism import deterministic
 from .memory_plan import ROOM, MemoryPlan, StepMemory, plans
 from .micro_batches import MicroBatches, checkpoint_switches, needs_whole_batch
 from .patches import PatchBatches
 from .peak_memory import additional_peak, device_memory, is_out_of_memory, memory_in_use, return_freed_memory
+from .precision import MixedPrecision
 from .progress import console
 from .ranks import alone, gathered, is_main, main_first
 from .run import Run
@@ -52,7 +53,7 @@ class MemoryPlanner:
         run: Run,
         vram: float,
     ) -> None:
-        self.module = MicroBatches(network)
+        self.module = MicroBatches(compiled(network) if settings.compile else network)
         self.step, self.batches, self.settings = step, batches, settings
         self.fabric, self.run, self.vram = fabric, run, vram
         self._switches = checkpoint_switches(network)
@@ -256,7 +257,8 @@ class _Probe:
     def __init__(self, planner: MemoryPlanner, learning: nn.Module) -> None:
         settings, fabric = planner.settings, planner.fabric
         self.device, self.step, self.count = fabric.device, planner.step, settings.accumulate
-        self.model = _MixedPrecision(planner.module, bf16=settings.precision == "bf16-mixed")
+        self.model = MixedPrecision(planner.module, bf16=settings.precision == "bf16-mixed")
+        self.compiled = settings.compile
         self.batch = planner.batches[planner.batches.number_of_largest()]
         self.number = _prompted_number(self.step, settings)
         self.optimizer = optimizer_of(learning.parameters(), settings)
@@ -288,21 +290,9 @@ class _Probe:
     def _run(self, samples: int) -> None:
         rows = torch.arange(samples)
         batch = {name: tensor[rows % len(tensor)].to(self.device) for name, tensor in self.batch.items()}
-        with alone():
+        with alone(), compile_faults() if self.compiled else nullcontext():
             terms = self.step(self.model, batch, self.number)
             (terms["loss"] / self.count).backward()
-
-
-class _MixedPrecision(nn.Module):
-    """A network under the autocast that Fabric's bf16-mixed is, or in float32; its logits are float32."""
-
-    def __init__(self, network: nn.Module, *, bf16: bool) -> None:
-        super().__init__()
-        self.network, self.bf16 = network, bf16
-
-    def forward(self, image: Tensor, prompts: Any = None) -> Tensor:
-        with torch.autocast(image.device.type, torch.bfloat16, enabled=self.bf16):
-            return self.network(image, prompts).float()
 
 
 @contextmanager

@@ -18,6 +18,7 @@ from ..volumes.intensity_profile import intensity_profile
 from ..volumes.pipeline import segment
 from ..volumes.plan import Plan
 from .checkpoint import load_weights
+from .compiled import check_compile
 from .job import TrainingJob
 from .lock import one_at_a_time
 from .loop import TrainingResult, fit
@@ -105,6 +106,8 @@ def _train(
         run.write_json("splits.json", job.split.names())
     fabric = fabric_for(job.settings.precision)
     fabric.launch()
+    if job.settings.compile:
+        check_compile(fabric.device, step)
     labelled, unlabelled, validation = prepare(job, cache=cache)
     check_taught_classes(labelled, labels=run.class_names, root=job.split.dataset.root)
     batches = PatchBatches(
