@@ -262,11 +262,11 @@ class _Probe:
         self.batch = planner.batches[planner.batches.number_of_largest()]
         self.number = _prompted_number(self.step, settings)
         self.optimizer = optimizer_of(learning.parameters(), settings)
-        before = memory_in_use(self.device)
-        gradients = float(sum(_bytes(p) for p in learning.parameters() if p.requires_grad))
         average = sum(map(_bytes, trainable_state(planner.module.network).values())) if settings.ema else 0
+        self._run(1)  # loads code and workspaces that stay
+        gradients = float(sum(_bytes(p.grad) for p in learning.parameters() if p.grad is not None))
+        before = memory_in_use(self.device) - gradients
         buckets = gradients if fabric.world_size > 1 else 0  # DistributedDataParallel's
-        self._run(1)
         before += average + buckets
         self.update = before + gradients + additional_peak(self.optimizer.step, self.device)
         state = sum(_bytes(value) for values in self.optimizer.state.values() for value in values.values())
