@@ -3,9 +3,9 @@
     python benchmarks/above_student.py chaos-t2 DATA --out runs/above
     python benchmarks/above_student.py hippocampus DATA --out runs/above --seeds 0 --teacher-steps 2 --steps 2
 
-Printed are the teacher, the student alone (lambda 1), the student taught with eq. 2, and with a Dice loss between
-probabilities besides (`student.distillation.dice=1`), three seeds of each student, on validation and test cases, with
-the differences over the test cases. All see the same labels: the 11 training cases of CHAOS T2-SPIR, of which one is
+Printed are the teacher, the student alone (lambda 1), the student taught with eq. 2, with a Dice loss between
+probabilities besides (`student.distillation.dice=1`), and with classes that weigh the same (`balance_classes`), three
+seeds of each student, on validation and test cases, with the differences over the test cases. All see the same labels: the 11 training cases of CHAOS T2-SPIR, of which one is
 the validation case, or 18 of the hippocampus, of which two are, and whose other cases join the taught student without
 masks. Every run is a `samkd teach` or `samkd distill`; killed, it goes on where it was.
 """
@@ -25,7 +25,12 @@ from samkd.evaluation.records import CaseScores
 from samkd.training.run import Run
 from samkd.volumes.datasets.registry import read_dataset
 
-ARMS = {"alone": [], "taught": [], "taught+dice": settings(student__distillation__dice=1)}
+ARMS = {
+    "alone": [],
+    "taught": [],
+    "taught+dice": settings(student__distillation__dice=1),
+    "taught+balanced": settings(student__distillation__balance_classes=True),
+}
 # LiteMedSAM saw pictures in [0, 1]; a token is 4 pixels.
 TEACHER: dict[str, Any] = {
     "name": "medsa",
