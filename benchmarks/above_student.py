@@ -5,9 +5,10 @@
 
 Printed are the teacher, the student alone (lambda 1), the student taught with eq. 2, with a Dice loss between
 probabilities besides (`student.distillation.dice=1`), and with classes that weigh the same (`balance_classes`), three
-seeds of each student, on validation and test cases, with the differences over the test cases. All see the same labels: the 11 training cases of CHAOS T2-SPIR, of which one is
-the validation case, or 18 of the hippocampus, of which two are, and whose other cases join the taught student without
-masks. Every run is a `samkd teach` or `samkd distill`; killed, it goes on where it was.
+seeds of each student, on validation and test cases, with the differences over the test cases. All see the same labels:
+the 11 training cases of CHAOS T2-SPIR, of which one is the validation case, or 18 of the hippocampus, of which two are,
+and whose other cases join the taught student without masks. Every run is a `samkd teach` or `samkd distill`; killed, it
+goes on where it was.
 """
 
 import argparse
