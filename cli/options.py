@@ -3,7 +3,7 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -45,6 +45,13 @@ Nodes = Annotated[
     int,
     typer.Option(
         min=1, help="How many machines train together; each starts the command, with MASTER_ADDR and NODE_RANK set."
+    ),
+]
+Strategy = Annotated[
+    Literal["ddp", "fsdp"],
+    typer.Option(
+        help="How a network lies on several devices: whole on each (ddp), or with its weights, gradients and the "
+        "optimiser's moments divided among them (fsdp), for one that is too large for a device."
     ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]

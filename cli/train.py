@@ -18,6 +18,7 @@ from .options import (
     RunFolder,
     Runs,
     Split,
+    Strategy,
     overrides_of,
     parse_lambdas,
     split_override,
@@ -42,6 +43,7 @@ def teach(
     runs: Runs = Path("runs"),
     devices: Devices = 1,
     nodes: Nodes = 1,
+    strategy: Strategy = "ddp",
     override: Overrides = None,
 ) -> None:
     """Fit a SAM-adapter teacher to a dataset."""
@@ -57,7 +59,7 @@ def teach(
     from ..training.together import Layout, together
     from ..workflows.teach import teach as train_teacher
 
-    with together(Layout(devices, nodes)) as count:
+    with together(Layout(devices, nodes, strategy)) as count:
         trained = train_teacher(config, data=data, runs=runs, run=run, weights=weights, start=start, devices=count)
     if not is_main():
         return
@@ -116,6 +118,7 @@ def distill(
     runs: Runs = Path("runs"),
     devices: Devices = 1,
     nodes: Nodes = 1,
+    strategy: Strategy = "ddp",
     override: Overrides = None,
 ) -> None:
     """Distil teachers into a student, and train the same student without them as the control."""
@@ -130,7 +133,7 @@ def distill(
     from ..workflows.distill import StudentOptions
     from ..workflows.distill import distill as distill_students
 
-    with together(Layout(devices, nodes)) as count:
+    with together(Layout(devices, nodes, strategy)) as count:
         study = distill_students(
             config_name,
             teacher or [],
