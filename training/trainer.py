@@ -80,12 +80,7 @@ def train_and_score(job: TrainingJob, *, runs: Path, run: Path | None = None, vr
     network = job.build()
     check_patches(network, job.settings.patches, name=job.network.name)
     if strategy() == "fsdp":
-        if vram is not None or job.settings.compile:
-            raise UsageError(
-                "--strategy fsdp: a network that is divided among devices is neither planned (--vram) nor compiled "
-                "(training.compile); leave these out, or take --strategy ddp"
-            )
-        check_shardable(network, name=job.network.name)
+        check_shardable(network, name=job.network.name, planned=vram is not None, compiled=job.settings.compile)
     prompts = PromptSampler.of(job.prompts, network, name=job.network.name, seed=job.config.seed)
     report = load_pretrained(network, job.pretrained, name=job.network.name) if job.pretrained else None
     step = job.make_step(network, prompts)
