@@ -3,7 +3,7 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -52,6 +52,13 @@ Vram = Annotated[
     typer.Option(
         help="Train within so much memory of each device (24G; on a CPU its RAM), or `auto`, all that it has: steps "
         "are measured first, and a batch that does not fit goes through the network in parts, its loss unchanged."
+    ),
+]
+Strategy = Annotated[
+    Literal["ddp", "fsdp"],
+    typer.Option(
+        help="How a network lies on several devices: whole on each (ddp), or with its weights, gradients and the "
+        "optimiser's moments divided among them (fsdp), for one that is too large for a device."
     ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]

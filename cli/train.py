@@ -18,6 +18,7 @@ from .options import (
     RunFolder,
     Runs,
     Split,
+    Strategy,
     Vram,
     overrides_of,
     parse_lambdas,
@@ -44,6 +45,7 @@ def teach(
     runs: Runs = Path("runs"),
     devices: Devices = 1,
     nodes: Nodes = 1,
+    strategy: Strategy = "ddp",
     vram: Vram = None,
     override: Overrides = None,
 ) -> None:
@@ -61,7 +63,7 @@ def teach(
     from ..training.together import Layout, together
     from ..workflows.teach import teach as train_teacher
 
-    with together(Layout(devices, nodes)) as count:
+    with together(Layout(devices, nodes, strategy)) as count:
         trained = train_teacher(
             config, data=data, runs=runs, run=run, weights=weights, start=start, devices=count, vram=budget
         )
@@ -122,6 +124,7 @@ def distill(
     runs: Runs = Path("runs"),
     devices: Devices = 1,
     nodes: Nodes = 1,
+    strategy: Strategy = "ddp",
     vram: Vram = None,
     override: Overrides = None,
 ) -> None:
@@ -137,7 +140,7 @@ def distill(
     from ..workflows.distill import StudentOptions
     from ..workflows.distill import distill as distill_students
 
-    with together(Layout(devices, nodes)) as count:
+    with together(Layout(devices, nodes, strategy)) as count:
         study = distill_students(
             config_name,
             teacher or [],

@@ -19,6 +19,8 @@ from safetensors.torch import load_file, save_file
 
 from ..errors import BadInputError, IntegrityError, SamkdError
 from ..volumes.files import atomic_path, regular_file
+from .ranks import is_main
+from .sharding import divided_like, whole
 
 _METADATA = "samkd"  # the one key: safetensors writes several in any order, and the file's bytes would differ each time
 _WEIGHTS, _STATE = "weights-2", "state-2"
@@ -48,6 +50,7 @@ def trainable_state(network: torch.nn.Module) -> dict[str, torch.Tensor]:
 def save_weights(network: torch.nn.Module, path: Path, **facts: str) -> None:
     """Write all of a network but its frozen parameters, and ``facts`` that tell the file from others.
 
+    Of processes that train together all call this, and the first writes: a network may be divided among them.
     Raises SamkdError, and leaves the file that is there, when a weight is not finite; OutputError.
     """
     _save(path, trainable_state(network), kind=_WEIGHTS, facts=facts)
@@ -83,6 +86,7 @@ def save_state(
 ) -> None:
     """Everything a resumed run needs: weights, their average, optimiser moments, the counters in ``progress``.
 
+    Of processes that train together all call this, and the first writes: all of them may be divided among the devices.
     Raises SamkdError, and leaves the file that is there, when one of them is not finite; OutputError.
     """
     tensors = {f"network.{name}": tensor for name, tensor in trainable_state(network).items()}
@@ -126,9 +130,16 @@ def load_state(
     _check_moments(moments, optimizer, path)
     _fill(network, weights, path)
     if average is not None:
-        average |= averages
+        average |= {name: divided_like(average[name], tensor) for name, tensor in averages.items()}
+    parameters = _parameters(optimizer)
+    for index, values in moments.items():
+        values |= {name: divided_like(parameters[index], value) for name, value in values.items() if value.ndim}
     optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})
     return progress
+
+
+def _parameters(optimizer: torch.optim.Optimizer) -> list[torch.nn.Parameter]:
+    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
 
 
 def _check_moments(
@@ -136,7 +147,7 @@ def _check_moments(
 ) -> None:
     """Raises IntegrityError unless these are the optimiser's own moments: one number, or the parameter's shape."""
     names = {"momentum_buffer"} if isinstance(optimizer, torch.optim.SGD) else {"step", "exp_avg", "exp_avg_sq"}
-    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    parameters = _parameters(optimizer)
     for index, values in moments.items():
         if index >= len(parameters):
             raise _damaged(path, _STATE, f"it has moments of parameter {index} where {len(parameters)} learn")
@@ -202,6 +213,8 @@ def _frozen(network: torch.nn.Module) -> set[str]:
 
 
 def _fill(network: torch.nn.Module, tensors: dict[str, torch.Tensor], path: Path) -> None:
+    own = network.state_dict()
+    tensors = {name: divided_like(own[name], tensor) if name in own else tensor for name, tensor in tensors.items()}
     try:
         missing, unexpected = network.load_state_dict(tensors, strict=False)
     except RuntimeError as error:
@@ -217,7 +230,13 @@ def _fill(network: torch.nn.Module, tensors: dict[str, torch.Tensor], path: Path
 
 def _save(path: Path, tensors: Mapping[str, torch.Tensor], *, kind: str, facts: Mapping[str, Any]) -> None:
     # Tensors that share storage (MA-SAM's FacT factors) are written once per name: safetensors wants them apart.
-    apart = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+    apart = {}
+    for name, tensor in tensors.items():
+        values = whole(tensor)  # by every process
+        if is_main():
+            apart[name] = values.detach().cpu().contiguous().clone()
+    if not is_main():
+        return
     if unfit := _not_finite(apart):
         raise SamkdError(
             f"{path}: not written, training went astray: NaN or infinity in {unfit}. What was written before stays; "

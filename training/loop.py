@@ -27,6 +27,7 @@ from .progress import Bar, console
 from .ranks import barrier, gathered, spread_buffers
 from .run import Run
 from .schedule import learning_rate, optimizer_of, steps_per_epoch
+from .sharding import gathered_weights, whole, with_everybodys_parameters
 from .step import TrainingStep
 
 MAX_SKIPPED = 20  # steps in a row that are not finite, and in all as many or
@@ -169,12 +170,13 @@ class _Loop:
         self.learning = network
         if step.helper is not None:
             self.learning = torch.nn.ModuleList([network, step.helper.to(fabric.device)])
+        module = memory.module if memory else compiled(network) if settings.compile else network
+        self.model = fabric.setup_module(module)  # which may divide its parameters, before anybody holds them
         self.own_optimizer = optimizer_of(self.learning.parameters(), settings)
+        self.optimizer: Any = fabric.setup_optimizers(self.own_optimizer)
         self.average = WeightAverage(network, settings.ema) if settings.ema else None
         self.progress = self._resume()
         self._check_the_others()
-        module = memory.module if memory else compiled(network) if settings.compile else network
-        self.model, self.optimizer = fabric.setup(module, self.own_optimizer)
         loader = DataLoader(
             batches,
             batch_size=None,
@@ -221,7 +223,7 @@ class _Loop:
             self.model, self.optimizer, max_norm=self.settings.clip_norm, error_if_nonfinite=False
         )
         assert norm is not None
-        if math.isfinite(terms["loss"]) and math.isfinite(float(norm)):
+        if math.isfinite(terms["loss"]) and math.isfinite(float(whole(norm))):
             self.optimizer.step()
             spread_buffers(self.network)
             self.progress.failures = 0
@@ -268,7 +270,7 @@ class _Loop:
             last = batch_number == (number + 1) * count - 1
             with self.fabric.no_backward_sync(self.model, enabled=not last):
                 terms = self.step(self.model, batch, batch_number)
-                self.fabric.backward(terms["loss"] / count)
+                self.fabric.backward(with_everybodys_parameters(self.network, terms["loss"]) / count)
             for name, term in terms.items():
                 sums[name] = sums.get(name, 0) + term.detach().float() / count
         return {
@@ -291,8 +293,7 @@ class _Loop:
     def keep_last(self, number: int) -> dict[str, Any]:
         """Save the weights, averaged where they are; there is nothing for the log's entry."""
         with self.average.applied() if self.average else nullcontext():
-            if self.writes:
-                save_weights(self.network, self.run.weights)
+            save_weights(self.network, self.run.weights)
         self.progress.best_step = number + 1
         return {}
 
@@ -301,9 +302,10 @@ class _Loop:
     ) -> dict[str, Any]:
         """Score the network, averaged where it is; save its weights when it is the best so far. For the log's entry."""
         with self.average.applied() if self.average else nullcontext():
-            scores = validate(self.network)
+            with gathered_weights(self.network):
+                scores = validate(self.network)
             better = scores["mean"] > self.progress.best_dice
-            if better and self.writes:
+            if better:
                 save_weights(self.network, self.run.weights)
         self.figures.validated(scores)
         self.progress.stale += 1
@@ -318,14 +320,13 @@ class _Loop:
 
     def save_state(self) -> None:
         self.progress.seconds = self.seconds()
-        if self.writes:
-            save_state(
-                self.run.state,
-                network=self.learning,
-                optimizer=self.own_optimizer,
-                progress=asdict(self.progress),
-                average=self.average.values if self.average else None,
-            )
+        save_state(
+            self.run.state,
+            network=self.learning,
+            optimizer=self.own_optimizer,
+            progress=asdict(self.progress),
+            average=self.average.values if self.average else None,
+        )
 
     def seconds(self) -> float:
         """Since the run began, without the time between its restarts."""

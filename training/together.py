@@ -14,8 +14,9 @@ import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 from lightning.fabric import Fabric
 from lightning.fabric.plugins.environments.cluster_environment import ClusterEnvironment
@@ -23,12 +24,16 @@ from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning.fabric.strategies.ddp import DDPStrategy
+from lightning.fabric.strategies.model_parallel import ModelParallelStrategy
 from torch import distributed
 
 from ..errors import SamkdError, UsageError, translated
 from .lifeline import Lifeline, ProcessLostError
 from .progress import console
 from .ranks import barrier, is_main
+from .sharding import shard
+
+Strategy = Literal["ddp", "fsdp"]
 
 PORT = "29500"  # of the first machine, where MASTER_PORT names none: as torchrun has it
 
@@ -37,10 +42,14 @@ _PARENT = "SAMKD_STARTED_BY"  # the process that started this one, by its id
 
 @dataclass(frozen=True)
 class Layout:
-    """So many `devices` on each of so many machines, the `nodes`; a process for each device."""
+    """So many `devices` on each of so many machines, the `nodes`; a process for each device.
+
+    With the `strategy` "ddp" each holds the whole network, with "fsdp" its share of weights, gradients and moments.
+    """
 
     devices: int = 1
     nodes: int = 1
+    strategy: Strategy = "ddp"
 
     @property
     def world_size(self) -> int:
@@ -67,6 +76,8 @@ def together(layout: Layout) -> Iterator[int]:
     """
     global _block
     layout = layout_of(os.environ, layout)
+    if layout.strategy == "fsdp" and layout.world_size == 1:
+        raise UsageError("--strategy fsdp divides a network among devices, and there is one; give --devices 2 or more")
     if layout.world_size == 1 or _block:
         if _block and _layout and layout.world_size not in (1, _layout.world_size):
             raise UsageError(f"{layout}: the processes that train together are {_layout.world_size} already")
@@ -89,7 +100,7 @@ def together(layout: Layout) -> Iterator[int]:
 
 
 def fabric_for(precision: str) -> Fabric:
-    """Fabric on this process's accelerator, in the group that it is in; DDP keeps several devices in step."""
+    """Fabric on this process's accelerator, in the group that it is in, by the group's strategy."""
     layout = _layout or Layout()
     if layout.world_size == 1:
         return Fabric(accelerator="auto", devices=1, precision=precision)  # type: ignore[arg-type]
@@ -98,10 +109,21 @@ def fabric_for(precision: str) -> Fabric:
             accelerator="auto",
             devices=layout.devices,
             num_nodes=layout.nodes,
-            strategy=DDPStrategy(find_unused_parameters=True),
+            strategy=_strategy(layout),
             precision=precision,  # type: ignore[arg-type]
             plugins=[_environment(os.environ)],
         )
+
+
+def strategy() -> Strategy:
+    """How the network lies on the devices that train together."""
+    return (_layout or Layout()).strategy
+
+
+def _strategy(layout: Layout) -> DDPStrategy | ModelParallelStrategy:
+    if layout.strategy == "ddp":
+        return DDPStrategy(find_unused_parameters=True)
+    return ModelParallelStrategy(shard, data_parallel_size=layout.world_size, tensor_parallel_size=1)
 
 
 def layout_of(environment: Mapping[str, str], layout: Layout) -> Layout:
@@ -114,7 +136,8 @@ def layout_of(environment: Mapping[str, str], layout: Layout) -> Layout:
         if layout.nodes > 1:
             _check_address(environment, layout)
         return layout
-    if layout not in (Layout(), theirs):
+    theirs = replace(theirs, strategy=layout.strategy)
+    if layout.world_size != 1 and layout != theirs:
         raise UsageError(f"{layout}: the launcher started {theirs}; give the same, or leave both options out")
     return theirs
 

@@ -33,9 +33,10 @@ from .prompt_protocol import PromptProtocol, parse_protocol, protocol_of_trainin
 from .prompt_sampling import PromptSampler
 from .ranks import barrier, gathered, is_main, main_first, of_main, rank, share_of, world_size
 from .run import INTENSITIES, Run
+from .sharding import check_shardable, gathered_weights
 from .step import TrainingStep
 from .taught_classes import check_taught_classes
-from .together import Layout, fabric_for, together
+from .together import Layout, fabric_for, strategy, together
 from .validation import grid_dice
 
 PATCH_DIVISOR = 32  # voxels; every student that takes any patch takes multiples of it
@@ -64,8 +65,9 @@ def train_and_score(job: TrainingJob, *, runs: Path, run: Path | None = None, vr
     within so many bytes (AUTO: all that it has).
 
     The folder is ``run``, or one in ``runs`` named after the job. A finished run is returned as it is, an interrupted
-    one continues. Raises UsageError for prompts that the network does not take and for a network without published
-    weights, BadInputError for a checkpoint or folder that is not this job's, Stopped when interrupted.
+    one continues. Raises UsageError for prompts that the network does not take, for a network without published
+    weights and for one that cannot be divided among devices as the strategy says; BadInputError for a checkpoint or
+    folder that is not this job's; Stopped when interrupted.
     """
     if job.settings.patience and not job.split.validation:
         raise UsageError(
@@ -77,6 +79,8 @@ def train_and_score(job: TrainingJob, *, runs: Path, run: Path | None = None, vr
     torch.manual_seed(job.config.seed)
     network = job.build()
     check_patches(network, job.settings.patches, name=job.network.name)
+    if strategy() == "fsdp":
+        check_shardable(network, name=job.network.name, planned=vram is not None, compiled=job.settings.compile)
     prompts = PromptSampler.of(job.prompts, network, name=job.network.name, seed=job.config.seed)
     report = load_pretrained(network, job.pretrained, name=job.network.name) if job.pretrained else None
     step = job.make_step(network, prompts)
@@ -206,15 +210,16 @@ def score_run(
     load_weights(network, run.weights)
     rules = scoring_rules(job.config.evaluation, job.split.dataset.labels.values())
     test_prompts = protocol_of_training(job.prompts)
-    cases = score_scans(
-        network,
-        job.split.test,
-        job.split.dataset,
-        plan=job.plan,
-        title=f"{job.title}: test scans{f', shown {test_prompts} from their masks' if test_prompts else ''}",
-        rules=rules,
-        protocol=parse_protocol(test_prompts) if test_prompts else None,
-    )
+    with gathered_weights(network):
+        cases = score_scans(
+            network,
+            job.split.test,
+            job.split.dataset,
+            plan=job.plan,
+            title=f"{job.title}: test scans{f', shown {test_prompts} from their masks' if test_prompts else ''}",
+            rules=rules,
+            protocol=parse_protocol(test_prompts) if test_prompts else None,
+        )
     metrics = RunMetrics(
         steps=result.steps,
         seconds=round(result.seconds, 1),

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from samkd.errors import SamkdError
-from samkd.training.together import Layout, together
+from samkd.training.together import Layout, Strategy, together
 
 _PRELOADED = ["samkd.workflows.teach", "samkd.workflows.distill", "helpers.tiny_training"]
 
@@ -29,7 +29,12 @@ class Processes:
     """`function(*arguments)` in each of so many processes, which are together."""
 
     def __init__(
-        self, function: Callable[..., Any], *arguments: Any, count: int = 2, launcher: str = "torchrun"
+        self,
+        function: Callable[..., Any],
+        *arguments: Any,
+        count: int = 2,
+        launcher: str = "torchrun",
+        strategy: Strategy = "ddp",
     ) -> None:
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(_PRELOADED)
@@ -42,7 +47,7 @@ class Processes:
                 mine, theirs = context.Pipe()
                 variables = _variables(launcher, rank, count, port)
                 met = context.Event()
-                process = context.Process(target=_work, args=(theirs, met, variables, function, arguments))
+                process = context.Process(target=_work, args=(theirs, met, variables, strategy, function, arguments))
                 self._met.append(met)
                 process.start()
                 theirs.close()
@@ -71,10 +76,14 @@ class Processes:
 
 
 def in_processes(
-    function: Callable[..., Any], *arguments: Any, count: int = 2, launcher: str = "torchrun"
+    function: Callable[..., Any],
+    *arguments: Any,
+    count: int = 2,
+    launcher: str = "torchrun",
+    strategy: Strategy = "ddp",
 ) -> list[Any]:
     """What the function returns in each of the processes."""
-    ended = Processes(function, *arguments, count=count, launcher=launcher).ended()
+    ended = Processes(function, *arguments, count=count, launcher=launcher, strategy=strategy).ended()
     assert [each.exit_code for each in ended] == [0] * count, ended
     return [each.value for each in ended]
 
@@ -87,12 +96,17 @@ def _received(pipe: Connection) -> Any:
 
 
 def _work(
-    pipe: Connection, met: Any, variables: dict[str, str], function: Callable[..., Any], arguments: tuple[Any, ...]
+    pipe: Connection,
+    met: Any,
+    variables: dict[str, str],
+    strategy: Strategy,
+    function: Callable[..., Any],
+    arguments: tuple[Any, ...],
 ) -> None:
     os.environ |= variables
     torch.set_num_threads(1)
     try:
-        with together(Layout()):
+        with together(Layout(strategy=strategy)):
             met.set()
             value = function(*arguments)
     except SamkdError as error:
