@@ -48,6 +48,8 @@ class Run:
             make_folder(earlier.state.parent)
             return earlier
         if path.exists() and not all(_own_leftover(entry) for entry in path.iterdir()):
+            if (path / "config.yaml").exists():  # another process has just begun it
+                return cls.create(path, config)
             raise BadInputError(f"{path}: not a run folder and not empty; give a new --run folder")
         run = cls(make_folder(path), config)
         run.write_text("config.yaml", yaml.safe_dump(config.to_dict(), sort_keys=False, allow_unicode=True))
