@@ -61,6 +61,18 @@ Strategy = Annotated[
         "optimiser's moments divided among them (fsdp), for one that is too large for a device."
     ),
 ]
+TensorBoard = Annotated[
+    bool,
+    typer.Option(
+        "--tensorboard",
+        help="Write loss, learning rate, Dice, speed and memory as event files into the run folder, for `tensorboard "
+        "--logdir runs`.",
+    ),
+]
+MLflow = Annotated[
+    str | None,
+    typer.Option("--mlflow", help="Write the same to an MLflow server, or into a folder: its URI (samkd[mlflow])."),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
 

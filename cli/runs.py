@@ -33,11 +33,16 @@ def runs(context: typer.Context, runs: Runs = Path("runs"), as_json: AsJson = Fa
 def clean(
     runs: Runs = Path("runs"),
     yes: Annotated[bool, typer.Option("--yes", help="Remove what is listed; without it nothing is removed.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list, also with --yes.")] = False,
+    caches: Annotated[
+        bool, typer.Option("--caches", help="Also the preprocessed cases and soft targets, which are made again.")
+    ] = False,
 ) -> None:
     """List runs that were stopped, and what finished ones kept to be resumed; with --yes remove them."""
     from ..workflows.runs import remove, spare
 
-    spared = spare(runs)
+    yes = yes and not dry_run
+    spared = spare(runs, caches=caches)
     if yes:
         remove(spared)
     print_spare(spared, removed=yes)

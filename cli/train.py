@@ -12,6 +12,7 @@ from .options import (
     ConfigName,
     Data,
     Devices,
+    MLflow,
     Nodes,
     Overrides,
     PretrainedPath,
@@ -19,6 +20,7 @@ from .options import (
     Runs,
     Split,
     Strategy,
+    TensorBoard,
     Vram,
     overrides_of,
     parse_lambdas,
@@ -47,6 +49,8 @@ def teach(
     nodes: Nodes = 1,
     strategy: Strategy = "ddp",
     vram: Vram = None,
+    tensorboard: TensorBoard = False,
+    mlflow: MLflow = None,
     override: Overrides = None,
 ) -> None:
     """Fit a SAM-adapter teacher to a dataset."""
@@ -60,10 +64,11 @@ def teach(
     check_teacher(config.teacher.name, config.teacher.backbone)  # before PyTorch is loaded
 
     from ..training.ranks import is_main
+    from ..training.scalars import Destinations, shown_in
     from ..training.together import Layout, together
     from ..workflows.teach import teach as train_teacher
 
-    with together(Layout(devices, nodes, strategy)) as count:
+    with shown_in(Destinations(tensorboard, mlflow)), together(Layout(devices, nodes, strategy)) as count:
         trained = train_teacher(
             config, data=data, runs=runs, run=run, weights=weights, start=start, devices=count, vram=budget
         )
@@ -126,6 +131,8 @@ def distill(
     nodes: Nodes = 1,
     strategy: Strategy = "ddp",
     vram: Vram = None,
+    tensorboard: TensorBoard = False,
+    mlflow: MLflow = None,
     override: Overrides = None,
 ) -> None:
     """Distil teachers into a student, and train the same student without them as the control."""
@@ -136,11 +143,12 @@ def distill(
     overrides = [*overrides_of(student__name=student, labelled=labelled), *split_override(split), *(override or [])]
 
     from ..training.ranks import is_main
+    from ..training.scalars import Destinations, shown_in
     from ..training.together import Layout, together
     from ..workflows.distill import StudentOptions
     from ..workflows.distill import distill as distill_students
 
-    with together(Layout(devices, nodes, strategy)) as count:
+    with shown_in(Destinations(tensorboard, mlflow)), together(Layout(devices, nodes, strategy)) as count:
         study = distill_students(
             config_name,
             teacher or [],

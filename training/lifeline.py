@@ -171,6 +171,6 @@ def _line(connection: socket.socket) -> bytes:
 
 
 def _last_words(connection: socket.socket) -> dict[str, Any] | None:
-    """None where the connection ended without any."""
+    """The first line, for a process may send more; None where the connection ended without any."""
     content = _line(connection)
-    return json.loads(content)["end"] if content.endswith(b"\n") else None
+    return json.loads(content.split(b"\n")[0])["end"] if content.endswith(b"\n") else None

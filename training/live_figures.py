@@ -51,12 +51,22 @@ class LiveFigures:
         parts = [curve(self.losses.values)]
         if self.dice:
             parts.append(", ".join(f"{name} {score:.2f}" for name, score in self.dice.items()))
+        scalars = self.scalars()
         if self._steps:
-            seconds, waiting, patches = (sum(values) for values in zip(*self._steps, strict=True))
-            parts.append(f"{self.devices * patches / seconds:.3g} patches/s, {waiting / seconds:.0%} waiting for data")
-        if memory := self._memory():
+            speed, waiting = scalars["patches_per_second"], scalars["waiting"]
+            parts.append(f"{speed:.3g} patches/s, {waiting:.0%} waiting for data")
+        if memory := scalars.get("memory_bytes"):
             parts.append(f"{memory / 1e9:.1f} GB")
         return "  ".join(parts)
+
+    def scalars(self) -> dict[str, float]:
+        """Patches a second on all devices, the share of the time spent waiting for data, the peak memory in bytes."""
+        values = {}
+        if self._steps:
+            seconds, waiting, patches = (sum(values) for values in zip(*self._steps, strict=True))
+            values = {"patches_per_second": self.devices * patches / seconds, "waiting": waiting / seconds}
+        memory = self._memory()
+        return values | ({"memory_bytes": memory} if memory else {})
 
     def _memory(self) -> float | None:
         """The most bytes that were in use on the device so far."""

@@ -4,7 +4,7 @@ import math
 import signal
 import time
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from .peak_memory import is_out_of_memory
 from .progress import Bar, console
 from .ranks import barrier, gathered, spread_buffers
 from .run import Run
+from .scalars import Scalars
 from .schedule import learning_rate, optimizer_of, steps_per_epoch
 from .sharding import gathered_weights, whole, with_everybodys_parameters
 from .step import TrainingStep
@@ -116,7 +117,7 @@ def fit(
     loop = _Loop(network, step, batches=batches, settings=settings, run=run, fabric=fabric, memory=memory)
     progress = loop.progress
     bar = Bar(title, settings.steps, done=progress.step, enabled=loop.writes)
-    with deterministic(fabric.device), _Interrupt() as interrupt, bar:
+    with deterministic(fabric.device), _Interrupt() as interrupt, closing(loop), bar:
         for number in range(progress.step, settings.steps):
             if settings.patience and progress.stale >= settings.patience:
                 break
@@ -188,6 +189,7 @@ class _Loop:
         self.figures = LiveFigures(fabric.device, devices=fabric.world_size)
         self.epoch_steps = steps_per_epoch(settings, cases=len(batches.cases), devices=fabric.world_size)
         self.started = time.monotonic() - self.progress.seconds
+        self.scalars = Scalars(run) if self.writes else None
 
     def _resume(self) -> Progress:
         """The counters of the last state, which is loaded; those of a beginning where there is none."""
@@ -315,8 +317,15 @@ class _Loop:
         return {"dice": scores["mean"], "dice_per_class": scores}
 
     def log(self, entry: dict[str, Any]) -> None:
-        if self.writes:
-            self.run.log(entry | {"seconds": round(self.seconds(), 3)})
+        if self.scalars is None:
+            return
+        entry = entry | self.figures.scalars() | {"seconds": round(self.seconds(), 3)}
+        self.run.log(entry)
+        self.scalars.write(entry)
+
+    def close(self) -> None:
+        if self.scalars is not None:
+            self.scalars.close()
 
     def save_state(self) -> None:
         self.progress.seconds = self.seconds()

@@ -11,6 +11,8 @@ from ..errors import BadInputError, OutputError, SamkdError
 from ..training.run import LOCK, Run
 from ..volumes.files import is_leftover, lock_file, size_of
 
+CACHE = "cache"  # in the run root
+
 
 @dataclass(frozen=True, kw_only=True)
 class RunSummary:
@@ -54,13 +56,20 @@ class Spare:
     reason: str
 
 
-def spare(root: Path) -> list[Spare]:
+def spare(root: Path, *, caches: bool = False) -> list[Spare]:
     """What `samkd runs clean` would remove: runs that were stopped, and what a finished one kept to be resumed.
 
-    A run that is being trained, and one that cannot be read, is left alone.
+    A run that is being trained, and one that cannot be read, is left alone. With `caches` also the preprocessed cases
+    and soft targets that all runs share, which are made again where they are missing. Raises BadInputError for caches
+    that a run which is being trained reads.
     """
     spared = []
-    for run in list_runs(root):
+    rows = list_runs(root)
+    if caches and (cache := root / CACHE).is_dir() and size_of(cache):
+        if training := [run.name for run in rows if run.state == "training"]:
+            raise BadInputError(f"{cache}: is in use, for {', '.join(training)} is being trained; wait for its end")
+        spared.append(Spare(cache, size_of(cache), "preprocessed cases and soft targets; made again when needed"))
+    for run in rows:
         folder, state = root / run.name, root / run.name / "state"
         if run.state == "stopped":
             reason = f"stopped after {run.step} of {run.steps or '?'} steps; the same command would go on from there"
@@ -73,7 +82,8 @@ def spare(root: Path) -> list[Spare]:
 def remove(spared: list[Spare]) -> None:
     """Remove what `spare` named. Raises OutputError for what cannot be removed, and for a run that trains by now."""
     for each in spared:
-        if _is_locked(each.path) or _is_locked(each.path.parent):
+        users = each.path.parent.iterdir() if each.path.name == CACHE else (each.path, each.path.parent)
+        if any(_is_locked(folder) for folder in users):
             raise OutputError(f"{each.path}: is being trained by now, so it stays; nothing after it was removed")
         try:
             shutil.rmtree(each.path)

@@ -213,3 +213,12 @@ def test_a_stranger_who_connects_is_nobody(words):
         there.sendall(words)
         there.shutdown(socket.SHUT_WR)
         assert lifeline._hello(here) == {}
+
+
+def test_of_several_last_words_the_first_count():
+    """A process that hears of another's end as it ends itself says both, and they may come together."""
+    here, there = socket.socketpair()
+    with here, there:
+        there.sendall(b'{"end": {"error": "stopped", "code": 130}}\n{"end": {"error": "lost", "code": 1}}\n')
+        there.shutdown(socket.SHUT_WR)
+        assert lifeline._last_words(here) == {"error": "stopped", "code": 130}

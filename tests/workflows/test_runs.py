@@ -88,6 +88,21 @@ def test_clean_names_and_removes_what_nobody_needs_and_nothing_that_trains(root)
     assert (root / "teacher" / "weights.safetensors").exists() and (root / "broken").exists() and not spare(root)
 
 
+def test_clean_removes_caches_when_asked_to_and_nobody_uses_them(root):
+    (root / "cache" / "case").write_bytes(bytes(100))
+    assert root / "cache" not in [each.path for each in spare(root)]
+    spared = spare(root, caches=True)[:1]
+    with locked_folder(root / "student"):
+        with pytest.raises(BadInputError, match="cache: is in use, for student is being trained"):
+            spare(root, caches=True)
+        with pytest.raises(OutputError, match="is being trained by now"):
+            remove(spared)
+    shown = run_cli("runs", "clean", "--runs", root, "--caches", "--yes", "--dry-run", in_process=True)
+    assert shown.exit_code == 0 and "made again when needed" in shown.text and (root / "cache" / "case").exists()
+    run_cli("runs", "clean", "--runs", root, "--caches", "--yes", in_process=True)
+    assert not (root / "cache").exists() and (root / "teacher" / "metrics.json").exists()
+
+
 def test_the_table_and_its_json(root):
     shown = run_cli("runs", "--runs", root, in_process=True)
     assert shown.exit_code == 0 and "3 of 4" in shown.text and "not a run folder" in shown.text
