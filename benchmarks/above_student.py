@@ -3,11 +3,12 @@
     python benchmarks/above_student.py chaos-t2 DATA --out runs/above
     python benchmarks/above_student.py hippocampus DATA --out runs/above --seeds 0 --teacher-steps 2 --steps 2
 
-Printed are the teacher, the student alone (lambda 1), the student taught with eq. 2, and with a Dice loss between
-probabilities besides (`student.distillation.dice=1`), three seeds of each student, on validation and test cases, with
-the differences over the test cases. All see the same labels: the 11 training cases of CHAOS T2-SPIR, of which one is
-the validation case, or 18 of the hippocampus, of which two are, and whose other cases join the taught student without
-masks. Every run is a `samkd teach` or `samkd distill`; killed, it goes on where it was.
+Printed are the teacher, the student alone (lambda 1), the student taught with eq. 2, with a Dice loss between
+probabilities besides (`student.distillation.dice=1`), and with classes that weigh the same (`balance_classes`), three
+seeds of each student, on validation and test cases, with the differences over the test cases. All see the same labels:
+the 11 training cases of CHAOS T2-SPIR, of which one is the validation case, or 18 of the first 40 of the hippocampus,
+of which two are, and whose other cases join the taught student without masks; its test cases are the first 20. Every
+run is a `samkd teach` or `samkd distill`; killed, it goes on where it was.
 """
 
 import argparse
@@ -25,7 +26,12 @@ from samkd.evaluation.records import CaseScores
 from samkd.training.run import Run
 from samkd.volumes.datasets.registry import read_dataset
 
-ARMS = {"alone": [], "taught": [], "taught+dice": settings(student__distillation__dice=1)}
+ARMS = {
+    "alone": [],
+    "taught": [],
+    "taught+dice": settings(student__distillation__dice=1),
+    "taught+balanced": settings(student__distillation__balance_classes=True),
+}
 # LiteMedSAM saw pictures in [0, 1]; a token is 4 pixels.
 TEACHER: dict[str, Any] = {
     "name": "medsa",
@@ -49,18 +55,22 @@ TASKS: dict[str, dict[str, Any]] = {
         "side": 128,
         "slices": 3,
         "validation": 1,
+        "cases": None,
+        "test": None,
         "labelled": None,
         "student": {},
         "teacher_steps": 400,
         "steps": 300,
     },
     "hippocampus": {
-        "side": 64,
+        "side": 128,
         "slices": 3,
         "validation": 2,
+        "cases": 40,
+        "test": 20,
         "labelled": 16,
         "student": {"spacing": [1.0, 1.0, 1.0], "patch": [32, 64, 32]},
-        "teacher_steps": 400,
+        "teacher_steps": 500,
         "steps": 300,
     },
 }
@@ -70,7 +80,9 @@ def write_config(task: str, options: argparse.Namespace) -> Path:
     """The config of a task: both sections, the cases, and how many of them keep their masks."""
     facts = TASKS[task]
     dataset = read_dataset(options.data)
-    training, validation = [case.name for case in dataset.training], facts["validation"]
+    training = [case.name for case in dataset.training][: facts["cases"]]
+    test = [case.name for case in dataset.test][: facts["test"]]
+    validation = facts["validation"]
     cases = {"train": training[validation:], "validation": training[:validation]}
     teacher, student = TEACHER | {}, STUDENT | {}
     size = {"size": [None, facts["side"], facts["side"]], "patch": [facts["slices"], facts["side"], facts["side"]]}
@@ -82,7 +94,7 @@ def write_config(task: str, options: argparse.Namespace) -> Path:
     content = {
         "name": f"above-{task}",
         "data": str(options.data.resolve()),
-        "split": {"cases": {**cases, "test": [case.name for case in dataset.test]}},
+        "split": {"cases": {**cases, "test": test}},
         "labelled": facts["labelled"],
         "teacher": teacher,
         "student": student,

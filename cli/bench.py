@@ -1,16 +1,29 @@
-"""The verb that measures: bench packages, bench serve, bench teacher, bench distill."""
+"""The verb that measures: bench packages, bench serve, bench teacher, bench student, bench distill."""
 
-import json
+from collections.abc import Iterable
 from dataclasses import asdict
+from json import dumps
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
+from ..students import STUDENTS
 from ..teachers import TEACHERS, check_teacher
+from ..training.registry import check_registered
 from .options import AsJson, Trust, parse_shape
 from .tables import print_distill_costs, print_runtimes, print_serve_costs, print_step_costs
+
+StepBatch = Annotated[int, typer.Option(min=1, help="The number of patches in one batch.")]
+Steps = Annotated[int, typer.Option(min=1, help="How many steps are measured after one to warm up.")]
+StepSettings = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="A row of the table: plain, or some of published-attention, checkpointing, bf16 and compile joined by +; "
+        "repeat it (default: a list of them)."
+    ),
+]
 
 
 class _PackagesByDefault(TyperGroup):
@@ -54,7 +67,7 @@ def packages(
 
     rows = bench_packages(packages, shape=size, threads=threads, torch=torch, trust=trust)
     if as_json:
-        typer.echo(json.dumps(rows, indent=1))
+        typer.echo(dumps(rows, indent=1))
     else:
         print_runtimes(rows, title=f"generated CT of {size} voxels")
 
@@ -76,7 +89,7 @@ def serve(
 
     costs = bench_serve(package, scan, clients=clients, uploads=uploads, threads=threads, trust=trust)
     if as_json:
-        typer.echo(json.dumps(asdict(costs), indent=1))
+        typer.echo(dumps(asdict(costs), indent=1))
     else:
         print_serve_costs(costs, title=f"{uploads} uploads of {scan.name} from {clients} clients")
 
@@ -86,15 +99,47 @@ def teacher(
     teacher: Annotated[str, typer.Option(help=f"The teacher: one of {', '.join(TEACHERS)}.")] = "masam",
     backbone: Annotated[str, typer.Option(help="Its image encoder; `samkd info` lists them.")] = "vit_b",
     shape: Annotated[str, typer.Option(help="The patch's size: slices x rows x columns.")] = "5x512x512",
+    batch: StepBatch = 1,
+    steps: Steps = 2,
+    setting: StepSettings = None,
+    as_json: AsJson = False,
 ) -> None:
-    """Measure a teacher's training step with SAM's attention and ours, with and without activation checkpointing."""
+    """Measure a teacher's training step, settings side by side: speed, waiting, memory, share of the peak FLOP/s."""
     check_teacher(teacher, backbone)
     patch = parse_shape(shape)
 
-    from ..workflows.bench.training_step import bench_teacher
+    from ..workflows.bench.training_step import TEACHER_SETTINGS, StepJob, bench_steps
 
-    rows = bench_teacher(name=teacher, backbone=backbone, patch=patch, classes=13, steps=2)
-    print_step_costs(rows, title=f"one training step of {teacher}, {backbone}, patch {patch}, batch 1")
+    job = StepJob(name=teacher, backbone=backbone, patch=patch, batch=batch, steps=steps)
+    rows = bench_steps(job, setting or TEACHER_SETTINGS)
+    _print_steps(rows, title=f"one training step of {teacher}, {backbone}, patch {patch}, batch {batch}", json=as_json)
+
+
+@app.command()
+def student(
+    student: Annotated[str, typer.Option(help=f"The student: one of {', '.join(STUDENTS)}.")] = "swinunetr-tiny",
+    shape: Annotated[str, typer.Option(help="The patch's size: slices x rows x columns.")] = "96x96x96",
+    batch: StepBatch = 1,
+    steps: Steps = 2,
+    setting: StepSettings = None,
+    as_json: AsJson = False,
+) -> None:
+    """Measure a student's training step, settings side by side: speed, waiting, memory, share of the peak FLOP/s."""
+    check_registered(STUDENTS, student, kind="student")
+    patch = parse_shape(shape)
+
+    from ..workflows.bench.training_step import STUDENT_SETTINGS, StepJob, bench_steps
+
+    job = StepJob(name=student, backbone=None, patch=patch, batch=batch, steps=steps)
+    rows = bench_steps(job, setting or STUDENT_SETTINGS)
+    _print_steps(rows, title=f"one training step of {student}, patch {patch}, batch {batch}", json=as_json)
+
+
+def _print_steps(rows: Iterable[dict[str, Any]], *, title: str, json: bool) -> None:
+    if json:
+        typer.echo(dumps(list(rows), indent=1))
+    else:
+        print_step_costs(rows, title=title)
 
 
 @app.command()

@@ -47,6 +47,13 @@ Nodes = Annotated[
         min=1, help="How many machines train together; each starts the command, with MASTER_ADDR and NODE_RANK set."
     ),
 ]
+Vram = Annotated[
+    str | None,
+    typer.Option(
+        help="Train within so much memory of each device (24G; on a CPU its RAM), or `auto`, all that it has: steps "
+        "are measured first, and a batch that does not fit goes through the network in parts, its loss unchanged."
+    ),
+]
 Strategy = Annotated[
     Literal["ddp", "fsdp"],
     typer.Option(
@@ -93,6 +100,15 @@ def parse_shape(text: str) -> tuple[int, int, int]:
         raise UsageError(f"--shape {text!r}: expected slices x rows x columns, for example 200x256x256")
     d, h, w = map(int, parts)
     return d, h, w
+
+
+def parse_vram(text: str | None) -> float | None:
+    """Bytes from "24G", infinitely many from "auto"; None from None. Raises UsageError."""
+    from ..volumes.byte_sizes import parse_bytes
+
+    if text is None:
+        return None
+    return float("inf") if text == "auto" else parse_bytes(text, option="--vram")
 
 
 def parse_lambdas(text: str | None) -> Sequence[float]:

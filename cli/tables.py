@@ -230,15 +230,24 @@ def print_configs(configs: Iterable[dict[str, Any]]) -> None:
 
 
 def print_step_costs(rows: Iterable[dict[str, Any]], *, title: str) -> None:
-    """Seconds and peak memory of a teacher's training step, by variant."""
-    table = Table("attention", "checkpointing", "seconds per step", "peak memory", "on", title=title)
+    """Speed, waiting, peak memory and the share of the device's peak of a training step, by setting."""
+    heads = ("seconds", "samples/s", "waiting", "peak memory", "GFLOP/s", "of the peak", "on")
+    table = Table("setting", *heads, title=title)
     for row in rows:
         measured = (
-            (row["fault"], "", "")
+            (row["fault"], *[""] * (len(heads) - 1))
             if "fault" in row
-            else (f"{row['seconds']:.2f}", f"{row['peak_mb']:.0f} MB", row["device"])
+            else (
+                f"{row['seconds']:.2f}",
+                f"{row['samples_per_second']:.3g}",
+                f"{row['waiting']:.1%}",
+                f"{row['peak_mb']:.0f} MB",
+                f"{row['flops_per_second'] / 1e9:.3g}",
+                f"{row['share_of_peak']:.0%}",
+                row["device"],
+            )
         )
-        table.add_row(row["attention"], "yes" if row["checkpointing"] else "no", *measured)
+        table.add_row(row["setting"], *measured)
     show(table)
 
 

@@ -21,8 +21,10 @@ from .options import (
     Split,
     Strategy,
     TensorBoard,
+    Vram,
     overrides_of,
     parse_lambdas,
+    parse_vram,
     split_override,
 )
 from .tables import print_comparison, print_scores, print_study
@@ -46,6 +48,7 @@ def teach(
     devices: Devices = 1,
     nodes: Nodes = 1,
     strategy: Strategy = "ddp",
+    vram: Vram = None,
     tensorboard: TensorBoard = False,
     mlflow: MLflow = None,
     override: Overrides = None,
@@ -54,6 +57,7 @@ def teach(
     from ..configs.load import config_names, load_config
     from ..teachers import check_teacher
 
+    budget = parse_vram(vram)
     overrides = overrides_of(teacher__name=teacher, teacher__backbone=backbone)
     config_name = config_name or (f"phantom-{teacher}" if f"phantom-{teacher}" in config_names() else "phantom")
     config = load_config(config_name, [*overrides, *split_override(split), *(override or [])])
@@ -65,7 +69,9 @@ def teach(
     from ..workflows.teach import teach as train_teacher
 
     with shown_in(Destinations(tensorboard, mlflow)), together(Layout(devices, nodes, strategy)) as count:
-        trained = train_teacher(config, data=data, runs=runs, run=run, weights=weights, start=start, devices=count)
+        trained = train_teacher(
+            config, data=data, runs=runs, run=run, weights=weights, start=start, devices=count, vram=budget
+        )
     if not is_main():
         return
     if config.teacher.name == PUBLISHED:
@@ -124,6 +130,7 @@ def distill(
     devices: Devices = 1,
     nodes: Nodes = 1,
     strategy: Strategy = "ddp",
+    vram: Vram = None,
     tensorboard: TensorBoard = False,
     mlflow: MLflow = None,
     override: Overrides = None,
@@ -131,7 +138,7 @@ def distill(
     """Distil teachers into a student, and train the same student without them as the control."""
     from ..volumes.byte_sizes import parse_bytes
 
-    lambdas = parse_lambdas(lambda_)
+    lambdas, budget = parse_lambdas(lambda_), parse_vram(vram)
     limit = parse_bytes(cache_limit, option="--cache-limit")
     overrides = [*overrides_of(student__name=student, labelled=labelled), *split_override(split), *(override or [])]
 
@@ -154,7 +161,9 @@ def distill(
             run=run,
             control=control,
             pretrained_path=pretrained_path,
-            options=StudentOptions(devices=count, online=online, cache_limit=limit, weights=student_weights),
+            options=StudentOptions(
+                devices=count, online=online, cache_limit=limit, weights=student_weights, vram=budget
+            ),
         )
     if is_main():
         print_study(study)

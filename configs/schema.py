@@ -98,6 +98,8 @@ class Training(Strict):
     """The decay of an exponential moving average of the weights, which is then validated and kept; 0 keeps none."""
     precision: Literal["auto", "32-true", "bf16-mixed"] = "auto"
     """The arithmetic: float32, or bfloat16 where autocast allows it; `auto` is bfloat16 on a CUDA card that has it."""
+    compile: bool = added(False)
+    """If true, torch.compile compiles the network for the training steps; validation and packages are as without."""
     augmentation: Augmentation = Augmentation()
     """Random changes of the training patches."""
 

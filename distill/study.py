@@ -41,12 +41,14 @@ class StudentOptions:
 
     `devices` is a count. The teachers see the student's very patches with `online`; else their soft targets are cached,
     in at most `cache_limit` bytes. `weights` is the published file that a student of SAM's kind starts from.
+    `vram` is a budget of memory in bytes.
     """
 
     devices: int = 1
     online: bool = False
     cache_limit: float = CACHE_LIMIT
     weights: Path | None = None
+    vram: float | None = None
 
 
 def study(
@@ -94,6 +96,7 @@ def study(
             online=options.online,
             cache_limit=options.cache_limit,
             weights=options.weights,
+            vram=options.vram,
         )
 
     control_run = train(1.0) if control or 1.0 in lambdas else None

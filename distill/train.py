@@ -49,6 +49,7 @@ def distill(
     online: bool = False,
     cache_limit: float = CACHE_LIMIT,
     weights: Path | None = None,
+    vram: float | None = None,
 ) -> Run:
     """Train the config's student with ``L = lambda * L_seg + (1 - lambda) * L_KD`` and leave its run folder.
 
@@ -57,6 +58,7 @@ def distill(
     teachers on the very patches the student sees, and shows those that take prompts the student's, where the config has
     some (decoder distillation with prompts in the loop: Zhou et al. 2023, EdgeSAM); else their soft targets for whole
     scans are cached (at most ``cache_limit`` bytes). A student of SAM's kind starts from published ``weights``.
+    ``vram`` is a budget of memory in bytes.
     Raises BadInputError without teachers for lambda < 1, UsageError for prompts the student does not take, and as
     EmbeddingMatch, Ensemble.check_online and cached_targets.
     """
@@ -77,7 +79,7 @@ def distill(
             cache_limit=cache_limit,
             pretrained=weights,
         )
-    return run_job(job, runs=runs, run=run, devices=devices)
+    return run_job(job, runs=runs, run=run, devices=devices, vram=vram)
 
 
 def control_job(config: Config, dataset: Dataset, *, pretrained: Path | None, devices: int) -> TrainingJob:

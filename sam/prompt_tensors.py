@@ -30,6 +30,10 @@ class Prompts:
         )
         return cls(points, labels, boxes)
 
+    def rows(self, start: int, end: int) -> Prompts:
+        """Those of the samples from ``start`` to before ``end``."""
+        return Prompts(self.points[start:end], self.labels[start:end], self.boxes[start:end])
+
     def check(self, network: str, *, cases: int, classes: int) -> None:
         """UsageError unless these are prompts for so many cases, and for all of `classes` but the background."""
         shape, expected = tuple(self.labels.shape[:2]), (cases, classes - 1)

@@ -33,22 +33,23 @@ def teach(
     weights: Path | None = None,
     start: Path | None = None,
     devices: int = 1,
+    vram: float | None = None,
 ) -> Run:
     """Train the config's teacher and leave its run folder; the same call continues an interrupted run.
 
     With published ``weights`` the image encoder is frozen and only adapters and decoder learn (Chen et al. 2023);
     without, there is nothing to keep and everything learns. It goes on from the best weights of the run `start`, of
-    the same network; where that knew other classes, the layers that depend on them start anew. The teacher
-    ``published`` is recorded as it is, without training. Raises UsageError when the config has prompts for a teacher
-    that takes none, or freezes an encoder that starts from nothing, BadInputError when `start` is another network's
-    run.
+    the same network; where that knew other classes, the layers that depend on them start anew. ``vram`` is a budget of
+    memory in bytes. The teacher ``published`` is recorded as it is, without training. Raises UsageError when the config
+    has prompts for a teacher that takes none, or freezes an encoder that starts from nothing, BadInputError when
+    `start` is another network's run.
     """
     job = teaching_job(config, dataset, pretrained=weights, init_run=start, devices=devices)
     if config.teacher.name == PUBLISHED:
         if devices > 1:
             raise UsageError(f"{PUBLISHED!r} is a published model as it is, and nothing trains: start one process")
         return record_published(job, runs=runs, run=run)
-    return run_job(job, runs=runs, run=run, devices=devices)
+    return run_job(job, runs=runs, run=run, devices=devices, vram=vram)
 
 
 def teaching_job(

@@ -17,9 +17,12 @@ from ..configs.schema import Training
 from ..errors import BadInputError, IntegrityError, SamkdError
 from .average import WeightAverage
 from .checkpoint import load_state, save_state, save_weights
+from .compiled import compile_faults, compiled
 from .determinism import deterministic
 from .live_figures import LiveFigures
+from .memory_planner import MemoryPlanner, statistics_restored_on_error
 from .patches import PatchBatches
+from .peak_memory import is_out_of_memory
 from .progress import Bar, console
 from .ranks import barrier, gathered, spread_buffers
 from .run import Run
@@ -98,6 +101,7 @@ def fit(
     run: Run,
     fabric: Fabric,
     title: str,
+    memory: MemoryPlanner | None = None,
 ) -> TrainingResult:
     """Train, validating every ``validate_every`` steps, and keep the weights of the best validation Dice.
 
@@ -107,9 +111,10 @@ def fit(
     the step alone, and as many threads compute the same gradients. Ctrl-C, SIGTERM and SIGUSR1 (which SLURM sends
     before it takes a machine away) to any of the devices' processes finish the step, write the state and raise Stopped
     in all of them. A step whose loss or gradient is not finite is skipped and counted; too many of them raise
-    SamkdError.
+    SamkdError. With ``memory``, which has a plan, a step for which memory is too small is repeated with a smaller plan;
+    without, it raises BadInputError.
     """
-    loop = _Loop(network, step, batches=batches, settings=settings, run=run, fabric=fabric)
+    loop = _Loop(network, step, batches=batches, settings=settings, run=run, fabric=fabric, memory=memory)
     progress = loop.progress
     bar = Bar(title, settings.steps, done=progress.step, enabled=loop.writes)
     with deterministic(fabric.device), _Interrupt() as interrupt, closing(loop), bar:
@@ -154,8 +159,10 @@ class _Loop:
         settings: Training,
         run: Run,
         fabric: Fabric,
+        memory: MemoryPlanner | None,
     ) -> None:
         self.network = network
+        self.memory = memory
         self.step = step
         self.settings = settings
         self.run = run
@@ -164,7 +171,8 @@ class _Loop:
         self.learning = network
         if step.helper is not None:
             self.learning = torch.nn.ModuleList([network, step.helper.to(fabric.device)])
-        self.model = fabric.setup_module(network)  # which may divide its parameters, before anybody holds them
+        module = memory.module if memory else compiled(network) if settings.compile else network
+        self.model = fabric.setup_module(module)  # which may divide its parameters, before anybody holds them
         self.own_optimizer = optimizer_of(self.learning.parameters(), settings)
         self.optimizer: Any = fabric.setup_optimizers(self.own_optimizer)
         self.average = WeightAverage(network, settings.ema) if settings.ema else None
@@ -176,7 +184,8 @@ class _Loop:
             sampler=range(self.progress.step * settings.accumulate, settings.steps * settings.accumulate),
             num_workers=0 if fabric.device.type == "cpu" else 4,
         )
-        self.micro_batches = iter(loader)
+        self.batches = iter(loader)
+        self.step_batches: list[dict[str, torch.Tensor]] = []  # of the step that is made, on the CPU
         self.figures = LiveFigures(fabric.device, devices=fabric.world_size)
         self.epoch_steps = steps_per_epoch(settings, cases=len(batches.cases), devices=fabric.world_size)
         self.started = time.monotonic() - self.progress.seconds
@@ -207,12 +216,11 @@ class _Loop:
     def train_step(self, number: int) -> dict[str, Any]:
         """Forward, backward and update on the batches of a step; returns its entry of the log."""
         self.figures.start_step()
-        torch.manual_seed(self.run.config.seed * 1_000_003 + number * self.fabric.world_size + self.fabric.global_rank)
         rate = learning_rate(number, self.settings)
         for group in self.own_optimizer.param_groups:
             group["lr"] = rate
         self.model.train()
-        terms = self._accumulate_gradients(number)
+        terms = self._gradients(number)
         norm = self.fabric.clip_gradients(
             self.model, self.optimizer, max_norm=self.settings.clip_norm, error_if_nonfinite=False
         )
@@ -226,15 +234,41 @@ class _Loop:
         else:
             self._count_failure()
         self.optimizer.zero_grad(set_to_none=True)
+        self.step_batches.clear()
         self.progress.step = number + 1
         return {"step": number + 1, "learning_rate": rate, **terms}
 
+    def _gradients(self, number: int) -> dict[str, float]:
+        """Gradients of a step, with smaller and smaller memory plans until memory is enough; returns its loss terms."""
+        seed = self.run.config.seed * 1_000_003 + number * self.fabric.world_size + self.fabric.global_rank
+        while True:
+            torch.manual_seed(seed)
+            try:
+                with (
+                    statistics_restored_on_error(self.network) if self.memory else nullcontext(),
+                    compile_faults() if self.settings.compile else nullcontext(),
+                ):
+                    return self._accumulate_gradients(number)
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                fault = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+            self.optimizer.zero_grad(set_to_none=True)  # outside of the block, whose error holds the step's tensors
+            if self.memory is None:
+                raise BadInputError(
+                    f"{self.run.path}: memory was too small for step {number + 1} ({fault}); give --vram auto, which "
+                    "puts a batch through in parts, or lower the config's batch or patch"
+                )
+            self.memory.take_smaller(fault)
+
     def _accumulate_gradients(self, number: int) -> dict[str, float]:
-        """Gradients of the step's micro-batches; returns the mean of every loss term over them and over all devices."""
+        """Gradients of the step's batches; returns the mean of every loss term over them and over all devices."""
         count, sums = self.settings.accumulate, {}
         for batch_number in range(number * count, (number + 1) * count):
-            awaited = self.figures.awaited(self.micro_batches)
-            batch = {name: tensor.to(self.fabric.device) for name, tensor in awaited.items()}
+            if len(self.step_batches) == batch_number - number * count:
+                self.step_batches.append(self.figures.awaited(self.batches))
+            on_host = self.step_batches[batch_number - number * count]
+            batch = {name: tensor.to(self.fabric.device) for name, tensor in on_host.items()}
             last = batch_number == (number + 1) * count - 1
             with self.fabric.no_backward_sync(self.model, enabled=not last):
                 terms = self.step(self.model, batch, batch_number)

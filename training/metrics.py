@@ -40,15 +40,19 @@ class RunMetrics(TrainingCost):
     """The cost of a run, how good it was on validation, and its scores on whole test scans.
 
     `validation` is None for a published model as it is, `test` where there are no test scans. `test_prompts` says what
-    the network was shown of each test scan's mask, as `--prompt-from-truth` spells it, None for nothing.
+    the network was shown of each test scan's mask, as `--prompt-from-truth` spells it, None for nothing. `memory`
+    is the memory plan that the run ended with, None without `--vram`.
     """
 
     validation: BestValidation | None
     test: CaseScores | None
     test_prompts: str | None = None
+    memory: dict[str, Any] | None = None
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self) | {"test": self.test and self.test.to_json()}
+        """A run without a memory plan has no key ``memory``."""
+        values = asdict(self) | {"test": self.test and self.test.to_json()}
+        return {name: value for name, value in values.items() if name != "memory" or value is not None}
 
     @classmethod
     def from_json(cls, values: Any) -> "RunMetrics":
@@ -58,4 +62,5 @@ class RunMetrics(TrainingCost):
             validation=None if values["validation"] is None else flat_record(BestValidation, values["validation"]),
             test=None if values["test"] is None else CaseScores.from_json(values["test"]),
             test_prompts=values.get("test_prompts"),
+            memory=values.get("memory"),
         )

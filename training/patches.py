@@ -87,6 +87,10 @@ class PatchBatches(Dataset):
             samples += self._samples(apart, self.unlabelled, 1, patch)
         return {key: torch.stack([sample[key] for sample in samples if key in sample]) for key in samples[0]}
 
+    def number_of_largest(self) -> int:
+        """The number of a batch of the largest patch, among the first hundred."""
+        return max(range(min(self.steps, 100)), key=lambda number: np.prod(self._size(number)))
+
     def _size(self, step: int) -> Triple:
         """The patch of a step: the same for every sample and every device, so that batches can be stacked."""
         if len(self.sizes) == 1:

@@ -10,8 +10,22 @@ from torch import distributed
 T = TypeVar("T")
 
 
+_apart = False  # inside of `alone`
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """Inside the block this process exchanges nothing, as if it trained by itself."""
+    global _apart
+    before, _apart = _apart, True
+    try:
+        yield
+    finally:
+        _apart = before
+
+
 def _together() -> bool:
-    return distributed.is_available() and distributed.is_initialized()
+    return not _apart and distributed.is_available() and distributed.is_initialized()
 
 
 def rank() -> int:

@@ -28,8 +28,17 @@ def shard(network: nn.Module, mesh: DeviceMesh) -> nn.Module:
     return fully_shard(network, mesh=mesh, reshard_after_forward=False)  # type: ignore[return-value]
 
 
-def check_shardable(network: nn.Module, *, name: str) -> None:
-    """Raises UsageError for a network, called ``name``, whose blocks share parameters: each would keep its own."""
+def check_shardable(network: nn.Module, *, name: str, planned: bool = False, compiled: bool = False) -> None:
+    """Raises UsageError for a network, called ``name``, that cannot be divided among devices.
+
+    Its blocks share parameters, of which each would keep its own; or its steps are planned or compiled, both of which
+    wrap the whole network.
+    """
+    if planned or compiled:
+        raise UsageError(
+            "--strategy fsdp: a network that is divided among devices is neither planned (--vram) nor compiled "
+            "(training.compile); leave these out, or take --strategy ddp"
+        )
     blocks = _blocks(network)
     inside = {id(module) for block in blocks for module in block.modules()}
     outside = [module for module in network.modules() if id(module) not in inside]

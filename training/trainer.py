@@ -18,9 +18,12 @@ from ..volumes.intensity_profile import intensity_profile
 from ..volumes.pipeline import segment
 from ..volumes.plan import Plan
 from .checkpoint import load_weights
+from .compiled import check_compile
 from .job import TrainingJob
 from .lock import one_at_a_time
 from .loop import TrainingResult, fit
+from .memory_plan import MemoryPlan
+from .memory_planner import MemoryPlanner
 from .metrics import BestValidation, RunMetrics, scoring_rules
 from .patches import PatchBatches
 from .predictor import make_predictor
@@ -47,20 +50,24 @@ class Pretrainable(Protocol):
     def load_pretrained(self, path: str | Path) -> LoadReport: ...
 
 
-def run_job(job: TrainingJob, *, runs: Path, run: Path | None = None, devices: int = 1) -> Run:
+def run_job(
+    job: TrainingJob, *, runs: Path, run: Path | None = None, devices: int = 1, vram: float | None = None
+) -> Run:
     """train_and_score on so many devices together, of this machine; or on those that are together already."""
     with together(Layout(devices)):
-        return train_and_score(job, runs=runs, run=run)
+        return train_and_score(job, runs=runs, run=run, vram=vram)
 
 
-def train_and_score(job: TrainingJob, *, runs: Path, run: Path | None = None) -> Run:
+def train_and_score(job: TrainingJob, *, runs: Path, run: Path | None = None, vram: float | None = None) -> Run:
     """Train, then score the best weights on every whole labelled test scan; ``metrics.json`` is written last.
 
-    Without validation cases the last weights are the best.
+    Without validation cases the last weights are the best. With ``vram`` every device's steps are planned to stay
+    within so many bytes (AUTO: all that it has).
 
     The folder is ``run``, or one in ``runs`` named after the job. A finished run is returned as it is, an interrupted
-    one continues. Raises UsageError for prompts that the network does not take and for a network without published
-    weights, BadInputError for a checkpoint or folder that is not this job's, Stopped when interrupted.
+    one continues. Raises UsageError for prompts that the network does not take, for a network without published
+    weights and for one that cannot be divided among devices as the strategy says; BadInputError for a checkpoint or
+    folder that is not this job's; Stopped when interrupted.
     """
     if job.settings.patience and not job.split.validation:
         raise UsageError(
@@ -73,7 +80,7 @@ def train_and_score(job: TrainingJob, *, runs: Path, run: Path | None = None) ->
     network = job.build()
     check_patches(network, job.settings.patches, name=job.network.name)
     if strategy() == "fsdp":
-        check_shardable(network, name=job.network.name)
+        check_shardable(network, name=job.network.name, planned=vram is not None, compiled=job.settings.compile)
     prompts = PromptSampler.of(job.prompts, network, name=job.network.name, seed=job.config.seed)
     report = load_pretrained(network, job.pretrained, name=job.network.name) if job.pretrained else None
     step = job.make_step(network, prompts)
@@ -84,7 +91,7 @@ def train_and_score(job: TrainingJob, *, runs: Path, run: Path | None = None) ->
     if report is not None and is_main():
         report_pretrained(folder, job.pretrained, report)
     job.initialise(network)
-    return _train(job, network, step, prompts, run=folder, cache=runs / "cache")
+    return _train(job, network, step, prompts, run=folder, cache=runs / "cache", vram=vram)
 
 
 @one_at_a_time
@@ -96,12 +103,15 @@ def _train(
     *,
     run: Run,
     cache: Path,
+    vram: float | None,
 ) -> Run:
     """Train the job's network in its folder, which nobody else may do meanwhile, and score it."""
     if is_main():
         run.write_json("splits.json", job.split.names())
     fabric = fabric_for(job.settings.precision)
     fabric.launch()
+    if job.settings.compile:
+        check_compile(fabric.device, step)
     labelled, unlabelled, validation = prepare(job, cache=cache)
     check_taught_classes(labelled, labels=run.class_names, root=job.split.dataset.root)
     batches = PatchBatches(
@@ -122,6 +132,10 @@ def _train(
     def validate(model: torch.nn.Module) -> dict[str, float]:
         return grid_dice(model, validation, plan=job.plan, class_names=run.class_names, prompts=prompts)
 
+    memory = None
+    if vram is not None:
+        memory = MemoryPlanner(network, step, batches=batches, settings=job.settings, fabric=fabric, run=run, vram=vram)
+        memory.prepare()
     result = fit(
         network,
         step,
@@ -131,13 +145,14 @@ def _train(
         run=run,
         fabric=fabric,
         title=job.title,
+        memory=memory,
     )
     barrier()  # the best weights are written
     if is_main():
         patches = PatchBatches.plain(labelled, patch=job.plan.patch, count=PROFILE_PATCHES, seed=job.config.seed)
         images = (np.asarray(case.image) for case in (*labelled, *unlabelled))
         run.write_json(INTENSITIES, intensity_profile(images, patches))
-    score_run(run, network, job, result)
+    score_run(run, network, job, result, memory=memory.plan if memory else None)
     barrier()
     return run
 
@@ -188,7 +203,9 @@ def prepare(job: TrainingJob, *, cache: Path) -> tuple[list[PreparedCase], list[
     return prepared[: len(split.train)], prepared[len(split.train) :], validation
 
 
-def score_run(run: Run, network: torch.nn.Module, job: TrainingJob, result: TrainingResult) -> None:
+def score_run(
+    run: Run, network: torch.nn.Module, job: TrainingJob, result: TrainingResult, *, memory: MemoryPlan | None = None
+) -> None:
     """Score the best weights on the whole test scans and write ``metrics.json``, with which the run is finished."""
     load_weights(network, run.weights)
     rules = scoring_rules(job.config.evaluation, job.split.dataset.labels.values())
@@ -212,6 +229,7 @@ def score_run(run: Run, network: torch.nn.Module, job: TrainingJob, result: Trai
         validation=None if result.best_dice is None else BestValidation(dice=result.best_dice, step=result.best_step),
         test=case_scores(cases, rules=rules) if cases else None,
         test_prompts=test_prompts if cases else None,
+        memory=memory and asdict(memory),
     )
     if is_main():
         run.write_json("metrics.json", metrics.to_json())

@@ -20,15 +20,16 @@ def teach(
     weights: Path | None = None,
     start: Path | None = None,
     devices: int = 1,
+    vram: float | None = None,
 ) -> Run:
     """Open the dataset, train the teacher and return its run; a run that lies there already is continued.
 
     `weights` is a published checkpoint of the teacher's backbone, or its name in sam.packaged_weights, `start` a run of
-    the same network whose weights it starts from. Raises what find_weights, open_dataset and teachers.train.teach
-    raise; an unknown teacher is a UsageError before anything is read.
+    the same network whose weights it starts from, `vram` a budget of memory in bytes. Raises what find_weights,
+    open_dataset and teachers.train.teach raise; an unknown teacher is a UsageError before anything is read.
     """
     check_teacher(config.teacher.name, config.teacher.backbone)
     weights = find_weights(weights) if weights else None
     with main_first():
         dataset = open_dataset(config, data, runs=runs)
-    return train_teacher(config, dataset, runs=runs, run=run, weights=weights, start=start, devices=devices)
+    return train_teacher(config, dataset, runs=runs, run=run, weights=weights, start=start, devices=devices, vram=vram)

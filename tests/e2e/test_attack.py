@@ -1,4 +1,7 @@
-"""benchmarks/attack.py, briefly: nothing that it does ends in a traceback, a hang, a silent change or a lost run."""
+"""benchmarks/attack.py, briefly: nothing that it does ends in a traceback, a hang or a silent change.
+
+Its kills are those of test_train_kills.py.
+"""
 
 import os
 import subprocess
@@ -14,7 +17,7 @@ BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 @pytest.mark.slow
 def test_a_short_attack_finds_nothing(tmp_path):
     command = [sys.executable, BENCHMARKS / "attack.py", "--scale", "0.02", "--work", tmp_path]
-    command += ["--only", "kills", "damaged", "weights", "fuzz"]
+    command += ["--only", "damaged", "weights", "fuzz"]
     environment = {**os.environ, "OMP_NUM_THREADS": "2"}
     process = subprocess.run(
         [str(part) for part in command], capture_output=True, text=True, check=False, env=environment
@@ -22,7 +25,6 @@ def test_a_short_attack_finds_nothing(tmp_path):
     said = process.stdout + process.stderr
     assert process.returncode == 0, said
     assert "0 tracebacks, 0 hangs over 20 s\n0 silent acceptances" in said
-    assert "2 of 2 kills resumed with the same weights, on two threads" in said
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ from pathlib import Path
 import nibabel
 import numpy as np
 import pytest
+from helpers.command_line import run_cli
 
 ROOT = Path(__file__).resolve().parents[2]
 BEFORE = "1095ebd"
@@ -21,13 +22,10 @@ SMALL = ["--set", "phantom.training=2", "--set", "phantom.test=1", "--set", "stu
 pytestmark = pytest.mark.slow
 
 
-def run(source: Path | None, *arguments: object, cwd: Path) -> None:
-    """Run a command line of samkd: of the sources in `source`/samkd, else of this tree."""
-    start = "from samkd.cli import main" if source else "from samkd.cli.app import main"
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    if source:
-        environment["PYTHONPATH"] = str(source)
-    command = [sys.executable, "-c", f"{start}; main()", *map(str, arguments)]
+def run(source: Path, *arguments: object, cwd: Path) -> None:
+    """Run a command line of samkd of the sources in `source`/samkd."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(source)}
+    command = [sys.executable, "-c", "from samkd.cli import main; main()", *map(str, arguments)]
     process = subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=environment, check=False)
     assert process.returncode == 0, process.stdout + process.stderr
 
@@ -52,8 +50,9 @@ def before(tmp_path_factory) -> Path:
 @pytest.mark.parametrize("model", ["runs/control", "package.zip"])
 def test_masks_of_an_older_model_are_the_same(before, model, tmp_path):
     (scan,) = sorted((before / "runs").glob("data/*/imagesTs/*.nii.gz"))
-    for source, name in ((before, "then.nii.gz"), (None, "now.nii.gz")):
-        run(source, "predict", before / model, "-i", scan, "-o", tmp_path / name, cwd=tmp_path)
+    run(before, "predict", before / model, "-i", scan, "-o", tmp_path / "then.nii.gz", cwd=tmp_path)
+    now = run_cli("predict", before / model, "-i", scan, "-o", tmp_path / "now.nii.gz", in_process=True)
+    assert now.exit_code == 0, now.output
     then, now = (nibabel.load(tmp_path / name) for name in ("then.nii.gz", "now.nii.gz"))
     assert np.array_equal(np.asarray(then.dataobj), np.asarray(now.dataobj))  # type: ignore[attr-defined]
     assert np.array_equal(then.affine, now.affine)  # type: ignore[attr-defined]

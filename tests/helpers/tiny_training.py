@@ -10,6 +10,7 @@ import torch
 
 from samkd.configs.schema import Augmentation, Training
 from samkd.training.loop import TrainingResult, fit
+from samkd.training.memory_planner import MemoryPlanner
 from samkd.training.patches import PatchBatches
 from samkd.training.prepared import PreparedCase
 from samkd.training.ranks import main_first, rank
@@ -25,13 +26,13 @@ def network() -> torch.nn.Module:
     return torch.nn.Sequential(*layers)
 
 
-def make_batches(settings: Training) -> PatchBatches:
+def make_batches(settings: Training, patch: tuple[int, int, int] = (4, 4, 4)) -> PatchBatches:
     labels = np.zeros((8, 8, 8), np.uint8)
     labels[2:6, 2:6, 2:6] = 1
     case = PreparedCase("a", labels[None].astype(np.float32), labels, (1, 1, 1), {1: np.argwhere(labels)}, 0.0)
     return PatchBatches(
         [case],
-        patch=(4, 4, 4),
+        patch=patch,
         batch=settings.batch,
         rank=rank(),
         steps=settings.steps * settings.accumulate,
@@ -67,22 +68,29 @@ def train(
     validate=lambda model: {"mean": 0.5},
     helper: torch.nn.Module | None = None,
     net: torch.nn.Module | None = None,
+    vram: float | None = None,
+    patch: tuple[int, int, int] = (4, 4, 4),
 ) -> tuple[torch.nn.Module, TrainingResult]:
-    """Train `net` (default: `network()`) in a run folder, or go on with the run there."""
+    """Train `net` (default: `network()`) in a run folder, or go on with the run there; with `vram` by a memory plan."""
     net = net or network()
     fabric = fabric_for("32-true" if settings.precision == "auto" else settings.precision)
     fabric.launch()
     with main_first():
         run = make_run(folder, settings)
+    step, batches, memory = Step(objective, helper), make_batches(settings, patch), None
+    if vram is not None:
+        memory = MemoryPlanner(net, step, batches=batches, settings=settings, fabric=fabric, run=run, vram=vram)
+        memory.prepare()
     summary = fit(
         net,
-        Step(objective, helper),
-        batches=make_batches(settings),
+        step,
+        batches=batches,
         validate=validate,
         settings=settings,
         run=run,
         fabric=fabric,
         title="test",
+        memory=memory,
     )
     return net, summary
 

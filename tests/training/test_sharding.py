@@ -165,6 +165,12 @@ def test_blocks_that_share_parameters_are_refused():
         check_shardable(shared(lambda encoder, one, _: setattr(encoder.head, "bias", one.norm1.bias)), name="tiny")
 
 
+@pytest.mark.parametrize("option", ["planned", "compiled"])
+def test_a_divided_network_is_neither_planned_nor_compiled(option):
+    with pytest.raises(UsageError, match="leave these out, or take --strategy ddp"):
+        check_shardable(TinyEncoder(), name="tiny", **{option: True})
+
+
 def test_one_process_has_nobody_to_divide_a_network_with():
     with pytest.raises(UsageError, match="--devices 2 or more"), together(Layout(strategy="fsdp")):
         pass

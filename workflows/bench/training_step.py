@@ -1,88 +1,219 @@
-"""What a training step of a teacher costs: seconds and peak memory, each variant in a process of its own."""
+"""What a training step of a teacher or a student costs, for settings side by side, each in a process of its own."""
 
 import json
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from statistics import median
-from typing import Any
+from typing import Any, Self
 
+import numpy as np
 import torch
+from torch import nn
+from torch.utils.data import DataLoader
+from torch.utils.flop_counter import FlopCounterMode
 
+from ...configs.load import load_config
+from ...configs.schema import Augmentation, Training
+from ...errors import SamkdError, UsageError
 from ...sam.vit import use_published_attention
+from ...students import build_student
 from ...teachers import build_teacher
+from ...training.compiled import compile_faults, compiled
 from ...training.losses import segmentation_loss
-from ...volumes.memory import peak_bytes
+from ...training.micro_batches import checkpoint_switches
+from ...training.patches import PatchBatches
+from ...training.peak_memory import additional_peak, memory_in_use
+from ...training.precision import MixedPrecision
+from ...training.prepared import PreparedCase
+from ...training.schedule import optimizer_of
+from ...volumes.datasets.phantom.generate import make_case
 
-VARIANTS = (("SAM's", False), ("ours", False), ("SAM's", True), ("ours", True))
+PLAIN = "plain"
+TEACHER_SETTINGS = (
+    PLAIN,
+    "published-attention",
+    "checkpointing",
+    "published-attention+checkpointing",
+    "bf16",
+    "compile",
+    "bf16+compile",
+)
+STUDENT_SETTINGS = (PLAIN, "bf16", "compile", "bf16+compile")
+CLASSES = 13
+MARGIN = 16  # voxels by which the generated CT is larger than the patch
 
 
-def bench_teacher(
-    *, name: str, backbone: str, patch: tuple[int, int, int], classes: int, steps: int
-) -> Iterator[dict[str, Any]]:
-    """One row per variant: attention as SAM wrote it or ours, with and without activation checkpointing.
+@dataclass(frozen=True, kw_only=True)
+class StepSetting:
+    """What is switched on for a row; all that is not is ours, kept, in float32 and not compiled."""
 
-    A row holds `attention`, `checkpointing`, `seconds` (median of `steps` after one to warm up) and `peak_mb`: on a
-    CPU the peak resident memory of the whole process, on a GPU what PyTorch allocated there.
-    """
-    for attention, checkpointing in VARIANTS:
-        job = {
-            "name": name,
-            "backbone": backbone,
-            "patch": patch,
-            "classes": classes,
-            "steps": steps,
-            "attention": attention,
-            "checkpointing": checkpointing,
+    published_attention: bool = False
+    checkpointing: bool = False
+    bf16: bool = False
+    compile: bool = False
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """From "plain", or words joined by "+". Raises UsageError for any other word."""
+        words = {
+            "published-attention": "published_attention",
+            "checkpointing": "checkpointing",
+            "bf16": "bf16",
+            "compile": "compile",
         }
+        parts = [] if text == PLAIN else text.split("+")
+        if unknown := [part for part in parts if part not in words]:
+            raise UsageError(
+                f"--setting {text!r}: {unknown[0]!r} is none; expected {PLAIN}, or {', '.join(words)} joined by +"
+            )
+        return cls(**{words[part]: True for part in parts})
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepJob:
+    """The network that is trained: of a teacher with a ``backbone``, of a student without; patch (D, H, W)."""
+
+    name: str
+    backbone: str | None
+    patch: tuple[int, int, int]
+    batch: int
+    steps: int
+
+    def build(self) -> nn.Module:
+        """A teacher's base is frozen, as one that starts from a published file."""
+        shape: dict[str, Any] = {"in_channels": 1, "num_classes": CLASSES, "patch": self.patch}
+        if self.backbone is None:
+            return build_student(self.name, **shape)
+        teacher = build_teacher(self.name, backbone=self.backbone, **shape)
+        teacher.freeze_pretrained()
+        return teacher
+
+
+def bench_steps(job: StepJob, settings: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """One row for each setting, as `measure` gives it, with the ``setting``; or its ``fault``.
+
+    Raises UsageError for a setting that is none, before anything is measured.
+    """
+    for text in settings:
+        StepSetting.parse(text)
+    for text in settings:
+        values = {"job": vars(job), "setting": text}
         done = subprocess.run(
-            [sys.executable, "-m", __name__, json.dumps(job)], capture_output=True, text=True, check=False
+            [sys.executable, "-m", __name__, json.dumps(values)], capture_output=True, text=True, check=False
         )
-        measured = json.loads(done.stdout) if done.returncode == 0 else {"fault": done.stderr.strip().splitlines()[-1]}
-        yield {"attention": attention, "checkpointing": checkpointing, **measured}
+        if done.returncode == 0:
+            yield {"setting": text, **json.loads(done.stdout.splitlines()[-1])}
+        else:
+            yield {"setting": text, "fault": (done.stderr.strip().splitlines() or ["it was killed"])[-1]}
 
 
-def measure(
-    *,
-    name: str,
-    backbone: str,
-    patch: tuple[int, int, int],
-    classes: int,
-    steps: int,
-    attention: str,
-    checkpointing: bool,
-) -> dict[str, Any]:
-    """Train on random numbers with the base frozen, batch 1; float32 on a CPU, bf16 autocast on a GPU."""
+def measure(job: StepJob, setting: StepSetting) -> dict[str, Any]:
+    """Train on patches of a generated CT, with the augmentation of the config `phantom`.
+
+    ``seconds`` is the median of the steps after one to warm up, ``samples_per_second`` and ``waiting``, the share of
+    the time in which a batch is waited for, are of all of them. ``peak_mb`` is what the process holds on a CPU, and
+    what PyTorch has allocated on a GPU, at most in a step. ``flops`` are the operations of a step as FlopCounterMode
+    counts them (2 for a multiplication with addition), without what checkpointing computes again; ``share_of_peak`` is
+    their rate over ``device_flops_per_second``, that of a plain product of matrices in the same precision.
+    Raises UsageError for a setting that the network does not have.
+    """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.manual_seed(0)
-    with device:
-        network = build_teacher(
-            name, backbone=backbone, in_channels=1, num_classes=classes, patch=patch, checkpointing=checkpointing
-        )
-        image = torch.randn(1, 1, *patch)
-        labels = torch.randint(classes, (1, *patch))
-    network.freeze_pretrained()
-    if attention == "SAM's":
+    network = job.build().to(device).train()
+    if setting.published_attention:
         use_published_attention(network)
-    optimizer = torch.optim.AdamW([parameter for parameter in network.parameters() if parameter.requires_grad])
-    seconds = []
-    for _ in range(steps + 1):
-        started = time.perf_counter()
-        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
-            logits = network(image)
-        loss = segmentation_loss(logits.float(), labels)
-        loss.backward()
+    batches = _batches(job)
+    optimizer = optimizer_of(network.parameters(), Training(steps=1))
+
+    def step(model: nn.Module, batch: dict[str, torch.Tensor]) -> None:
+        image, labels = batch["image"].to(device), batch["labels"].to(device)
+        segmentation_loss(model(image), labels).backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         if device.type == "cuda":
             torch.cuda.synchronize()
+
+    with FlopCounterMode(display=False) as counter:
+        step(MixedPrecision(network, bf16=setting.bf16), batches[0])
+    flops = counter.get_total_flops()
+    if setting.checkpointing:
+        _switch_checkpointing_on(network, job.name)
+    model = MixedPrecision(compiled(network) if setting.compile else network, bf16=setting.bf16)
+    workers = 0 if device.type == "cpu" else 4
+    loader = iter(DataLoader(batches, batch_size=None, sampler=range(job.steps + 2), num_workers=workers))
+    with compile_faults():
+        step(model, next(loader))
+    seconds, waiting = [], 0.0
+    for _ in range(job.steps):
+        started = time.perf_counter()
+        batch = next(loader)
+        waiting += time.perf_counter() - started
+        step(model, batch)
         seconds.append(time.perf_counter() - started)
-    peak = (torch.cuda.max_memory_allocated() if device.type == "cuda" else peak_bytes() or 0.0) / 2**20
-    where = torch.cuda.get_device_name() if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
-    return {"seconds": median(seconds[1:]), "peak_mb": peak, "device": where}
+    batch = next(loader)
+    peak = memory_in_use(device) + additional_peak(lambda: step(model, batch), device)
+    rate, best = flops / median(seconds), matrix_product_rate(device, bf16=setting.bf16)
+    return {
+        "seconds": median(seconds),
+        "samples_per_second": job.batch * job.steps / sum(seconds),
+        "waiting": waiting / sum(seconds),
+        "peak_mb": peak / 2**20,
+        "flops": flops,
+        "flops_per_second": rate,
+        "device_flops_per_second": best,
+        "share_of_peak": rate / best,
+        "device": torch.cuda.get_device_name() if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads",
+    }
+
+
+def matrix_product_rate(device: torch.device, *, bf16: bool, repeats: int = 5) -> float:
+    """Operations per second of a product of two square matrices, the best of so many: what the device can do."""
+    size = 8192 if device.type == "cuda" else 1024
+    matrix = torch.randn(size, size, device=device, dtype=torch.bfloat16 if bf16 else torch.float32)
+    seconds = []
+    for _ in range(repeats + 1):
+        started = time.perf_counter()
+        torch.mm(matrix, matrix)
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        seconds.append(time.perf_counter() - started)
+    return 2 * size**3 / min(seconds[1:])
+
+
+def _switch_checkpointing_on(network: nn.Module, name: str) -> None:
+    switches = checkpoint_switches(network)
+    if not switches:
+        raise UsageError(f"{name} has no activation checkpointing")
+    for module, switch in switches:
+        setattr(module, switch, True)
+
+
+def _batches(job: StepJob) -> PatchBatches:
+    """Patches of one generated CT, half of them around an organ."""
+    d, h, w = (size + MARGIN for size in job.patch)
+    volume, labels = make_case(0, shape=(d, h, w), orientation="SPL")
+    image = np.clip((volume.array + 200) / 450, 0, 1).astype(np.float32)
+    places = {int(value): np.argwhere(labels == value) for value in np.unique(labels) if value}
+    case = PreparedCase("generated", image, labels, (1.0, 1.0, 1.0), places, 0.0)
+    augmentation: Augmentation = load_config("phantom", []).teacher.training.augmentation
+    return PatchBatches(
+        [case],
+        patch=job.patch,
+        batch=job.batch,
+        steps=job.steps + 2,
+        foreground=0.5,
+        augmentation=augmentation,
+        seed=0,
+    )
 
 
 if __name__ == "__main__":
-    job = json.loads(sys.argv[1])
-    print(json.dumps(measure(**job | {"patch": tuple(job["patch"])})))
+    values = json.loads(sys.argv[1])
+    chosen = StepJob(**values["job"] | {"patch": tuple(values["job"]["patch"])})
+    try:
+        print(json.dumps(measure(chosen, StepSetting.parse(values["setting"]))))
+    except SamkdError as error:
+        sys.exit(str(error))
