@@ -1,8 +1,8 @@
 """The memory that `--vram` predicts for a training step, against what the process really takes on a CPU.
 
-A process measures steps of one and two samples, as `samkd teach --vram` does, and predicts from them the steps of a
-larger batch. Each of those is then made in a process of its own, and the kernel says its peak (VmHWM). Prints a row for
-each network, micro-batch and setting of activation checkpointing:
+A process measures steps of one, two and four samples, as `samkd teach --vram` does, and predicts from them the steps
+of a larger batch. Each of those is then made in a process of its own, and the kernel says its peak (VmHWM). Prints a
+row for each network, micro-batch and setting of activation checkpointing:
 
     python benchmarks/memory_plan.py
 """
@@ -54,15 +54,17 @@ def build(name: str) -> nn.Module:
     return build_teacher(name, backbone=backbone, **shape) if backbone else build_student(name, **shape)
 
 
-def predict(name: str) -> dict[str, Any]:
+def predict(name: str, batch: int) -> dict[str, Any]:
     """The costs of a step, as memory.json has them, and what the process held before."""
     patch = NETWORKS[name][1]
     rng = np.random.default_rng(0)
     labels = rng.integers(CLASSES, size=patch).astype(np.uint8)
     image = rng.standard_normal((1, *patch), np.float32)
     case = PreparedCase("a", image, labels, (1, 1, 1), {1: np.argwhere(labels == 1)}, 0.0)
-    settings = Training(steps=1, batch=2, precision="32-true")
-    batches = PatchBatches([case], patch=patch, batch=2, steps=1, foreground=0.5, augmentation=Augmentation(), seed=0)
+    settings = Training(steps=1, batch=batch, precision="32-true")
+    batches = PatchBatches(
+        [case], patch=patch, batch=batch, steps=1, foreground=0.5, augmentation=Augmentation(), seed=0
+    )
     names = {number: str(number) for number in range(CLASSES)}
     config = RunConfig(
         stage="control",
@@ -122,13 +124,13 @@ def in_a_process(job: Callable[..., dict[str, Any]], *arguments: Any, **options:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--batch", type=int, default=4, help="samples of the batch that is predicted")
+    parser.add_argument("--batch", type=int, default=8, help="samples of the batch that is predicted")
     batch = parser.parse_args().batch
     torch.set_num_threads(1)
     print("| network | patch | micro-batches | activations | predicted | measured | error | of the step alone |")
     print("|---|---|---|---|---:|---:|---:|---:|", flush=True)
     for name, (_, patch) in NETWORKS.items():
-        prediction = in_a_process(predict, name)
+        prediction = in_a_process(predict, name, batch)
         for values in prediction["costs"]:
             cost = StepMemory(**values)
             sizes = {batch, 1} if cost.checkpointing else {batch, -(-batch // 2), 1}

@@ -14,17 +14,24 @@ class StepMemory:
     ``fixed`` is what there is without any sample: weights, gradients, the optimiser's moments, and all else that the
     process holds. ``per_sample`` is a sample's activations, for each of a micro-batch; ``per_logits`` a sample's image,
     logits and loss, for each of the whole batch. ``update`` is the peak of the optimiser's own step.
+
+    ``single`` takes the place of ``fixed + per_sample`` where a sample goes through the network alone: PyTorch then
+    convolves by another algorithm, which takes more than that for two samples at once does.
     """
 
     checkpointing: bool
     fixed: float
     per_sample: float
     per_logits: float
+    single: float
     update: float
 
     def peak(self, *, batch: int, micro_batch: int) -> float:
         """Bytes for a batch of so many samples that goes through the network so many at a time."""
-        return max(self.update, self.fixed + self.per_sample * micro_batch + self.per_logits * batch)
+        largest = self.single if micro_batch == 1 else self.fixed + self.per_sample * micro_batch
+        if batch % micro_batch == 1:  # the last micro-batch is of one
+            largest = max(largest, self.single)
+        return max(self.update, largest + self.per_logits * batch)
 
 
 @dataclass(frozen=True, kw_only=True)

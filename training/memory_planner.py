@@ -186,7 +186,7 @@ class MemoryPlanner:
 
     def _measure(self, probe: "_Probe", budget: float) -> list[StepMemory]:
         """The bytes of a step without and with activation checkpointing, where the network has that and is not set to
-        it; the largest of all processes. What one sample takes is measured whatever the budget is, and two only where
+        it; the largest of all processes. What one sample takes is measured whatever the budget is, and more only where
         they must fit.
         """
         costs = []
@@ -201,22 +201,35 @@ class MemoryPlanner:
 
     def _sizes(self, probe: "_Probe", budget: float) -> dict[str, float] | None:
         """The numbers of a StepMemory; None when one sample does not fit into the device's memory."""
-        if self._samples() == 1:
-            one = probe.peak(1)
-            return None if one == math.inf else _sizes(one, 0.0, 0.0, probe.update)
-        self.module.size = 1
+        samples = self._samples()
+        self.module.size = 1 if samples > 1 else None
         one = probe.peak(1)
         if one == math.inf:
             return None
         most = one - probe.start  # of one sample, its part of everything
-        two_in_turn = probe.peak(2) if one <= budget and self._whole_batch is None else math.inf
+        logits = 0.0
+        if samples > 1 and self._whole_batch is None and one <= budget:
+            logits = min(max(probe.peak(2) - one, 0.0), most)  # a second sample, after the first
         self.module.size = None
-        two_at_once = probe.peak(2) if probe.start + 2 * most <= budget else math.inf
-        both = two_at_once - one if two_at_once < math.inf else most
-        if self._whole_batch is not None:
-            return _sizes(one - both, both, 0.0, probe.update)
-        logits = min(two_in_turn - one, both) if two_in_turn < math.inf else both
-        return _sizes(one - both, both - logits, logits, probe.update)
+        fixed, slope = probe.start, most
+        several = [count for count in {2, min(samples, 4)} if 1 < count <= samples]
+        peaks = {count: probe.peak(count) for count in sorted(several) if probe.start + count * most <= budget}
+        peaks = {count: peak for count, peak in peaks.items() if peak < math.inf}
+        if peaks:
+            fewest, largest = min(peaks), max(peaks)
+            if fewest < largest:
+                slope = (peaks[largest] - peaks[fewest]) / (largest - fewest)
+                fixed = peaks[fewest] - slope * fewest
+            else:
+                slope = (peaks[largest] - probe.start) / largest
+        logits = min(logits, slope)
+        return {
+            "fixed": fixed,
+            "per_sample": slope - logits,
+            "per_logits": logits,
+            "single": one - logits,
+            "update": probe.update,
+        }
 
     @contextmanager
     def _probe(self) -> Iterator["_Probe"]:
@@ -319,10 +332,6 @@ def _prompted_number(step: TrainingStep, settings: Training) -> int:
     prompts = getattr(step, "prompts", None)
     numbers = range(last, max(last - 100, -1), -1)
     return next((number for number in numbers if prompts is None or prompts.is_prompted(number)), last)
-
-
-def _sizes(fixed: float, per_sample: float, per_logits: float, update: float) -> dict[str, float]:
-    return {"fixed": fixed, "per_sample": per_sample, "per_logits": per_logits, "update": update}
 
 
 def _largest(sizes: Sequence[dict[str, float] | None]) -> dict[str, float] | None:

@@ -143,8 +143,8 @@ def test_the_peak_counts_what_lives_at_once_and_nothing_that_was_there_before():
 
 
 def test_the_fastest_plan_comes_first_and_peaks_are_linear():
-    kept = StepMemory(checkpointing=False, fixed=10, per_sample=6, per_logits=1, update=12)
-    again = StepMemory(checkpointing=True, fixed=10, per_sample=2, per_logits=1, update=12)
+    kept = StepMemory(checkpointing=False, fixed=10, per_sample=6, per_logits=1, single=16, update=12)
+    again = StepMemory(checkpointing=True, fixed=10, per_sample=2, per_logits=1, single=12, update=12)
     every = plans([kept, again], batch=4, divisible=True, accumulate=1, precision="32-true", budget=1)
     assert [(plan.checkpointing, plan.micro_batch, plan.predicted) for plan in every] == [
         (False, 4, 38),
@@ -158,10 +158,10 @@ def test_the_fastest_plan_comes_first_and_peaks_are_linear():
     assert [
         plan.micro_batch for plan in plans([kept], batch=4, divisible=False, accumulate=1, precision="", budget=1)
     ] == [4]
-    assert (
-        StepMemory(checkpointing=False, fixed=1, per_sample=1, per_logits=0, update=12).peak(batch=1, micro_batch=1)
-        == 12
-    )
+    costs = {"checkpointing": False, "fixed": 1, "per_sample": 1, "per_logits": 0}
+    assert StepMemory(**costs, single=2, update=12).peak(batch=1, micro_batch=1) == 12
+    alone = StepMemory(**costs, single=8, update=0)  # one sample alone takes more than six at once
+    assert [alone.peak(batch=7, micro_batch=size) for size in (1, 2, 3, 4, 7)] == [8, 8, 8, 5, 8]
 
 
 SETTINGS = Training(steps=4, validate_every=2, batch=3, learning_rate=0.02, ema=0.5)
