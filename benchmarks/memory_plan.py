@@ -125,11 +125,14 @@ def in_a_process(job: Callable[..., dict[str, Any]], *arguments: Any, **options:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--batch", type=int, default=8, help="samples of the batch that is predicted")
-    batch = parser.parse_args().batch
+    parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=list(NETWORKS), metavar="NAME")
+    options = parser.parse_args()
+    batch = options.batch
     torch.set_num_threads(1)
     print("| network | patch | micro-batches | activations | predicted | measured | error | of the step alone |")
     print("|---|---|---|---|---:|---:|---:|---:|", flush=True)
-    for name, (_, patch) in NETWORKS.items():
+    for name in options.networks:
+        patch = NETWORKS[name][1]
         prediction = in_a_process(predict, name, batch)
         for values in prediction["costs"]:
             cost = StepMemory(**values)

@@ -207,13 +207,18 @@ class MemoryPlanner:
         if one == math.inf:
             return None
         most = one - probe.start  # of one sample, its part of everything
-        logits = 0.0
-        if samples > 1 and self._whole_batch is None and one <= budget:
-            logits = min(max(probe.peak(2) - one, 0.0), most)  # a second sample, after the first
+        several = [count for count in sorted({2, min(samples, 4)}) if 1 < count <= samples]
+        single, logits = one, 0.0
+        if several and self._whole_batch is None and one <= budget:
+            in_turn = [probe.peak(count) for count in several]  # the gradients of the first are there for all others
+            further = (in_turn[-1] - in_turn[0]) / (several[-1] - several[0]) if len(several) > 1 else in_turn[0] - one
+            logits = min(max(further, 0.0), most) if in_turn[-1] < math.inf else most
+            single = one - logits
+            if in_turn[0] < math.inf:
+                single = max(single, in_turn[0] - several[0] * logits)
         self.module.size = None
         fixed, slope = probe.start, most
-        several = [count for count in {2, min(samples, 4)} if 1 < count <= samples]
-        peaks = {count: probe.peak(count) for count in sorted(several) if probe.start + count * most <= budget}
+        peaks = {count: probe.peak(count) for count in several if probe.start + count * most <= budget}
         peaks = {count: peak for count, peak in peaks.items() if peak < math.inf}
         if peaks:
             fewest, largest = min(peaks), max(peaks)
@@ -222,12 +227,11 @@ class MemoryPlanner:
                 fixed = peaks[fewest] - slope * fewest
             else:
                 slope = (peaks[largest] - probe.start) / largest
-        logits = min(logits, slope)
         return {
             "fixed": fixed,
-            "per_sample": slope - logits,
+            "per_sample": max(slope - logits, 0.0),
             "per_logits": logits,
-            "single": one - logits,
+            "single": single,
             "update": probe.update,
         }
 
