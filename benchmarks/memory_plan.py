@@ -26,7 +26,7 @@ from samkd.teachers import build_teacher
 from samkd.training.losses import segmentation_loss
 from samkd.training.memory_plan import StepMemory
 from samkd.training.memory_planner import AUTO, MEMORY, MemoryPlanner
-from samkd.training.micro_batches import MicroBatches, checkpoint_switches
+from samkd.training.micro_batches import MicroBatches, switch_checkpointing
 from samkd.training.patches import PatchBatches
 from samkd.training.peak_memory import memory_in_use, return_freed_memory
 from samkd.training.prepared import PreparedCase
@@ -100,8 +100,7 @@ def predict(name: str, batch: int) -> dict[str, Any]:
 def measure(name: str, *, batch: int, micro_batch: int, checkpointing: bool) -> dict[str, float]:
     """The peak of a training step after a first one, and what the process held before."""
     patch, network = NETWORKS[name][1], build(name)
-    for module, switch in checkpoint_switches(network):
-        setattr(module, switch, checkpointing)
+    switch_checkpointing(network, checkpointing)
     model = MicroBatches(network, micro_batch).train()
     optimizer = optimizer_of(network.parameters(), Training(steps=1))
     image, labels = torch.randn(batch, 1, *patch), torch.randint(CLASSES, (batch, *patch))

@@ -1,8 +1,8 @@
 """The verb that measures: bench packages, bench serve, bench teacher, bench student, bench distill."""
 
+import json
 from collections.abc import Iterable
 from dataclasses import asdict
-from json import dumps
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -67,7 +67,7 @@ def packages(
 
     rows = bench_packages(packages, shape=size, threads=threads, torch=torch, trust=trust)
     if as_json:
-        typer.echo(dumps(rows, indent=1))
+        typer.echo(json.dumps(rows, indent=1))
     else:
         print_runtimes(rows, title=f"generated CT of {size} voxels")
 
@@ -89,7 +89,7 @@ def serve(
 
     costs = bench_serve(package, scan, clients=clients, uploads=uploads, threads=threads, trust=trust)
     if as_json:
-        typer.echo(dumps(asdict(costs), indent=1))
+        typer.echo(json.dumps(asdict(costs), indent=1))
     else:
         print_serve_costs(costs, title=f"{uploads} uploads of {scan.name} from {clients} clients")
 
@@ -112,7 +112,8 @@ def teacher(
 
     job = StepJob(name=teacher, backbone=backbone, patch=patch, batch=batch, steps=steps)
     rows = bench_steps(job, setting or TEACHER_SETTINGS)
-    _print_steps(rows, title=f"one training step of {teacher}, {backbone}, patch {patch}, batch {batch}", json=as_json)
+    title = f"one training step of {teacher}, {backbone}, patch {patch}, batch {batch}"
+    _print_steps(rows, title=title, as_json=as_json)
 
 
 @app.command()
@@ -132,12 +133,12 @@ def student(
 
     job = StepJob(name=student, backbone=None, patch=patch, batch=batch, steps=steps)
     rows = bench_steps(job, setting or STUDENT_SETTINGS)
-    _print_steps(rows, title=f"one training step of {student}, patch {patch}, batch {batch}", json=as_json)
+    _print_steps(rows, title=f"one training step of {student}, patch {patch}, batch {batch}", as_json=as_json)
 
 
-def _print_steps(rows: Iterable[dict[str, Any]], *, title: str, json: bool) -> None:
-    if json:
-        typer.echo(dumps(list(rows), indent=1))
+def _print_steps(rows: Iterable[dict[str, Any]], *, title: str, as_json: bool) -> None:
+    if as_json:
+        typer.echo(json.dumps(list(rows), indent=1))
     else:
         print_step_costs(rows, title=title)
 

@@ -9,7 +9,7 @@ from ..evaluation.chart import line_chart, svg_file
 from ..evaluation.paired_comparison import PairedDifference, paired_difference
 from ..training.progress import console
 from ..training.ranks import is_main
-from ..training.run import Run
+from ..training.run import CACHE, Run
 from ..training.run_config import digest
 from ..training.split import DataSplit
 from ..volumes.datasets.registry import Dataset
@@ -81,7 +81,7 @@ def study(
     ensemble = Ensemble(members) if members else None
     if ensemble:
         check_prompts(ensemble, dataset.training, dataset, online=options.online)
-    teacher_dice = _measure(ensemble, config, dataset, cache=runs / "cache", online=options.online) if ensemble else {}
+    teacher_dice = _measure(ensemble, config, dataset, cache=runs / CACHE, online=options.online) if ensemble else {}
     folders = {lambdas[0]: run} if len(lambdas) == 1 else {}
 
     def train(value: float) -> Run:

@@ -16,7 +16,7 @@ from ..training.job import TrainingJob
 from ..training.precision import with_precision
 from ..training.prepared import PreparedCase, fingerprint
 from ..training.prompt_sampling import PromptSampler
-from ..training.run import Run
+from ..training.run import CACHE, Run
 from ..training.run_config import NetworkSpec, Objective, PublishedFile, TeacherRecord, Teaching, digest
 from ..training.schedule import with_steps
 from ..training.split import DataSplit
@@ -75,7 +75,7 @@ def distill(
             lambda_=lambda_,
             devices=devices,
             online=online,
-            cache=runs / "cache",
+            cache=runs / CACHE,
             cache_limit=cache_limit,
             pretrained=weights,
         )

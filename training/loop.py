@@ -1,12 +1,10 @@
 """The one training loop, for teachers and students alike, on Lightning Fabric (1..N devices)."""
 
 import math
-import signal
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import closing, nullcontext
-from dataclasses import asdict, dataclass, fields
-from pathlib import Path
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -14,13 +12,16 @@ from lightning.fabric import Fabric
 from torch.utils.data import DataLoader
 
 from ..configs.schema import Training
-from ..errors import BadInputError, IntegrityError, SamkdError
+from ..errors import BadInputError, SamkdError
 from .average import WeightAverage
 from .checkpoint import load_state, save_state, save_weights
 from .compiled import compile_faults, compiled
+from .counters import Counters
 from .determinism import deterministic
+from .interrupt import Interrupt, Stopped
 from .live_figures import LiveFigures
-from .memory_planner import MemoryPlanner, statistics_restored_on_error
+from .memory_planner import MemoryPlanner
+from .micro_batches import statistics_restored_on_error
 from .patches import PatchBatches
 from .peak_memory import is_out_of_memory
 from .progress import Bar, console
@@ -35,12 +36,6 @@ MAX_SKIPPED = 20  # steps in a row that are not finite, and in all as many or
 MAX_SKIPPED_SHARE = 0.05  # of the run's steps
 
 
-class Stopped(SamkdError):
-    """Training was interrupted; the run folder holds a state to continue from."""
-
-    exit_code = 130
-
-
 @dataclass(frozen=True)
 class TrainingResult:
     """How a run went: steps made, the best validation Dice and its step, steps skipped, seconds in all restarts.
@@ -53,42 +48,6 @@ class TrainingResult:
     best_step: int
     skipped: int
     seconds: float
-
-
-@dataclass
-class Progress:
-    """The counters that a resumed run needs, in the names that the state file has.
-
-    ``stale`` counts validations since the best one, ``failures`` the steps in a row that were not finite, ``skipped``
-    all of those.
-    """
-
-    step: int = 0
-    best_dice: float = -1.0
-    best_step: int = 0
-    stale: int = 0
-    failures: int = 0
-    skipped: int = 0
-    seconds: float = 0.0
-
-    @classmethod
-    def read(cls, values: Mapping[str, Any], *, steps: int, path: Path) -> "Progress":
-        """The counters of a state file, of a run of ``steps``. Raises IntegrityError for what cannot be such."""
-        known = {field.name: field.type for field in fields(cls)}
-        integers = [values[name] for name, kind in known.items() if kind is int and name in values]
-        sound = (
-            values.keys() <= known.keys()
-            and all(type(number) in (int, float) for number in values.values())
-            and all(type(number) is int and 0 <= number <= steps for number in integers)
-            and -1 <= values.get("best_dice", 0) <= 1
-            and 0 <= values.get("seconds", 0) < math.inf
-        )
-        if not sound:
-            raise IntegrityError(
-                f"{path}: its counters cannot be those of a run of {steps} steps ({dict(values)}); remove this file, "
-                "and the same command begins the run anew"
-            )
-        return cls(**values)
 
 
 def fit(
@@ -115,11 +74,11 @@ def fit(
     without, it raises BadInputError.
     """
     loop = _Loop(network, step, batches=batches, settings=settings, run=run, fabric=fabric, memory=memory)
-    progress = loop.progress
-    bar = Bar(title, settings.steps, done=progress.step, enabled=loop.writes)
-    with deterministic(fabric.device), _Interrupt() as interrupt, closing(loop), bar:
-        for number in range(progress.step, settings.steps):
-            if settings.patience and progress.stale >= settings.patience:
+    counters = loop.counters
+    bar = Bar(title, settings.steps, done=counters.step, enabled=loop.writes)
+    with deterministic(fabric.device), Interrupt() as interrupt, closing(loop), bar:
+        for number in range(counters.step, settings.steps):
+            if settings.patience and counters.stale >= settings.patience:
                 break
             entry = loop.train_step(number)
             loop.figures.end_step(entry["loss"])
@@ -127,7 +86,7 @@ def fit(
             if due:
                 entry |= loop.keep_last(number) if validate is None else loop.validate_and_keep_best(number, validate)
             loop.log(entry)
-            dice = f"  Dice {progress.best_dice:.3f}" if progress.best_dice >= 0 else ""
+            dice = f"  Dice {counters.best_dice:.3f}" if counters.best_dice >= 0 else ""
             bar.advance(f"{loop.epoch(number)}  loss {entry['loss']:.4f}{dice}", below=loop.figures.text)
             stop = any(gathered(interrupt.requested)) and number + 1 < settings.steps
             if due or stop:
@@ -136,13 +95,13 @@ def fit(
                 barrier()  # the state is written before any process ends
                 raise Stopped(f"{run.path}: stopped at step {number + 1}; the same command continues from there")
     if loop.writes and not console.is_terminal:
-        kept = "the last weights kept" if validate is None else f"validation Dice {progress.best_dice:.3f}"
-        console.print(f"{title}: {progress.step} steps, {kept}")
+        kept = "the last weights kept" if validate is None else f"validation Dice {counters.best_dice:.3f}"
+        console.print(f"{title}: {counters.step} steps, {kept}")
     return TrainingResult(
-        steps=progress.step,
-        best_dice=None if validate is None else progress.best_dice,
-        best_step=progress.best_step,
-        skipped=progress.skipped,
+        steps=counters.step,
+        best_dice=None if validate is None else counters.best_dice,
+        best_step=counters.best_step,
+        skipped=counters.skipped,
         seconds=loop.seconds(),
     )
 
@@ -176,37 +135,37 @@ class _Loop:
         self.own_optimizer = optimizer_of(self.learning.parameters(), settings)
         self.optimizer: Any = fabric.setup_optimizers(self.own_optimizer)
         self.average = WeightAverage(network, settings.ema) if settings.ema else None
-        self.progress = self._resume()
+        self.counters = self._resume()
         self._check_the_others()
         loader = DataLoader(
             batches,
             batch_size=None,
-            sampler=range(self.progress.step * settings.accumulate, settings.steps * settings.accumulate),
+            sampler=range(self.counters.step * settings.accumulate, settings.steps * settings.accumulate),
             num_workers=0 if fabric.device.type == "cpu" else 4,
         )
         self.batches = iter(loader)
         self.step_batches: list[dict[str, torch.Tensor]] = []  # of the step that is made, on the CPU
         self.figures = LiveFigures(fabric.device, devices=fabric.world_size)
         self.epoch_steps = steps_per_epoch(settings, cases=len(batches.cases), devices=fabric.world_size)
-        self.started = time.monotonic() - self.progress.seconds
+        self.started = time.monotonic() - self.counters.seconds
         self.scalars = Scalars(run) if self.writes else None
 
-    def _resume(self) -> Progress:
+    def _resume(self) -> Counters:
         """The counters of the last state, which is loaded; those of a beginning where there is none."""
         if not self.run.state.exists():
             if self.writes:
                 self.run.forget_after(0)
-            return Progress()
+            return Counters()
         average = self.average.values if self.average else None
-        counters = load_state(self.run.state, network=self.learning, optimizer=self.own_optimizer, average=average)
-        progress = Progress.read(counters, steps=self.settings.steps, path=self.run.state)
+        values = load_state(self.run.state, network=self.learning, optimizer=self.own_optimizer, average=average)
+        counters = Counters.read(values, steps=self.settings.steps, path=self.run.state)
         if self.writes:
-            self.run.forget_after(progress.step)
-        return progress
+            self.run.forget_after(counters.step)
+        return counters
 
     def _check_the_others(self) -> None:
         """Raises BadInputError where the devices' processes go on from different states."""
-        steps = gathered(self.progress.step)
+        steps = gathered(self.counters.step)
         if len(set(steps)) > 1:
             raise BadInputError(
                 f"{self.run.path}: the processes that train together find states of the steps {steps} in it; let this "
@@ -228,14 +187,14 @@ class _Loop:
         if math.isfinite(terms["loss"]) and math.isfinite(float(whole(norm))):
             self.optimizer.step()
             spread_buffers(self.network)
-            self.progress.failures = 0
+            self.counters.failures = 0
             if self.average:
                 self.average.update(number)
         else:
             self._count_failure()
         self.optimizer.zero_grad(set_to_none=True)
         self.step_batches.clear()
-        self.progress.step = number + 1
+        self.counters.step = number + 1
         return {"step": number + 1, "learning_rate": rate, **terms}
 
     def _gradients(self, number: int) -> dict[str, float]:
@@ -282,13 +241,13 @@ class _Loop:
 
     def _count_failure(self) -> None:
         """Count a step that was skipped. Raises SamkdError when there are too many."""
-        progress, steps = self.progress, self.settings.steps
-        progress.failures += 1
-        progress.skipped += 1
-        if progress.failures >= MAX_SKIPPED or progress.skipped > max(MAX_SKIPPED, MAX_SKIPPED_SHARE * steps):
+        counters, steps = self.counters, self.settings.steps
+        counters.failures += 1
+        counters.skipped += 1
+        if counters.failures >= MAX_SKIPPED or counters.skipped > max(MAX_SKIPPED, MAX_SKIPPED_SHARE * steps):
             raise SamkdError(
-                f"{self.run.path}: loss or gradient was not finite for {progress.failures} steps in a row and "
-                f"{progress.skipped} in all (step {progress.step + 1} of {steps}); lower training.learning_rate or "
+                f"{self.run.path}: loss or gradient was not finite for {counters.failures} steps in a row and "
+                f"{counters.skipped} in all (step {counters.step + 1} of {steps}); lower training.learning_rate or "
                 f"check the data with `samkd check`"
             )
 
@@ -296,7 +255,7 @@ class _Loop:
         """Save the weights, averaged where they are; there is nothing for the log's entry."""
         with self.average.applied() if self.average else nullcontext():
             save_weights(self.network, self.run.weights)
-        self.progress.best_step = number + 1
+        self.counters.best_step = number + 1
         return {}
 
     def validate_and_keep_best(
@@ -306,14 +265,14 @@ class _Loop:
         with self.average.applied() if self.average else nullcontext():
             with gathered_weights(self.network):
                 scores = validate(self.network)
-            better = scores["mean"] > self.progress.best_dice
+            better = scores["mean"] > self.counters.best_dice
             if better:
                 save_weights(self.network, self.run.weights)
         self.figures.validated(scores)
-        self.progress.stale += 1
+        self.counters.stale += 1
         if better:
-            self.progress.best_dice, self.progress.best_step = scores["mean"], number + 1
-            self.progress.stale = 0
+            self.counters.best_dice, self.counters.best_step = scores["mean"], number + 1
+            self.counters.stale = 0
         return {"dice": scores["mean"], "dice_per_class": scores}
 
     def log(self, entry: dict[str, Any]) -> None:
@@ -328,12 +287,12 @@ class _Loop:
             self.scalars.close()
 
     def save_state(self) -> None:
-        self.progress.seconds = self.seconds()
+        self.counters.seconds = self.seconds()
         save_state(
             self.run.state,
             network=self.learning,
             optimizer=self.own_optimizer,
-            progress=asdict(self.progress),
+            progress=asdict(self.counters),
             average=self.average.values if self.average else None,
         )
 
@@ -344,31 +303,3 @@ class _Loop:
     def epoch(self, number: int) -> str:
         """Which pass over the training cases a step belongs to, for the progress bar."""
         return f"epoch {number // self.epoch_steps + 1}/{math.ceil(self.settings.steps / self.epoch_steps)}"
-
-
-class _Interrupt:
-    """Turns Ctrl-C and the signals of a scheduler into a flag, so that a step is never torn.
-
-    A second Ctrl-C raises at once; a scheduler may send several signals, and gets its state.
-    """
-
-    requested = False
-    SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name))
-
-    def __enter__(self) -> "_Interrupt":
-        self._previous = {}
-        try:
-            for number in self.SIGNALS:
-                self._previous[number] = signal.signal(number, self._flag)
-        except ValueError:  # not the main thread: leave signals alone
-            pass
-        return self
-
-    def _flag(self, number: int, _frame: object) -> None:
-        if self.requested and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        self.requested = True
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)

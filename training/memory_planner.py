@@ -2,30 +2,25 @@
 
 import json
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 
 import torch
 from lightning.fabric import Fabric
-from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch import nn
 
 from ..configs.schema import Training
 from ..errors import BadInputError
 from ..volumes.json_files import read_json
-from .checkpoint import trainable_state
-from .compiled import compile_faults, compiled
-from .determinism import deterministic
+from .compiled import compiled
 from .memory_plan import ROOM, MemoryPlan, StepMemory, plans
-from .micro_batches import MicroBatches, checkpoint_switches, needs_whole_batch
+from .memory_probe import StepProbe, nothing_left_behind
+from .micro_batches import MicroBatches, checkpoint_switches, needs_whole_batch, switch_checkpointing
 from .patches import PatchBatches
-from .peak_memory import additional_peak, device_memory, is_out_of_memory, memory_in_use, return_freed_memory
-from .precision import MixedPrecision
+from .peak_memory import device_memory, is_out_of_memory, return_freed_memory
 from .progress import console
-from .ranks import alone, gathered, is_main, main_first
+from .ranks import gathered, is_main, main_first
 from .run import Run
-from .schedule import optimizer_of
 from .step import TrainingStep
 
 AUTO = math.inf  # --vram auto: all that the device has
@@ -53,6 +48,7 @@ class MemoryPlanner:
         run: Run,
         vram: float,
     ) -> None:
+        self._network = network
         self.module = MicroBatches(compiled(network) if settings.compile else network)
         self.step, self.batches, self.settings = step, batches, settings
         self.fabric, self.run, self.vram = fabric, run, vram
@@ -67,12 +63,16 @@ class MemoryPlanner:
         self.module.to(device).train()
         if device.type == "cpu":
             return_freed_memory()
-        self._whole_batch = needs_whole_batch(self.module.network, self.step)
+        self._whole_batch = needs_whole_batch(self._network, self.step)
         with main_first():
             kept = self._read()
         budget = min(self.vram, min(gathered(device_memory(device, processes=self.fabric.world_size))))
         if kept is None:
-            with self._probe() as probe:
+            learning: nn.Module = self._network
+            if self.step.helper is not None:
+                learning = nn.ModuleList([learning, self.step.helper.to(device)])
+            with nothing_left_behind(learning, device):
+                probe = self._probe(learning)
                 self._costs = self._measure(probe, budget)
                 self._plans = self._plans_for(self._costs, budget)
                 plan = self._first_that_fits(probe)
@@ -123,7 +123,7 @@ class MemoryPlanner:
         unlabelled = self.settings.batch if self.batches.unlabelled else 0
         return self.settings.batch * self.settings.masks + unlabelled
 
-    def _first_that_fits(self, probe: "_Probe") -> MemoryPlan:
+    def _first_that_fits(self, probe: StepProbe) -> MemoryPlan:
         """The first plan whose prediction and whose own measured step are within the budget."""
         update = max(cost.update for cost in self._costs) if self._costs else 0.0
         for index, plan in enumerate(self._plans):
@@ -152,11 +152,7 @@ class MemoryPlanner:
 
     def _apply(self, plan: MemoryPlan) -> None:
         self.module.size = None if plan.parts == 1 else plan.micro_batch
-        self._switch(plan.checkpointing)
-
-    def _switch(self, checkpointing: bool) -> None:
-        for module, name in self._switches:
-            setattr(module, name, checkpointing)
+        switch_checkpointing(self._network, plan.checkpointing)
 
     def _take(self, plan: MemoryPlan) -> None:
         self._apply(plan)
@@ -184,7 +180,26 @@ class MemoryPlanner:
         except (BadInputError, KeyError, TypeError, ValueError):
             return None
 
-    def _measure(self, probe: "_Probe", budget: float) -> list[StepMemory]:
+    def _probe(self, learning: nn.Module) -> StepProbe:
+        """A probe of the plan that takes least. Raises BadInputError when that is too much for the device."""
+        switch_checkpointing(self._network, True)
+        self.module.size = 1 if self._whole_batch is None else None
+        try:
+            return StepProbe(
+                self.module,
+                learning,
+                self.step,
+                batches=self.batches,
+                settings=self.settings,
+                device=self.fabric.device,
+                processes=self.fabric.world_size,
+            )
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+        raise self._too_small()
+
+    def _measure(self, probe: StepProbe, budget: float) -> list[StepMemory]:
         """The bytes of a step without and with activation checkpointing, where the network has that and is not set to
         it; the largest of all processes. What one sample takes is measured whatever the budget is, and more only where
         they must fit.
@@ -193,159 +208,17 @@ class MemoryPlanner:
         for checkpointing in (False, True):
             if (checkpointing and not self._switches) or (not checkpointing and self._always_on):
                 continue
-            self._switch(checkpointing)
-            sizes = _largest(gathered(self._sizes(probe, budget)))
+            switch_checkpointing(self._network, checkpointing)
+            sizes = _largest(gathered(probe.sizes(self._samples(), budget=budget, divisible=self._whole_batch is None)))
             if sizes is not None:
                 costs.append(StepMemory(checkpointing=checkpointing, **sizes))
         return costs
-
-    def _sizes(self, probe: "_Probe", budget: float) -> dict[str, float] | None:
-        """The numbers of a StepMemory; None when one sample does not fit into the device's memory."""
-        samples = self._samples()
-        self.module.size = 1 if samples > 1 else None
-        one = probe.peak(1)
-        if one == math.inf:
-            return None
-        most = one - probe.start  # of one sample, its part of everything
-        several = [count for count in sorted({2, min(samples, 4)}) if 1 < count <= samples]
-        single, logits = one, 0.0
-        if several and self._whole_batch is None and one <= budget:
-            in_turn = [probe.peak(count) for count in several]  # the gradients of the first are there for all others
-            further = (in_turn[-1] - in_turn[0]) / (several[-1] - several[0]) if len(several) > 1 else in_turn[0] - one
-            logits = min(max(further, 0.0), most) if in_turn[-1] < math.inf else most
-            single = one - logits
-            if in_turn[0] < math.inf:
-                single = max(single, in_turn[0] - several[0] * logits)
-        self.module.size = None
-        fixed, slope = probe.start, most
-        peaks = {count: probe.peak(count) for count in several if probe.start + count * most <= budget}
-        peaks = {count: peak for count, peak in peaks.items() if peak < math.inf}
-        if peaks:
-            fewest, largest = min(peaks), max(peaks)
-            if fewest < largest:
-                slope = (peaks[largest] - peaks[fewest]) / (largest - fewest)
-                fixed = peaks[fewest] - slope * fewest
-            else:
-                slope = (peaks[largest] - probe.start) / largest
-        return {
-            "fixed": fixed,
-            "per_sample": max(slope - logits, 0.0),
-            "per_logits": logits,
-            "single": single,
-            "update": probe.update,
-        }
-
-    @contextmanager
-    def _probe(self) -> Iterator["_Probe"]:
-        """Steps that leave nothing behind."""
-        device = self.fabric.device
-        learning: nn.Module = self.module.network
-        if self.step.helper is not None:
-            learning = nn.ModuleList([learning, self.step.helper.to(device)])
-        state = {name: tensor.detach().cpu().clone() for name, tensor in trainable_state(learning).items()}
-        cards = [device] if device.type == "cuda" else []
-        with torch.random.fork_rng(devices=cards), deterministic(device):
-            try:
-                self._switch(bool(self._switches))
-                self.module.size = 1 if self._whole_batch is None else None
-                try:
-                    probe = _Probe(self, learning)
-                except (RuntimeError, MemoryError) as error:
-                    if not is_out_of_memory(error):
-                        raise
-                    raise self._too_small() from None
-                yield probe
-            finally:
-                with torch.no_grad():
-                    for name, tensor in trainable_state(learning).items():
-                        tensor.copy_(state[name])
-                for parameter in learning.parameters():
-                    parameter.grad = None
-                if cards:
-                    torch.cuda.empty_cache()
-
-
-class _Probe:
-    """Training steps of the network as it is, on the first batch's samples; ``start`` and ``update`` are in bytes.
-
-    ``start`` is what there is before a step's forward pass, ``update`` the peak of the optimiser's step.
-    """
-
-    def __init__(self, planner: MemoryPlanner, learning: nn.Module) -> None:
-        settings, fabric = planner.settings, planner.fabric
-        self.device, self.step, self.count = fabric.device, planner.step, settings.accumulate
-        self.model = MixedPrecision(planner.module, bf16=settings.precision == "bf16-mixed")
-        self.compiled = settings.compile
-        self.batch = planner.batches[planner.batches.number_of_largest()]
-        self.number = _prompted_number(self.step, settings)
-        self.optimizer = optimizer_of(learning.parameters(), settings)
-        average = sum(map(_bytes, trainable_state(planner.module.network).values())) if settings.ema else 0
-        self._run(1)  # loads code and workspaces that stay
-        gradients = float(sum(_bytes(p.grad) for p in learning.parameters() if p.grad is not None))
-        before = memory_in_use(self.device) - gradients
-        buckets = gradients if fabric.world_size > 1 else 0  # DistributedDataParallel's
-        before += average + buckets
-        self.update = before + gradients + additional_peak(self.optimizer.step, self.device)
-        state = sum(_bytes(value) for values in self.optimizer.state.values() for value in values.values())
-        self.start = before + state + (gradients if self.count > 1 else 0)
-
-    def peak(self, samples: int) -> float:
-        """Bytes at most in a step's forward and backward pass for so many samples; infinite when they do not fit."""
-        self.optimizer.zero_grad(set_to_none=True)
-        try:
-            if self.count > 1:
-                self._run(1)  # then there are gradients that the next batch's are added to
-            return self.start + additional_peak(lambda: self._run(samples), self.device)
-        except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
-                raise
-        self.optimizer.zero_grad(set_to_none=True)
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()
-        return math.inf
-
-    def _run(self, samples: int) -> None:
-        rows = torch.arange(samples)
-        batch = {name: tensor[rows % len(tensor)].to(self.device) for name, tensor in self.batch.items()}
-        with alone(), compile_faults() if self.compiled else nullcontext():
-            terms = self.step(self.model, batch, self.number)
-            (terms["loss"] / self.count).backward()
-
-
-@contextmanager
-def statistics_restored_on_error(network: nn.Module) -> Iterator[None]:
-    """When the block raises, the running statistics of batch norms are what they were before it."""
-    buffers = [
-        buffer
-        for module in network.modules()
-        if isinstance(module, _BatchNorm) and module.training
-        for buffer in module.buffers()
-    ]
-    before = [buffer.clone() for buffer in buffers]
-    try:
-        yield
-    except BaseException:
-        for buffer, value in zip(buffers, before, strict=True):
-            buffer.copy_(value)
-        raise
-
-
-def _prompted_number(step: TrainingStep, settings: Training) -> int:
-    """The number of a late batch, one with prompts where there are some."""
-    last = settings.steps * settings.accumulate - 1
-    prompts = getattr(step, "prompts", None)
-    numbers = range(last, max(last - 100, -1), -1)
-    return next((number for number in numbers if prompts is None or prompts.is_prompted(number)), last)
 
 
 def _largest(sizes: Sequence[dict[str, float] | None]) -> dict[str, float] | None:
     """Of all processes the largest of each number; None where one of them has none."""
     known = [size for size in sizes if size is not None]
     return {name: max(size[name] for size in known) for name in known[0]} if len(known) == len(sizes) else None
-
-
-def _bytes(tensor: Tensor) -> int:
-    return tensor.numel() * tensor.element_size() if isinstance(tensor, Tensor) else 0
 
 
 def _name(device: torch.device) -> str:

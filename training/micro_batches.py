@@ -1,5 +1,7 @@
 """A batch through a network in parts, with the gradients that the whole batch has, in the memory of one part."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -64,3 +66,27 @@ def checkpoint_switches(network: nn.Module) -> list[tuple[nn.Module, str]]:
         for name in ("checkpointing", "use_checkpoint")
         if isinstance(getattr(module, name, None), bool)
     ]
+
+
+def switch_checkpointing(network: nn.Module, on: bool) -> None:
+    """Let every module that can compute its activations again do so, or none of them."""
+    for module, name in checkpoint_switches(network):
+        setattr(module, name, on)
+
+
+@contextmanager
+def statistics_restored_on_error(network: nn.Module) -> Iterator[None]:
+    """When the block raises, the running statistics of batch norms are what they were before it."""
+    buffers = [
+        buffer
+        for module in network.modules()
+        if isinstance(module, _BatchNorm) and module.training
+        for buffer in module.buffers()
+    ]
+    before = [buffer.clone() for buffer in buffers]
+    try:
+        yield
+    except BaseException:
+        for buffer, value in zip(buffers, before, strict=True):
+            buffer.copy_(value)
+        raise

@@ -21,6 +21,7 @@ from .run_config import RunConfig
 
 INTENSITIES = "intensities.json"
 LOCK = ".training.lock"  # while somebody trains there
+CACHE = "cache"  # in the run root: preprocessed cases and soft targets, which all of its runs share
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,7 @@ from .progress import Bar, console
 from .prompt_protocol import PromptProtocol, parse_protocol, protocol_of_training
 from .prompt_sampling import PromptSampler
 from .ranks import barrier, gathered, is_main, main_first, of_main, rank, share_of, world_size
-from .run import INTENSITIES, Run
+from .run import CACHE, INTENSITIES, Run
 from .sharding import check_shardable, gathered_weights
 from .step import TrainingStep
 from .taught_classes import check_taught_classes
@@ -91,7 +91,7 @@ def train_and_score(job: TrainingJob, *, runs: Path, run: Path | None = None, vr
     if report is not None and is_main():
         report_pretrained(folder, job.pretrained, report)
     job.initialise(network)
-    return _train(job, network, step, prompts, run=folder, cache=runs / "cache", vram=vram)
+    return _train(job, network, step, prompts, run=folder, cache=runs / CACHE, vram=vram)
 
 
 @one_at_a_time

@@ -8,7 +8,7 @@ from ..configs.load import load_config, parse_config
 from ..configs.schema import Config
 from ..errors import BadInputError, UsageError
 from ..training.prepared import few_labels
-from ..training.run import Run
+from ..training.run import CACHE, Run
 from ..volumes.datasets.layouts.listing import prompts_in, strays
 from ..volumes.datasets.phantom.generate import write_phantom
 from ..volumes.datasets.registry import Case, Dataset, read_dataset, with_classes
@@ -36,7 +36,7 @@ def open_dataset(config: Config, data: Path | None, *, runs: Path) -> Dataset:
     folder = data or (Path(config.data) if config.data else _phantom(config, runs))
     dataset = with_config_classes(read_dataset(folder, modality=config.modality), config)
     if config.skip_empty:
-        dataset = without_empty(dataset, cache=runs / "cache")
+        dataset = without_empty(dataset, cache=runs / CACHE)
     dataset = apply_split(dataset, config)
     return dataset if config.labelled is None else few_labels(dataset, config.labelled, seed=config.labelled_seed)
 

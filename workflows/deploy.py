@@ -28,7 +28,7 @@ from ..training.predictor import make_predictor
 from ..training.prepared import prepare_case
 from ..training.progress import Bar
 from ..training.prompt_sampling import kinds_in_training, prompts_from_truth
-from ..training.run import Run
+from ..training.run import CACHE, Run
 from ..training.split import DataSplit
 from ..volumes.datasets.registry import read_labelled_case
 from ..volumes.files import temporary_folder
@@ -76,8 +76,8 @@ def deploy(
         plan=run.plan,
         class_names=run.class_names,
         in_channels=len(run.config.channels),
-        calibration=_calibration(run, split, config, cache=runs / "cache", patch=run.plan.patch),
-        resized=_resized(run, network, split, config, cache=runs / "cache"),
+        calibration=_calibration(run, split, config, cache=runs / CACHE, patch=run.plan.patch),
+        resized=_resized(run, network, split, config, cache=runs / CACHE),
         prompt_kinds=prompt_kinds,
         prompts_required=_prompts_required(network),
         intensities=run.intensities(),

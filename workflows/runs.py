@@ -8,10 +8,8 @@ from pathlib import Path
 
 from ..deploy.runtime.manifest import Manifest
 from ..errors import BadInputError, OutputError, SamkdError
-from ..training.run import LOCK, Run
+from ..training.run import CACHE, LOCK, Run
 from ..volumes.files import is_leftover, lock_file, size_of
-
-CACHE = "cache"  # in the run root
 
 
 @dataclass(frozen=True, kw_only=True)

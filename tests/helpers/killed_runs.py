@@ -52,21 +52,20 @@ class Work:
 EVERY_WORK = tuple(Work(verb, processes) for verb in ("teach", "distill") for processes in (1, 2))
 
 
-def do(verb: str, runs: Path) -> None:
-    """One process of a verb, in the run root `runs`."""
-    config = load_config("phantom", SETTINGS)
+def do(verb: str, runs: Path, *, run: Path | None = None, settings: list[str] = SETTINGS, lambda_: float = 0.5) -> None:
+    """One process of a verb, in the run root `runs`, or in the folder `run`."""
     if verb == "teach":
-        teach(config, data=None, runs=runs, devices=world_size())
+        teach(load_config("phantom", settings), data=None, runs=runs, run=run, devices=world_size())
         return
     distill(
         "phantom",
         [],
-        lambdas=[0.5],
+        lambdas=[lambda_],
         data=None,
         unlabelled=None,
         runs=runs,
-        overrides=SETTINGS,
-        run=None,
+        overrides=settings,
+        run=run,
         control=True,
         pretrained_path=None,
         options=StudentOptions(devices=world_size()),

@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 from samkd.configs.load import load_config
 from samkd.distill.networks import load_network
 from samkd.teachers.train import teach
-from samkd.training.loop import Stopped
+from samkd.training.interrupt import Stopped
 from samkd.training.run import Run
 from samkd.workflows.data import open_dataset
 

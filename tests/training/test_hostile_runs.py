@@ -16,8 +16,8 @@ from samkd.configs.yaml_files import parse_yaml, read_yaml
 from samkd.distill.soft_targets import _read_scores
 from samkd.errors import BadInputError, IntegrityError, OutputError, SamkdError, UsageError
 from samkd.training.checkpoint import load_state, load_weights
+from samkd.training.counters import Counters
 from samkd.training.lock import locked_folder
-from samkd.training.loop import Progress
 from samkd.training.run import LOCK, Run
 from samkd.volumes.datasets.splits import read_split
 from samkd.volumes.files import file_digest, regular_file
@@ -158,9 +158,9 @@ COUNTERS = [
 @pytest.mark.parametrize("values", COUNTERS)
 def test_counters_that_no_run_can_have_are_refused(values):
     with pytest.raises(IntegrityError, match="cannot be those of a run of 10 steps") as refused:
-        Progress.read(values, steps=10, path=Path("state"))
+        Counters.read(values, steps=10, path=Path("state"))
     assert refused.value.exit_code == 4
-    assert Progress.read({"step": 10, "seconds": 0.5}, steps=10, path=Path("state")).step == 10
+    assert Counters.read({"step": 10, "seconds": 0.5}, steps=10, path=Path("state")).step == 10
 
 
 SCORES = {"steps": 1, "seconds": 1.0, "parameters": 5}

@@ -6,21 +6,18 @@ import time
 from pathlib import Path
 
 import pytest
-from helpers.killed_runs import SETTINGS
+from helpers.killed_runs import SETTINGS, do
 from helpers.processes import Processes
 from helpers.run_configs import run_config
 
 from samkd.configs.load import load_config
-from samkd.distill.study import StudentOptions
 from samkd.distill.train import control_job
 from samkd.errors import BadInputError
 from samkd.teachers.train import teaching_job
 from samkd.training.lock import LOCK, locked_folder, one_at_a_time
-from samkd.training.ranks import barrier, main_first, rank, world_size
+from samkd.training.ranks import barrier, main_first, rank
 from samkd.training.run import Run
 from samkd.workflows.data import open_dataset
-from samkd.workflows.distill import distill
-from samkd.workflows.teach import teach
 
 pytestmark = pytest.mark.slow
 
@@ -29,22 +26,7 @@ VERBS = ("teach", "distill")
 
 
 def begin(verb: str, runs: Path, folder: Path) -> None:
-    if verb == "teach":
-        teach(load_config("phantom", SMALL), data=None, runs=runs, run=folder, devices=world_size())
-        return
-    distill(
-        "phantom",
-        [],
-        lambdas=[1.0],
-        data=None,
-        unlabelled=None,
-        runs=runs,
-        overrides=SMALL,
-        run=folder,
-        control=True,
-        pretrained_path=None,
-        options=StudentOptions(devices=world_size()),
-    )
+    do(verb, runs, run=folder, settings=SMALL, lambda_=1.0)
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,8 @@ from safetensors.torch import load_file
 
 from samkd.configs.schema import Training
 from samkd.errors import IntegrityError, SamkdError
-from samkd.training.loop import MAX_SKIPPED, Stopped
+from samkd.training.interrupt import Stopped
+from samkd.training.loop import MAX_SKIPPED
 from samkd.training.precision import with_precision
 
 pytestmark = pytest.mark.slow

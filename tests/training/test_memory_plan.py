@@ -17,12 +17,12 @@ from samkd.errors import BadInputError
 from samkd.sam.prompt_tensors import Prompts
 from samkd.students import build_student
 from samkd.teachers import build_teacher
-from samkd.training import memory_planner
-from samkd.training.loop import Stopped
+from samkd.training import memory_probe
+from samkd.training.interrupt import Stopped
 from samkd.training.losses import segmentation_loss
 from samkd.training.memory_plan import ROOM, StepMemory, plans
 from samkd.training.memory_planner import AUTO
-from samkd.training.micro_batches import MicroBatches, checkpoint_switches, needs_whole_batch
+from samkd.training.micro_batches import MicroBatches, checkpoint_switches, needs_whole_batch, switch_checkpointing
 from samkd.training.peak_memory import additional_peak, is_out_of_memory
 from samkd.training.step import SupervisedStep
 
@@ -101,10 +101,8 @@ def test_what_looks_at_the_whole_batch_is_not_divided():
 
 def switched(network: nn.Module, image: torch.Tensor, on: bool) -> list[torch.Tensor]:
     """The gradients of a step whose activations are kept, or computed again."""
-    switches = checkpoint_switches(network)
-    assert switches
-    for module, name in switches:
-        setattr(module, name, on)
+    assert checkpoint_switches(network)
+    switch_checkpointing(network, on)
     torch.manual_seed(1)
     return gradients(network.train(), network(image).square().mean())
 
@@ -198,7 +196,7 @@ def plan_of(folder) -> dict:
 @pytest.fixture
 def tensors_alone(monkeypatch):
     """Budgets are of what a step's tensors take, whatever else this process holds."""
-    monkeypatch.setattr(memory_planner, "memory_in_use", lambda device: 0.0)
+    monkeypatch.setattr(memory_probe, "memory_in_use", lambda device: 0.0)
 
 
 @pytest.fixture(scope="module")
@@ -207,7 +205,7 @@ def whole(tmp_path_factory):
     folder = tmp_path_factory.mktemp("memory")
     large(folder / "plain")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(memory_planner, "memory_in_use", lambda device: 0.0)
+        patch.setattr(memory_probe, "memory_in_use", lambda device: 0.0)
         large(folder / "auto", AUTO)
     return folder
 
@@ -281,7 +279,7 @@ def test_a_step_that_runs_out_of_memory_is_repeated_with_a_smaller_plan(whole, t
 
 def train_together(folder, budget):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(memory_planner, "memory_in_use", lambda device: 0.0)
+        patch.setattr(memory_probe, "memory_in_use", lambda device: 0.0)
         large(folder, budget, batch=BATCH // 2)
 
 

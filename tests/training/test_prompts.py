@@ -18,7 +18,8 @@ from samkd.configs.schema import Augmentation, PromptTraining, Training
 from samkd.errors import UsageError
 from samkd.sam.prompt_tensors import Prompts
 from samkd.teachers.train import teach
-from samkd.training.loop import Stopped, fit
+from samkd.training.interrupt import Stopped
+from samkd.training.loop import fit
 from samkd.training.patches import PatchBatches
 from samkd.training.predictor import make_predictor
 from samkd.training.prepared import PreparedCase

@@ -15,7 +15,7 @@ from helpers.tiny_training import cross_entropy, train
 from samkd.configs.schema import Training
 from samkd.errors import BadInputError, MissingExtraError
 from samkd.training import mlflow_run, tensorboard
-from samkd.training.loop import Stopped
+from samkd.training.interrupt import Stopped
 from samkd.training.scalars import Destinations, scalars_of, shown_in
 
 SETTINGS = Training(steps=6, validate_every=3)

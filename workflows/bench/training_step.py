@@ -5,7 +5,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from statistics import median
 from typing import Any, Self
 
@@ -23,7 +23,7 @@ from ...students import build_student
 from ...teachers import build_teacher
 from ...training.compiled import compile_faults, compiled
 from ...training.losses import segmentation_loss
-from ...training.micro_batches import checkpoint_switches
+from ...training.micro_batches import checkpoint_switches, switch_checkpointing
 from ...training.patches import PatchBatches
 from ...training.peak_memory import additional_peak, memory_in_use
 from ...training.precision import MixedPrecision
@@ -58,18 +58,13 @@ class StepSetting:
     @classmethod
     def parse(cls, text: str) -> Self:
         """From "plain", or words joined by "+". Raises UsageError for any other word."""
-        words = {
-            "published-attention": "published_attention",
-            "checkpointing": "checkpointing",
-            "bf16": "bf16",
-            "compile": "compile",
-        }
+        words = [field.name.replace("_", "-") for field in fields(cls)]
         parts = [] if text == PLAIN else text.split("+")
         if unknown := [part for part in parts if part not in words]:
             raise UsageError(
                 f"--setting {text!r}: {unknown[0]!r} is none; expected {PLAIN}, or {', '.join(words)} joined by +"
             )
-        return cls(**{words[part]: True for part in parts})
+        return cls(**{part.replace("-", "_"): True for part in parts})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,6 +118,8 @@ def measure(job: StepJob, setting: StepSetting) -> dict[str, Any]:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.manual_seed(0)
     network = job.build().to(device).train()
+    if setting.checkpointing and not checkpoint_switches(network):
+        raise UsageError(f"{job.name} has no activation checkpointing")
     if setting.published_attention:
         use_published_attention(network)
     batches = _batches(job)
@@ -140,7 +137,7 @@ def measure(job: StepJob, setting: StepSetting) -> dict[str, Any]:
         step(MixedPrecision(network, bf16=setting.bf16), batches[0])
     flops = counter.get_total_flops()
     if setting.checkpointing:
-        _switch_checkpointing_on(network, job.name)
+        switch_checkpointing(network, True)
     model = MixedPrecision(compiled(network) if setting.compile else network, bf16=setting.bf16)
     workers = 0 if device.type == "cpu" else 4
     loader = iter(DataLoader(batches, batch_size=None, sampler=range(job.steps + 2), num_workers=workers))
@@ -181,14 +178,6 @@ def matrix_product_rate(device: torch.device, *, bf16: bool, repeats: int = 5) -
             torch.cuda.synchronize()
         seconds.append(time.perf_counter() - started)
     return 2 * size**3 / min(seconds[1:])
-
-
-def _switch_checkpointing_on(network: nn.Module, name: str) -> None:
-    switches = checkpoint_switches(network)
-    if not switches:
-        raise UsageError(f"{name} has no activation checkpointing")
-    for module, switch in switches:
-        setattr(module, switch, True)
 
 
 def _batches(job: StepJob) -> PatchBatches:

@@ -34,8 +34,9 @@ def test_a_setting_that_is_none_is_refused_before_anything_is_measured():
 
 
 def test_a_network_without_checkpointing_is_told():
-    with pytest.raises(UsageError, match="has no activation checkpointing"):
-        training_step._switch_checkpointing_on(torch.nn.Linear(1, 1), "linear")
+    student = StepJob(name="segresnet", backbone=None, patch=(16, 16, 16), batch=1, steps=1)
+    with pytest.raises(UsageError, match="segresnet has no activation checkpointing"):
+        measure(student, StepSetting(checkpointing=True))
 
 
 def test_the_rate_of_a_product_is_one_of_operations():
